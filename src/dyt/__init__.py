@@ -1,0 +1,65 @@
+"""Dynamic, parameter-efficient vision transformers: freeze a ViT, skip tokens, adapt with one per cent of the weights."""
+
+import builtins
+
+from dyt import adapters, dispatchers, executors, families, registry, variants
+from dyt.assemble import Support, build, supports
+from dyt.checkpoint import load, save
+from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
+from dyt.measure.macs import count_macs
+from dyt.model import DynamicModel, execution, forced, record
+from dyt.objective import TuningStep
+from dyt.official import from_official
+from dyt.presets import preset, presets
+from dyt.route import Route, Tokens
+from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+
+__version__ = "0.1.0"
+
+
+def list(kind: str) -> builtins.list[str]:
+    """The registered names of a kind: dispatchers, adapters, variants, executors or families; plug-ins included.
+
+    Raises:
+        DyTError: an unknown kind.
+    """
+    if kind not in registry.KINDS:
+        raise DyTError(f"no kind of component '{kind}'; allowed: {', '.join(registry.KINDS)}")
+    return registry.KINDS[kind].names()
+
+
+__all__ = [
+    "BackboneSpec",
+    "CheckpointError",
+    "DyTError",
+    "DyTSpec",
+    "DynamicModel",
+    "HeadSpec",
+    "ObjectiveSpec",
+    "Ramp",
+    "Route",
+    "SpecError",
+    "Support",
+    "Tokens",
+    "TuningStep",
+    "UnsupportedError",
+    "WeightsError",
+    "adapters",
+    "build",
+    "count_macs",
+    "dispatchers",
+    "execution",
+    "executors",
+    "families",
+    "forced",
+    "from_official",
+    "list",
+    "load",
+    "preset",
+    "presets",
+    "record",
+    "registry",
+    "save",
+    "supports",
+    "variants",
+]

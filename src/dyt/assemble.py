@@ -1,0 +1,188 @@
+"""spec -> model. Imports no concrete component: everything is asked of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dyt import backbone as backbones
+from dyt import families, registry, steer
+from dyt.errors import SpecError, UnsupportedError
+from dyt.model import DynamicModel, heads, start_head
+from dyt.presets import preset, presets
+from dyt.site import Site
+from dyt.slots import nearest
+from dyt.spec import DyTSpec, parse
+from dyt.specfile import read
+from dyt.variants.base import DynamicBlock
+
+DEFAULT_EXECUTORS = ("masked", "sparse")
+"""(in train mode, in eval mode)."""
+
+
+def resolve(spec: DyTSpec | Mapping[str, Any] | str | Path) -> DyTSpec:
+    """A spec from what a user may give: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset.
+
+    Raises:
+        SpecError: one line that names the field, what was given and what is allowed.
+    """
+    if isinstance(spec, DyTSpec):
+        return spec
+    if isinstance(spec, Mapping):
+        return parse(DyTSpec, dict(spec))
+    if isinstance(spec, str) and spec in presets():
+        return preset(spec)
+    if isinstance(spec, (str, Path)):
+        path = Path(spec)
+        if path.suffix in {".yaml", ".yml", ".json"}:
+            return parse(DyTSpec, read(path))
+        raise SpecError(f"'{spec}' is neither a .yaml, .yml or .json file nor a preset; {nearest(str(spec), presets())}")
+    raise SpecError(f"a spec is a DyTSpec, a dict, a path or a preset name; given {type(spec).__name__}")
+
+
+def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | None = None) -> DynamicModel:
+    """Builds the dynamic model of a spec, or wraps an existing timm model.
+
+    Args:
+        spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
+        backbone: a timm model to wrap; it is changed in place and frozen. Its head must have the spec's number of
+            classes and is kept. Without it, the backbone of the spec is made, with a new head where the weights have none.
+
+    Returns:
+        The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
+        trainable, or everything with `trainable: full`.
+
+    Raises:
+        SpecError: a wrong spec, or a backbone whose head has another number of classes.
+        UnsupportedError: a backbone that is already dynamic, or one whose blocks no family knows, or a variant that its
+            family does not offer. Nothing was changed.
+        WeightsError: pretrained weights that cannot be had.
+    """
+    spec = resolve(spec)
+    if backbone is None:
+        backbone, new_head = backbones.create(spec.backbone, spec.head.num_classes)
+        backbone.eval()
+    else:
+        _check_given(backbone, spec)
+        new_head = False
+    key = steer.Key()
+    replaced = _dynamic_blocks(backbone, spec, key)  # everything that can be refused is refused before the first change
+    for path, block in replaced.items():
+        parent, _, name = path.rpartition(".")
+        backbone.get_submodule(parent).register_module(name, block)
+    _freeze(backbone, spec)
+    if new_head:
+        start_head(backbone)
+    return DynamicModel(backbone, spec, key)
+
+
+def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
+    if isinstance(backbone, DynamicModel) or any(isinstance(m, DynamicBlock) for m in backbone.modules()):
+        raise UnsupportedError("backbone is already dynamic; give a plain timm model")
+    given = getattr(backbone, "num_classes", None)
+    if given != spec.head.num_classes:
+        raise SpecError(
+            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or call "
+            f"backbone.reset_classifier({spec.head.num_classes}) first"
+        )
+
+
+def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[str, DynamicBlock]:
+    found = families.find(backbone)
+    if found is None:
+        raise UnsupportedError(f"{_unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
+    _, family = found
+    variant = registry.variants.get(spec.variant.type)
+    reason = refusal(family, backbone, variant)
+    if reason is not None:
+        raise UnsupportedError(f"variant '{spec.variant.type}' is not available for {type(backbone).__name__}: {reason}")
+    dispatcher = registry.dispatchers.get(spec.dispatcher.type)
+    adapter = registry.adapters.get(spec.adapter.type)
+    train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
+    prefix = family.prefix_tokens(backbone)
+    blocks: dict[str, DynamicBlock] = {}
+    index = 0
+    for path in family.blocks(backbone):
+        block = backbone.get_submodule(path)
+        dim = family.dim(backbone, block)
+        like = next(block.parameters())
+        sites = {}
+        for branch in variant.dispatched:
+            parts = dispatcher(spec.dispatcher, dim, spec.objective.rate), adapter(spec.adapter, dim)
+            site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor))
+            sites[branch] = site.to(device=like.device, dtype=like.dtype)
+            index += 1
+        blocks[path] = variant(spec.variant, block, family, sites)
+    return blocks
+
+
+def refusal(family: families.Family, backbone: nn.Module, variant: type[DynamicBlock]) -> str | None:
+    """Why this family cannot offer this variant on this backbone; None when it can."""
+    reasons = (family.refusal(backbone, branch) for branch in variant.dispatched)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unknown_blocks(backbone: nn.Module) -> str:
+    classes = {type(block).__name__ for block in getattr(backbone, "blocks", ())}
+    inside = f" with blocks {', '.join(sorted(classes))}" if classes else ""
+    return f"no family knows the blocks of {type(backbone).__name__}{inside}"
+
+
+def _freeze(backbone: nn.Module, spec: DyTSpec) -> None:
+    backbone.requires_grad_(spec.trainable == "full")
+    for module in backbone.modules():
+        if isinstance(module, Site):
+            module.requires_grad_(True)
+    for head in heads(backbone):
+        head.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Support:
+    """What `dyt.supports` answers.
+
+    Attributes:
+        name: the timm name asked about.
+        family: the family that knows its blocks, or None.
+        variants: the variants that can be built.
+        refused: for every other variant, why not.
+    """
+
+    name: str
+    family: str | None
+    variants: tuple[str, ...]
+    refused: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.variants)
+
+    def __contains__(self, variant: object) -> bool:
+        return variant in self.variants
+
+
+def supports(name: str, **args: Any) -> Support:
+    """Which variants can be built on a timm model, and why not the others; costs no memory for weights.
+
+    Args:
+        name: as for `timm.create_model`.
+        args: plain values for `timm.create_model`.
+
+    Raises:
+        SpecError: a name that timm does not know.
+    """
+    backbone = backbones.on_meta(name, **args)
+    offered = dict(registry.variants.items())
+    found = families.find(backbone)
+    if found is None:
+        return Support(name, None, (), dict.fromkeys(offered, _unknown_blocks(backbone)))
+    reasons = {variant: refusal(found[1], backbone, cls) for variant, cls in offered.items()}
+    return Support(
+        name,
+        found[0],
+        tuple(variant for variant, reason in reasons.items() if reason is None),
+        {variant: reason for variant, reason in reasons.items() if reason is not None},
+    )

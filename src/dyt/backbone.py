@@ -1,0 +1,144 @@
+"""Making the timm backbone of a spec: from the hub, from a local file, or at random."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from dyt.errors import SpecError, WeightsError
+from dyt.model import head_keys
+from dyt.slots import nearest
+from dyt.spec import BackboneSpec
+
+
+def create(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
+    """The timm model of a spec, and whether its head is new (not from the weights).
+
+    Raises:
+        SpecError: a name or an argument that timm does not know.
+        WeightsError: weights that cannot be had, or do not fit; says what to do.
+    """
+    check_name(spec.name)
+    if spec.weights == "pretrained":
+        return _from_hub(spec, num_classes)
+    model = _made(spec, num_classes, pretrained=False)
+    if spec.weights == "none":
+        return model, True
+    return model, load_weights(model, spec.weights)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that timm does not know, with the nearest one. Names with a scheme (`hf-hub:...`) are left to timm.
+
+    Raises:
+        SpecError: naming the nearest model.
+    """
+    base = name.split(".")[0]
+    if ":" not in name and not timm.is_model(base):
+        raise SpecError(f"backbone.name: timm {timm.__version__} has no model '{name}'; {_alike(base)}")
+
+
+def _made(spec: BackboneSpec, num_classes: int, pretrained: bool) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(spec.name, pretrained=pretrained, num_classes=num_classes, **_plain(spec.args))
+    except (TypeError, AssertionError) as error:
+        raise SpecError(f"backbone.args: timm refused {spec.args} for {spec.name}: {_line(error)}") from error
+    return model
+
+
+def _plain(args: dict[str, Any]) -> dict[str, Any]:
+    """YAML and JSON have lists where timm wants tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
+
+
+def _from_hub(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
+    try:
+        model = _made(spec, num_classes, pretrained=True)
+    except SpecError:
+        raise
+    except (OSError, RuntimeError) as error:  # hub and network errors are OSErrors; timm's "no weights" a RuntimeError
+        raise WeightsError(
+            f"no pretrained weights for '{spec.name}': {_line(error)}; go online once so that they are cached, or set "
+            f"backbone.weights to a local .safetensors file, or to 'none' for random weights"
+        ) from error
+    cfg: Any = model.pretrained_cfg
+    return model, cfg.get("num_classes") != num_classes
+
+
+def load_weights(model: nn.Module, path: str | Path) -> bool:
+    """Loads a local file into a timm model, all but a head of another size; returns whether the head is new.
+
+    Tensors only, never unpickling. timm's own checkpoint filter of the architecture runs first, so that position
+    embeddings are resampled to the model's image size.
+
+    Raises:
+        WeightsError: a missing or unreadable file, or weights of another architecture; the model is then unchanged.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(
+            f"backbone.weights: no file '{path}'; give a .safetensors or .pth file, 'pretrained', or 'none' for random weights"
+        )
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever a reader of foreign files raises becomes the one answer, its cause attached
+        raise WeightsError(f"backbone.weights: '{path}' is not a readable weights file: {_line(error)}") from error
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is not None:
+        state = filter_fn(state, model)
+    wanted, head, named = model.state_dict(), head_keys(model), _head_names(model)
+    new_head = not all(k in state and state[k].shape == wanted[k].shape for k in head)
+    if new_head:
+        state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in named}
+        wanted = {k: v for k, v in wanted.items() if k not in head}
+    wrong = faults(wanted, state)
+    if wrong:
+        raise WeightsError(f"backbone.weights: '{path}' is not a {type(model).__name__} of this size: tensors {wrong}")
+    model.load_state_dict(state, strict=not new_head)
+    return new_head
+
+
+def faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What keeps `given` from filling `wanted`, in words; empty when nothing does."""
+    found = {
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unknown": sorted(given.keys() - wanted.keys()),
+        "of another shape": sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape),
+    }
+    return "; ".join(f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for what, keys in found.items() if keys)
+
+
+def _head_names(model: nn.Module) -> tuple[str, ...]:
+    """The classifiers' module names as timm's description of the model has them, also when the model has none."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def on_meta(name: str, **args: Any) -> nn.Module:
+    """The architecture without memory or weights, for questions about it.
+
+    Raises:
+        SpecError: a name that timm does not know.
+    """
+    check_name(name)
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, pretrained=False, **args)
+    return model
+
+
+def _alike(name: str) -> str:
+    family = timm.list_models(f"{name.split('_')[0]}*")
+    close = nearest(name, family or timm.list_models("vit_*"))
+    return close if len(close) < 300 else f"{close.split('allowed:')[0]}see timm.list_models()"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

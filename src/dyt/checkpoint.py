@@ -1,0 +1,161 @@
+"""Saving and loading: the trainable tensors and the spec in one safetensors file. All or nothing, and never unpickling."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dyt.assemble import build
+from dyt.backbone import create, faults
+from dyt.errors import CheckpointError, SpecError
+from dyt.model import DynamicModel, head_keys
+from dyt.site import Site
+from dyt.spec import DyTSpec, parse
+
+FORMAT, VERSION = "dyt", "1"
+
+
+def save(model: DynamicModel, path: str | Path) -> None:
+    """Writes the adapters, dispatchers, thresholds and head (with `trainable: full` the whole model) and the spec.
+
+    Stored keys are `sites.blocks.3.mlp.adapter.down.weight` and `backbone.head.weight`, independent of how modules nest.
+    The file is written beside its place and moved there whole, so that an interrupted save leaves what was there.
+
+    Raises:
+        CheckpointError: a directory that does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
+    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model).items()}
+    metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.model_dump_json()}
+    if model.spec.trainable != "full":
+        metadata["backbone_sha256"] = fingerprint(model.backbone)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
+    """Loads a model that `save` wrote.
+
+    Args:
+        path: the file.
+        backbone: the plain timm model to wrap, changed in place once everything is known to fit; its head is replaced
+            by the stored one. Needed for a spec with `weights: none`. Without it the spec's backbone is made.
+
+    Returns:
+        A model equal to the saved one, in eval mode.
+
+    Raises:
+        CheckpointError: not such a file, of another version, with missing, unknown or wrongly shaped tensors, or made
+            for another backbone. Nothing was changed.
+    """
+    metadata, tensors = _read(Path(path))
+    try:
+        spec = parse(DyTSpec, json.loads(metadata["spec"]))
+    except (KeyError, json.JSONDecodeError, SpecError) as error:
+        raise CheckpointError(f"'{path}': its spec cannot be used: {error}") from error
+    full = spec.trainable == "full"
+    if backbone is None:
+        if spec.backbone.weights == "none" and not full:
+            raise CheckpointError(
+                f"'{path}' was made on a backbone with weights: none, which is not in the file; give load(..., backbone=) "
+                f"the timm model it was made on"
+            )
+        backbone = create(spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.num_classes)[0]
+    given = None if full else fingerprint(backbone)
+    if not full and metadata.get("backbone_sha256") != given:
+        raise CheckpointError(
+            f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the frozen "
+            f"weights differ (sha256 {str(metadata.get('backbone_sha256'))[:12]}, given {str(given)[:12]})"
+        )
+    twin = _twin(backbone)
+    twin.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
+    wrong = faults(stored(build(spec, backbone=twin)), tensors)
+    if wrong:
+        raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
+    if backbone.num_classes != spec.head.num_classes:
+        backbone.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
+    model = build(spec, backbone=backbone)
+    put(model, tensors)
+    return model.eval()
+
+
+def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
+    """Live tensors by stored key: everything of the sites, the head, and if `whole` the backbone (None: as the spec says)."""
+    whole = model.spec.trainable == "full" if whole is None else whole
+    sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
+    head = head_keys(model.backbone)
+    return sites | {f"backbone.{k}": v for k, v in plain_state(model.backbone).items() if whole or k in head}
+
+
+def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None = None) -> None:
+    """Copies tensors by stored key into the model; all of `stored(model, whole)` must be there."""
+    with torch.no_grad():
+        for key, target in stored(model, whole).items():
+            target.copy_(tensors[key])
+
+
+def plain_state(backbone: nn.Module) -> dict[str, Tensor]:
+    """The backbone's state dict without what is ours: timm's keys alone."""
+    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, Site)}
+    return {k: v for k, v in backbone.state_dict(keep_vars=True).items() if not k.startswith(tuple(ours) or ("\0",))}
+
+
+def fingerprint(backbone: nn.Module) -> str:
+    """sha256 over the names, shapes, dtypes and values of the backbone's tensors, the head and our sites left out."""
+    digest, head = hashlib.sha256(), head_keys(backbone)
+    for key, tensor in sorted(plain_state(backbone).items()):
+        if key not in head:
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(f"{key} {tuple(plain.shape)} {plain.dtype}\n".encode())
+            digest.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"no file '{path}'")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path}' is not a safetensors file, or is cut off: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' was not written by dyt.save; plain weights go into backbone.weights of a spec")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(f"'{path}' has format version {metadata.get('version')}, this dyt reads {VERSION}; upgrade dyt")
+    return metadata, tensors
+
+
+def _twin(backbone: nn.Module) -> nn.Module:
+    """A copy of the backbone without memory, to try things on."""
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    memo: dict[int, Any] = {id(t): torch.empty_like(t, device="meta") for t in tensors}
+    for parameter in backbone.parameters():
+        memo[id(parameter)] = nn.Parameter(memo[id(parameter)], parameter.requires_grad)
+    return copy.deepcopy(backbone, memo)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

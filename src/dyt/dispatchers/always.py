@@ -1,0 +1,25 @@
+"""`always`: every token is active. With the bottleneck adapter this is the static adapter (AdaptFormer)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment
+from dyt.registry import dispatchers
+
+
+class AlwaysSpec(DispatcherSpec):
+    """`always`, without fields of its own."""
+
+    type: str = "always"
+
+
+@dispatchers("always")
+class Always(Dispatcher):
+    """No weights, no decision: the route is dense and every executor runs the branch as it is."""
+
+    Spec = AlwaysSpec
+
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        return Decision(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), dense=True)

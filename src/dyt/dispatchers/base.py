@@ -1,0 +1,113 @@
+"""What every dispatcher is: a small module that decides which patch tokens of a branch are active.
+
+Shapes: patches (B, P, C), prefix tokens already taken off; decisions (B, P), or (B, 1) at sample level.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dyt.registry import dispatchers
+from dyt.slots import ComponentSpec
+from dyt.spec import Rate
+
+
+class DispatcherSpec(ComponentSpec):
+    """Fields that every dispatcher has.
+
+    `level`: `token` (each patch token by itself) or `sample` (all patch tokens of an image, or none; the dispatcher is
+    given the mean patch token).
+    """
+
+    level: Literal["token", "sample"] = "token"
+
+
+class RatedSpec(DispatcherSpec):
+    """A dispatcher that keeps a rate by construction; `rate` None takes the objective's."""
+
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What a decision may depend on beside the tokens.
+
+    Attributes:
+        training: whether to decide as in fine-tuning (noise, gradient).
+        progress: fraction of the training done, for schedules.
+        threshold: () float32, the site's threshold on logits.
+        padding: (B, P) bool, True at padding tokens, or None.
+    """
+
+    training: bool
+    progress: float
+    threshold: Tensor
+    padding: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Who is active.
+
+    Attributes:
+        active: (B, P) bool, or (B, 1) at sample level.
+        gate: float32 of that shape, equal to `active`, with the straight-through gradient; None when there is none.
+        logits: float32 of that shape, before noise and threshold; None when nothing was scored.
+        dense: True when every token is active whatever the input.
+    """
+
+    active: Tensor
+    gate: Tensor | None = None
+    logits: Tensor | None = None
+    dense: bool = False
+
+
+class Dispatcher(nn.Module, ABC):
+    """Base of dispatchers: subclass, set `Spec`, implement `decide`, register with `@dyt.registry.dispatchers(name)`.
+
+    Args:
+        spec: the component's own spec.
+        dim: channels C of the tokens.
+        rate: the objective's activation rate, for dispatchers that keep a rate by construction.
+    """
+
+    Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
+
+    def __init__(self, spec: DispatcherSpec, dim: int, rate: float) -> None:
+        super().__init__()
+        self.level = spec.level
+
+    @abstractmethod
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        """Decides for tokens (B, P, C), or (B, 1, C) at sample level."""
+
+    def forward(self, patches: Tensor, moment: Moment) -> Decision:
+        """Decides for the patch tokens (B, P, C) of each image; at sample level from their mean, for all of them alike."""
+        if self.level == "token":
+            return self.decide(patches, moment)
+        decision = self.decide(mean_token(patches, moment.padding), moment)
+        size = patches.shape[:2]
+        spread = [None if t is None else t.expand(size) for t in (decision.active, decision.gate, decision.logits)]
+        assert spread[0] is not None
+        return Decision(spread[0], spread[1], spread[2], decision.dense)
+
+
+def mean_token(patches: Tensor, padding: Tensor | None) -> Tensor:
+    """(B, 1, C): the mean of the patch tokens (B, P, C) of each image, padding (B, P) left out; zeros when there is none."""
+    if padding is None:
+        return patches.sum(1, keepdim=True) / max(patches.shape[1], 1)
+    kept = (~padding).to(patches.dtype).unsqueeze(-1)
+    return (patches * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_min(1)
+
+
+def bernoulli(tokens: Tensor, rate: float) -> Tensor:
+    """(B, P) bool, each True with probability `rate`, for tokens (B, P, C)."""
+    return torch.rand(tokens.shape[:2], device=tokens.device) < rate
+
+
+dispatchers.accepts(Dispatcher)

@@ -1,0 +1,73 @@
+"""`learned`: the paper's token dispatcher (eq. 3-5): one linear map, Gumbel-sigmoid in fine-tuning, a threshold at inference."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyt.dispatchers import sampling
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment
+from dyt.registry import dispatchers
+from dyt.spec import Schedule, at, ends
+
+
+class LearnedSpec(DispatcherSpec):
+    """`learned`. The defaults are the paper's; the rest are remedies for short runs (docs: short runs).
+
+    `temperature`: tau of the Gumbel-sigmoid, constant or a ramp (5 -> 0.1 is table 9's schedule). `noise`: factor on
+    the Gumbel noise, constant or a ramp; 0 at the end of training makes what was trained what runs. `bias`: the router's
+    starting bias; above 0, training starts with more tokens active.
+    """
+
+    type: str = "learned"
+    temperature: Schedule = 5.0
+    noise: Schedule = 1.0
+    bias: float = Field(default=0.0, description="starting bias of the router")
+
+    @field_validator("temperature")
+    @classmethod
+    def _above_zero(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) <= 0:
+            raise ValueError("temperature must be above 0")
+        return value
+
+    @field_validator("noise")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) < 0:
+            raise ValueError("noise must not be below 0")
+        return value
+
+
+@dispatchers("learned")
+class Learned(Dispatcher):
+    """A token is active iff its logit X W_g + b, plus noise in training, is above the site's threshold (0 by default).
+
+    With threshold 0 that is sigmoid(X W_g + b) > 0.5, as in the paper. Logits and noise are float32, also under autocast.
+    """
+
+    Spec = LearnedSpec
+
+    def __init__(self, spec: LearnedSpec, dim: int, rate: float) -> None:
+        super().__init__(spec, dim, rate)
+        self.temperature, self.noise = spec.temperature, spec.noise
+        self.router = nn.Linear(dim, 1)
+        nn.init.trunc_normal_(self.router.weight, std=0.02)
+        nn.init.constant_(self.router.bias, spec.bias)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """(B, P) float32 logits of tokens (B, P, C)."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return F.linear(tokens.float(), self.router.weight.float(), self.router.bias.float()).squeeze(-1)
+
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        logits = self.logits(tokens)
+        excess = logits - moment.threshold.float()
+        if not moment.training:
+            return Decision(excess > 0, logits=logits)
+        scale = at(self.noise, moment.progress)
+        noise = sampling.gumbel_difference(excess.detach()) * scale if scale > 0 else None
+        active, gate = sampling.gumbel_sigmoid(excess, noise, at(self.temperature, moment.progress))
+        return Decision(active, gate, logits)

@@ -1,0 +1,28 @@
+"""`random`: each token, or each image, is active with probability r, in fine-tuning and at inference (paper table 7)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dyt.dispatchers.base import Decision, Dispatcher, Moment, RatedSpec, bernoulli
+from dyt.registry import dispatchers
+
+
+class RandomSpec(RatedSpec):
+    """`random`. `rate` None takes the objective's."""
+
+    type: str = "random"
+
+
+@dispatchers("random")
+class Random(Dispatcher):
+    """Draws from torch's default generator of the device, so that `torch.manual_seed` makes it repeatable."""
+
+    Spec = RandomSpec
+
+    def __init__(self, spec: RandomSpec, dim: int, rate: float) -> None:
+        super().__init__(spec, dim, rate)
+        self.rate = rate if spec.rate is None else spec.rate
+
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        return Decision(bernoulli(tokens, self.rate))

@@ -1,0 +1,41 @@
+"""What every executor is: a way of computing a branch for the active tokens only.
+
+`masked` is the readable reference and the training path; every other executor must equal it for any mask.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from dyt.registry import executors
+from dyt.route import Route, Tokens
+
+Pointwise = Callable[[Tensor], Tensor]
+"""A branch that treats tokens independently: (B, N, C) -> (B, N, C)."""
+Mixing = Callable[[Tensor, Tokens], Tensor]
+"""A branch in which tokens see one another: (B, K, C) and what is known of the K tokens -> (B, K, C)."""
+
+
+class Executor(ABC):
+    """Base of executors: no state, two methods, both return the branch's contribution (B, N, C), zero at inactive tokens.
+
+    `regroups`: whether tokens leave their image's row, so that what a branch draws per image or per token in train mode
+    (drop path, dropout) would differ from `masked`; such an executor is refused there.
+    """
+
+    regroups: ClassVar[bool] = False
+
+    @abstractmethod
+    def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
+        """Runs a branch that treats tokens independently (an MLP) on x (B, N, C)."""
+
+    @abstractmethod
+    def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
+        """Runs a branch in which tokens see one another (attention, a layer): only active tokens are queries or keys."""
+
+
+executors.accepts(Executor)

@@ -1,0 +1,24 @@
+"""`masked`: every token goes through the branch and the mask multiplies its output. The reference, and the training path."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.registry import executors
+from dyt.route import Route, Tokens
+
+
+@executors("masked")
+class Masked(Executor):
+    """M * Branch(X) (paper eq. 2), with the straight-through gradient at every token, inactive ones included."""
+
+    def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
+        out = fn(x)
+        return out if route.dense else out * route.mask(out.dtype)
+
+    def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
+        if route.dense:
+            return fn(x, Tokens())
+        out = fn(x, Tokens(valid=route.active))
+        return out * route.mask(out.dtype)

@@ -1,0 +1,78 @@
+"""What every family is: the one place that knows how a library's block splits into residual branches.
+
+A branch already contains its norm, layer scale and drop path: it is what the residual connection adds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from dyt.registry import families
+from dyt.route import Tokens
+
+
+class Family(ABC):
+    """Base of families: no state; every method takes the backbone or the block that it speaks of.
+
+    Branch methods are given the dynamic block, which owns the original block's children under their own names, so that
+    a child swapped by another library (LoRA in place of a Linear, say) is what runs. `args` and `kwargs` are whatever
+    the backbone passed to the block beside x.
+
+    Attributes:
+        children: for each branch that the family offers (`attn`, `mlp`, `layer`) the names of the block's children in it.
+    """
+
+    children: ClassVar[Mapping[str, Sequence[str]]]
+
+    @abstractmethod
+    def matches(self, backbone: nn.Module) -> bool:
+        """Whether this family knows every block of the backbone."""
+
+    @abstractmethod
+    def blocks(self, backbone: nn.Module) -> Sequence[str]:
+        """The dotted paths of the backbone's blocks, in forward order: `blocks.0`, `blocks.1`, ..."""
+
+    @abstractmethod
+    def dim(self, backbone: nn.Module, block: nn.Module) -> int:
+        """Channels C of the tokens of this block."""
+
+    @abstractmethod
+    def prefix_tokens(self, backbone: nn.Module) -> int:
+        """Number of prefix tokens (class, register, distillation), first in order."""
+
+    def refusal(self, backbone: nn.Module, branch: str) -> str | None:
+        """Why this backbone cannot have this branch dispatched, or None when it can."""
+        return None if branch in self.children else f"its blocks have no {branch} branch of their own"
+
+    def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """(B, N) bool, True at padding tokens of x (B, N, C), or None when there are none."""
+        return None
+
+    @abstractmethod
+    def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The MLP branch of x (B, N, C); each token by itself."""
+
+    @abstractmethod
+    def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
+        """The attention branch of x (B, K, C), the tokens that `tokens` tells of; invalid ones are seen by none."""
+
+    def layer(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
+        """Both branches in sequence, minus the input."""
+        y = x + self.attn(block, x, tokens, *args, **kwargs)
+        return y + self.mlp(block, y, *args, **kwargs) - x
+
+
+families.accepts(Family)
+
+
+def find(backbone: nn.Module) -> tuple[str, Family] | None:
+    """The registered family, with its name, that knows the backbone's blocks; None when there is none."""
+    for name, family in families.items():
+        candidate = family()
+        if candidate.matches(backbone):
+            return name, candidate
+    return None

@@ -1,0 +1,69 @@
+"""Multiply-accumulates of each image under its own routes, as a FLOP counter sees them executed by `sparse`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dyt import steer
+from dyt.executors import Sparse
+from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.model import DynamicModel
+from dyt.route import Route
+
+
+class _Metered(Executor):
+    """Runs `sparse` and books what each dispatched branch costs to the images that caused it."""
+
+    def __init__(self, counter: FlopCounterMode, images: int) -> None:
+        self.inner, self.counter = Sparse(), counter
+        self.booked = torch.zeros(images, dtype=torch.float64)
+
+    def spent(self) -> int:
+        """Multiply-accumulates so far; the counter counts two operations each."""
+        return int(self.counter.get_total_flops()) // 2
+
+    def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
+        before = self.spent()
+        out = self.inner.pointwise(fn, x, route)
+        active = route.active.sum(1).double().cpu()
+        self.booked += (self.spent() - before) * active / active.sum().clamp_min(1)
+        return out
+
+    def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
+        """Image by image, so that no image pays for padding to the length of another."""
+        rows = []
+        for i in range(x.shape[0]):
+            before = self.spent()
+            alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
+            rows.append(self.inner.mixing(fn, x[i : i + 1], alone))
+            self.booked[i] += self.spent() - before
+        return torch.cat(rows)
+
+
+def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
+    """Multiply-accumulates of each image at inference, under its own routes.
+
+    Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
+    activations not (the paper's and fvcore's convention). One forward of the batch in eval mode; `forced` and `complete`
+    of the surrounding context hold.
+
+    Args:
+        model: the dynamic model; its train or eval mode is left as it was.
+        images: (B, 3, H, W).
+
+    Returns:
+        (B,) int64 on the CPU.
+    """
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    metered = _Metered(counter, len(images))
+    model.eval()
+    try:
+        with torch.no_grad(), counter, steer.steered(model.key, executor=metered):
+            model(images)
+    finally:
+        model.train(training)
+    shared = (metered.spent() - metered.booked.sum()) / max(len(images), 1)
+    return (metered.booked + shared).round().long()

@@ -1,0 +1,182 @@
+"""DynamicModel: a timm model whose blocks are dynamic, and the contexts that steer it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyt import steer
+from dyt.errors import DyTError
+from dyt.registry import executors
+from dyt.route import Route
+from dyt.site import Site
+from dyt.spec import DyTSpec
+from dyt.variants.base import DynamicBlock
+
+COMPLETE = "complete"
+"""The execution that is a policy, not a mechanism: every token active, no dispatcher."""
+
+
+class DynamicModel(nn.Module):
+    """A timm model with dispatched branches. Forwards timm's methods; `model(images)` returns what timm returns.
+
+    Made by `dyt.build` or `dyt.load`. Not supported: `torch.jit.script`.
+
+    Attributes:
+        backbone: the timm model, its blocks replaced in place.
+        spec: what it was built from.
+        key: its identity for steering.
+    """
+
+    def __init__(self, backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.spec, self.key = spec, key
+
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, classes), in train and eval mode."""
+        logits: Tensor = self.backbone(images, *args, **kwargs)
+        return logits
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The dispatched branches, in forward order."""
+        return tuple(module for module in self.backbone.modules() if isinstance(module, Site))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the frozen branches of the dynamic blocks in the backward pass; timm's own flag stays off."""
+        for module in self.backbone.modules():
+            if isinstance(module, DynamicBlock):
+                module.grad_checkpointing = enable
+
+    # timm's interface --------------------------------------------------------------------------------------------
+
+    def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """timm's `forward_features`: (B, N, C) tokens after the final norm."""
+        tokens: Tensor = self.backbone.forward_features(images, *args, **kwargs)
+        return tokens
+
+    def forward_head(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """timm's `forward_head`: tokens (B, N, C) -> logits, or pooled features with `pre_logits=True`."""
+        out: Tensor = self.backbone.forward_head(tokens, *args, **kwargs)
+        return out
+
+    def forward_intermediates(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """timm's `forward_intermediates`."""
+        return self.backbone.forward_intermediates(images, *args, **kwargs)
+
+    def get_classifier(self) -> Any:
+        """timm's `get_classifier`: the head, a tuple of two for distilled models."""
+        return self.backbone.get_classifier()
+
+    def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
+        """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows."""
+        self.backbone.reset_classifier(num_classes, *args, **kwargs)
+        start_head(self.backbone)
+        self.spec = self.spec.model_copy(update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})})
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head; 0 for none."""
+        return int(self.backbone.num_classes)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the tokens after the last block."""
+        return int(self.backbone.num_features)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class, register and distillation tokens."""
+        return int(self.backbone.num_prefix_tokens)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's description of the weights: mean, std, input size, interpolation, crop."""
+        return dict(self.backbone.pretrained_cfg)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameter names that timm's optimiser factory should not decay."""
+        inner = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
+        return {f"backbone.{name}" for name in inner}
+
+
+def heads(backbone: nn.Module) -> tuple[nn.Module, ...]:
+    """The classifier modules that have parameters: none, one, or two for distilled models."""
+    found = backbone.get_classifier()  # type: ignore[operator]
+    found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+    return tuple(head for head in found if isinstance(head, nn.Module) and any(True for _ in head.parameters()))
+
+
+def head_keys(backbone: nn.Module) -> set[str]:
+    """State-dict names of the classifiers' parameters."""
+    own = {id(p) for head in heads(backbone) for p in head.parameters()}
+    return {name for name, p in backbone.named_parameters() if id(p) in own}
+
+
+def start_head(backbone: nn.Module) -> None:
+    """Starts the classifiers as the released code does, truncated normal of 0.01 and zero bias, and makes them trainable."""
+    for head in heads(backbone):
+        head.requires_grad_(True)
+        for name, parameter in head.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.01)
+
+
+# Contexts ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def record(model: DynamicModel) -> Iterator[list[Route]]:
+    """Yields a list that each forward inside appends its routes to, in forward order."""
+    routes: list[Route] = []
+    with steer.steered(model.key, records=(*steer.current(model.key).records, routes)):
+        yield routes
+
+
+@contextmanager
+def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Uses these masks instead of the dispatchers, in train and eval mode, for every forward inside.
+
+    Args:
+        masks: one (B, N) bool tensor per site, in the order of `model.sites`; prefix included and True there.
+
+    Raises:
+        DyTError: a wrong number, dtype or shape, or a False prefix.
+    """
+    sites = model.sites
+    if len(masks) != len(sites):
+        raise DyTError(f"forced needs one mask per site: given {len(masks)}, the model has {len(sites)} sites")
+    for mask, site in zip(masks, sites, strict=True):
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 2:
+            given = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise DyTError(f"forced mask of site {site.name} must be a bool tensor (images, tokens with prefix); given {given}")
+        if not bool(mask[:, : site.prefix].all()):
+            raise DyTError(f"forced mask of site {site.name} is False at a prefix token; the first {site.prefix} must be True")
+    with steer.steered(model.key, masks=tuple(masks)):
+        yield
+
+
+@contextmanager
+def execution(model: DynamicModel, name: str) -> Iterator[None]:
+    """Runs every forward inside with this executor, or, for `complete`, with every token active and no dispatcher.
+
+    Args:
+        name: `complete` or a registered executor (`masked`, `sparse`). The default is `masked` in train mode and
+            `sparse` in eval mode.
+
+    Raises:
+        DyTError: an unknown name.
+    """
+    if name == COMPLETE:
+        with steer.steered(model.key, complete=True):
+            yield
+        return
+    with steer.steered(model.key, executor=executors.get(name)()):
+        yield

@@ -1,0 +1,111 @@
+"""The fine-tuning loss (paper section 3.5): its terms as pure functions, and TuningStep, which joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyt import steer
+from dyt.errors import DyTError
+from dyt.model import DynamicModel, execution, record
+from dyt.route import activation_rate
+from dyt.spec import ObjectiveSpec, Ramp, parse
+
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy, in float32. `logits` (B, K); `labels` (B,) int64, or soft (B, K) float that sum to 1."""
+    return F.cross_entropy(logits.float(), labels)
+
+
+def distillation(complete: Tensor, dynamic: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(complete || dynamic), batch mean, teacher detached, in float32, for logits (B, K).
+
+    With a temperature T both sides are softened by it and the term is multiplied by T squared.
+    """
+    teacher = F.log_softmax(complete.detach().float() / temperature, dim=-1)
+    student = F.log_softmax(dynamic.float() / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
+    """total / count over all ranks, (), for sums () of this rank; differentiable in this rank's `total`.
+
+    DistributedDataParallel averages gradients over W ranks, so this rank's share is scaled by W: the averaged gradient is
+    then that of the joint mean. Only detached sums are communicated, once, whether or not a token is active here.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return total / count.clamp_min(1)
+    sums = torch.stack([total.detach(), count.detach()])
+    dist.all_reduce(sums)
+    joint = sums[0] / sums[1].clamp_min(1)
+    share = dist.get_world_size() * total / sums[1].clamp_min(1)
+    return share + (joint - share).detach()
+
+
+class TuningStep(nn.Module):
+    """One fine-tuning step's forward: the dynamic pass, then the complete pass, and the loss of both.
+
+    A module, so that it can be wrapped by DistributedDataParallel (find_unused_parameters=False) as a whole.
+
+    Args:
+        model: the dynamic model.
+        objective: an ObjectiveSpec, a dict of its fields, or None for the model's spec.
+    """
+
+    def __init__(self, model: DynamicModel, objective: ObjectiveSpec | Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
+        self.scheduled = self.objective.asked is not None or any(
+            isinstance(value, Ramp) for value in dict(model.spec.dispatcher).values()
+        )
+        self.train(model.training)
+
+    def forward(self, images: Tensor, labels: Tensor, progress: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the loss of a batch.
+
+        Args:
+            images: (B, 3, H, W).
+            labels: (B,) int64, or soft (B, K).
+            progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
+
+        Returns:
+            The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `rate` (unweighted), `total` (the
+            loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its weights
+            are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count.
+
+        Raises:
+            DyTError: progress missing though the spec has schedules, or outside [0, 1].
+        """
+        o, now = self.objective, self._progress(progress)
+        with steer.steered(self.model.key, progress=now):
+            with record(self.model) as routes:
+                logits = self.model(images)
+            parts = {"cls": classification(logits, labels)}
+            zero = parts["cls"].new_zeros(())
+            parts |= {"complete": zero, "distill": zero, "rate": zero, "active_rate": zero + 1}
+            if o.complete > 0 or o.distill > 0:
+                with execution(self.model, "complete"):
+                    complete = self.model(images)
+                parts["complete"] = classification(complete, labels) if o.complete > 0 else zero
+                parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
+        if routes:
+            rate = mean_over_ranks(*activation_rate(routes))
+            parts["rate"] = (rate - o.asked_rate(now)) ** 2
+            parts["active_rate"] = rate.detach()
+        loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
+        return loss, {**parts, "total": loss}
+
+    def _progress(self, progress: float | None) -> float:
+        if progress is None:
+            if self.scheduled:
+                raise DyTError("this spec has schedules: pass progress, the fraction of the training done, from 0 to 1")
+            return 0.0
+        if not 0.0 <= progress <= 1.0:
+            raise DyTError(f"progress is {progress}; it is the fraction of the training done, from 0 to 1")
+        return progress

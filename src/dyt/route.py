@@ -1,0 +1,89 @@
+"""Route: which tokens are active. Tokens: what a mixing branch is told about the tokens it is given. Both are frozen.
+
+Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens (padding included), K gathered tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a mixing branch receives beside x, so that a family can gather what it knows by position.
+
+    Attributes:
+        index: (B, K) int64, the original positions of the K tokens given; None for "all of them, in order".
+        valid: (B, K) bool, False for a token that no other may see (it sees itself); None for "all valid".
+    """
+
+    index: Tensor | None = None
+    valid: Tensor | None = None
+
+    def sees(self) -> Tensor | None:
+        """(B, 1, K, K) bool, True where a query may see a key, or None when every token sees every token.
+
+        An invalid token sees itself as well, so that no row of the attention is empty; its output is discarded anyway.
+        """
+        if self.valid is None:
+            return None
+        itself = torch.eye(self.valid.shape[1], dtype=torch.bool, device=self.valid.device)
+        return (self.valid[:, None, :] | itself)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Which tokens of one dispatched branch are active in one forward.
+
+    Attributes:
+        active: (B, N) bool; prefix tokens always True, padding tokens always False.
+        prefix: number of prefix tokens (class, register, distillation), first in order.
+        gate: (B, N) float32 equal to `active` in value, carrying the straight-through gradient to the router; None when
+            nothing is to be learned from this route (inference, forced, complete, a dispatcher without weights).
+        padding: (B, N) bool, True at padding tokens; None when there are none.
+        logits: (B, P) float32, the router's logits before noise, detached; None when nothing was scored.
+        dense: True when it is known without looking that every token is active, so that no executor needs to select.
+        site: the name of the branch, `blocks.3.mlp`.
+    """
+
+    active: Tensor
+    prefix: int
+    gate: Tensor | None = None
+    padding: Tensor | None = None
+    logits: Tensor | None = None
+    dense: bool = False
+    site: str = ""
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if there is one."""
+        return (self.active if self.gate is None else self.gate).to(dtype).unsqueeze(-1)
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """((B,) active patch tokens, differentiable when there is a gate; (B,) patch tokens), float32, padding left out."""
+        patches = (self.active.float() if self.gate is None else self.gate)[:, self.prefix :]
+        if self.padding is None:
+            total = torch.full_like(patches[:, 0], patches.shape[1]) if patches.shape[1] else patches.sum(1)
+        else:
+            total = (~self.padding[:, self.prefix :]).sum(1).float()
+        return patches.sum(1), total
+
+    @staticmethod
+    def all(x: Tensor, prefix: int, padding: Tensor | None = None, site: str = "") -> Route:
+        """The route of a complete model for x (B, N, C): every token but the padding is active."""
+        if padding is not None:
+            return Route(~padding, prefix, padding=padding, site=site)
+        active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return Route(active, prefix, dense=True, site=site)
+
+
+def activation_rate(routes: Sequence[Route]) -> tuple[Tensor, Tensor]:
+    """(active, total): scalar float32 sums over the patch tokens of all routes; their quotient is the mean of M (eq. 5's rate).
+
+    Prefix and padding tokens are left out. `active` is differentiable where the routes have gates.
+    """
+    counts = [route.counts() for route in routes]
+    return torch.stack([a.sum() for a, _ in counts]).sum(), torch.stack([t.sum() for _, t in counts]).sum()

@@ -1,0 +1,109 @@
+"""What every spec is made of: the frozen base class, and the open slot that lets a plug-in's own spec validate itself."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from dyt.registry import KINDS, RegistryError
+
+
+class Spec(BaseModel):
+    """Base of every spec: immutable, and refusing fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _answer_unknown_fields(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Says for an unknown field which one was probably meant and which exist; pydantic only says that it is extra."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if not any(line["type"] == "extra_forbidden" and len(line["loc"]) == 1 for line in error.errors()):
+                raise
+            lines = [cls._explained(cast(dict[str, Any], line)) for line in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, lines) from None
+
+    @classmethod
+    def _explained(cls, line: dict[str, Any]) -> InitErrorDetails:
+        message = line["msg"]
+        if line["type"] == "extra_forbidden" and len(line["loc"]) == 1:
+            message = f"no such field; {nearest(str(line['loc'][0]), list(cls.model_fields))}"
+        return {"type": PydanticCustomError(line["type"], message), "loc": line["loc"], "input": line["input"]}
+
+
+class ComponentSpec(Spec):
+    """Base of a registered component's spec: `type` is the name it is registered under.
+
+    A component class carries its spec class as the attribute `Spec`; a plug-in subclasses the spec of its kind
+    (for example `dyt.dispatchers.DispatcherSpec`) and adds fields.
+    """
+
+    type: str
+
+
+class Slot:
+    """Marks a field as an open slot: `Annotated[ComponentSpec, Slot("dispatchers")]`.
+
+    The slot reads `type`, asks the registry of that kind for the component and lets the component's own `Spec` validate
+    the value, so that a component registered later needs no rebuild of the model that has the slot. A bare string is
+    short for `{"type": string}`.
+    """
+
+    _schemas: ClassVar[dict[type[ComponentSpec], CoreSchema]] = {}
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda spec, info: spec.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """One alternative per component registered at the time of asking."""
+        registry = KINDS[self.kind]
+        specs = {name: spec_class(registry.get(name)) for name in registry.names()}
+        return {"anyOf": [handler(spec.__pydantic_core_schema__) for spec in specs.values()]}
+
+    def _validate(self, value: Any) -> ComponentSpec:
+        registry = KINDS[self.kind]
+        if isinstance(value, ComponentSpec):
+            expected = spec_class(_component(self.kind, value.type))
+            if not isinstance(value, expected):
+                raise PydanticCustomError("wrong_spec", f"the spec of '{value.type}' is a {expected.__name__}")
+            return value
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            allowed = ", ".join(registry.names())
+            raise PydanticCustomError("no_type", f"needs a mapping with 'type', one of: {allowed}")
+        return spec_class(_component(self.kind, value["type"])).model_validate(value)
+
+
+def _component(kind: str, name: str) -> type:
+    try:
+        return KINDS[kind].get(name)
+    except RegistryError as error:
+        raise PydanticCustomError("unknown_component", str(error).replace("{", "{{").replace("}", "}}")) from None
+
+
+def spec_class(component: type) -> type[ComponentSpec]:
+    """The spec class of a registered component: its attribute `Spec`."""
+    return cast(type[ComponentSpec], component.Spec)  # type: ignore[attr-defined]
+
+
+def nearest(given: str, allowed: list[str]) -> str:
+    """`did you mean 'x'? allowed: x, y, z`, the same words wherever a name is refused."""
+    close = difflib.get_close_matches(given, allowed, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}allowed: {', '.join(sorted(allowed))}"

@@ -1,0 +1,161 @@
+"""The specs that a model is assembled from: plain, frozen, validated data that survives JSON and YAML unchanged."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from dyt.errors import SpecError
+from dyt.slots import ComponentSpec, Slot, Spec
+
+S = TypeVar("S", bound=Spec)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Ramp(Spec):
+    """A value that moves from `start` to `end` while the training's progress goes from `begin` to `until` (fractions).
+
+    `shape`: linear; cosine (slow at both ends); exponential (a constant factor a step, both ends above 0).
+    """
+
+    start: float
+    end: float
+    begin: Fraction = 0.0
+    until: Fraction = 1.0
+    shape: Literal["linear", "cosine", "exponential"] = "linear"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Ramp:
+        if self.until < self.begin:
+            raise ValueError(f"until ({self.until}) must not be before begin ({self.begin})")
+        if self.shape == "exponential" and min(self.start, self.end) <= 0:
+            raise ValueError("an exponential ramp needs start and end above 0")
+        return self
+
+    def at(self, progress: float) -> float:
+        """The value at `progress` in [0, 1]; constant outside [begin, until]."""
+        if progress >= self.until:
+            return self.end
+        if progress <= self.begin:
+            return self.start
+        t = (progress - self.begin) / (self.until - self.begin)
+        if self.shape == "exponential":
+            return self.start * (self.end / self.start) ** t
+        if self.shape == "cosine":
+            t = (1 - math.cos(math.pi * t)) / 2
+        return self.start + (self.end - self.start) * t
+
+
+Schedule = float | Ramp
+
+
+def at(schedule: Schedule, progress: float) -> float:
+    """The value of a constant or a `Ramp` at `progress` in [0, 1]."""
+    return schedule.at(progress) if isinstance(schedule, Ramp) else schedule
+
+
+def ends(schedule: Schedule) -> tuple[float, float]:
+    """The extreme values of a schedule, for range checks."""
+    return (schedule.start, schedule.end) if isinstance(schedule, Ramp) else (schedule, schedule)
+
+
+class BackboneSpec(Spec):
+    """The timm model that is adapted.
+
+    `name`: as for `timm.create_model`. `weights`: `pretrained` (timm's hub weights for that name), `none` (random), or
+    the path of a local file (.safetensors, or .pth holding tensors only). `args`: plain values for `timm.create_model`.
+    """
+
+    name: str = "vit_base_patch16_224.augreg_in21k"
+    weights: str = "pretrained"
+    args: dict[str, JsonValue] = {}
+
+    @field_validator("args")
+    @classmethod
+    def _ours(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = {"num_classes": "head.num_classes", "pretrained": "backbone.weights", "checkpoint_path": "backbone.weights"}
+        for name, field in taken.items():
+            if name in args:
+                raise ValueError(f"'{name}' is not an argument here; set {field}")
+        return args
+
+
+class HeadSpec(Spec):
+    """The task head: `num_classes` outputs; 0 for none (features)."""
+
+    num_classes: Annotated[int, Field(ge=0)] = 100
+
+
+class ObjectiveSpec(Spec):
+    """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + rate_weight (rate - r)^2.
+
+    `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
+    complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
+    `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: a schedule of the
+    asked rate over training that must end at `rate`; None asks for `rate` from the first step, as the paper does.
+    """
+
+    rate: Rate = 0.5
+    rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
+    complete: Annotated[float, Field(ge=0.0)] = 1.0
+    distill: Annotated[float, Field(ge=0.0)] = 1.0
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    asked: Ramp | None = None
+
+    @model_validator(mode="after")
+    def _ends_at_rate(self) -> ObjectiveSpec:
+        if self.asked is None:
+            return self
+        if self.asked.end != self.rate:
+            raise ValueError(f"asked.end ({self.asked.end}) must equal rate ({self.rate})")
+        if not 0 < self.asked.start <= 1:
+            raise ValueError(f"asked.start ({self.asked.start}) must be in (0, 1]")
+        return self
+
+    def asked_rate(self, progress: float) -> float:
+        """The rate asked for at `progress` in [0, 1] of the training."""
+        return self.rate if self.asked is None else self.asked.at(progress)
+
+
+class DyTSpec(Spec):
+    """A dynamic vision transformer, whole: which backbone, what is dispatched where and by whom, which adapter, which loss.
+
+    The defaults are the paper's. `trainable`: `adapters` (adapters, dispatchers and head; the backbone is frozen) or
+    `full` (everything, the paper's dynamic_full).
+    """
+
+    backbone: BackboneSpec = BackboneSpec()
+    head: HeadSpec = HeadSpec()
+    variant: Annotated[ComponentSpec, Slot("variants")] = Field(default={"type": "mlp"}, validate_default=True)  # type: ignore[assignment]
+    dispatcher: Annotated[ComponentSpec, Slot("dispatchers")] = Field(default={"type": "learned"}, validate_default=True)  # type: ignore[assignment]
+    adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)  # type: ignore[assignment]
+    objective: ObjectiveSpec = ObjectiveSpec()
+    trainable: Literal["adapters", "full"] = "adapters"
+
+
+def parse(cls: type[S], data: Any) -> S:
+    """`cls.model_validate(data)`, with the answer to bad data in one line.
+
+    Raises:
+        SpecError: naming every wrong field, what was given and what is allowed.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: `field: what is wrong (given ...)`, joined by semicolons."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in line['loc']) or error.title}: {line['msg']} (given {_short(line['input'])})"
+        for line in error.errors()
+    )
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,144 @@
+"""Reading and writing spec files, YAML or JSON, and `a.b=c` overrides.
+
+YAML is read as plain data: no tags, no aliases (an alias bomb needs them), no duplicate keys, and YAML 1.2's numbers and
+booleans (`1e-3` is a number; `no`, `on` and dates are strings).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dyt.errors import SpecError
+
+LARGEST = 1_000_000
+"""Bytes; a spec file is a page of text."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe and strict: see the module's docstring."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"keys must be strings, not {key!r}", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_NUMBER = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_Loader.yaml_implicit_resolvers = {}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+
+
+def parse_yaml(text: str, source: str = "YAML") -> Any:
+    """Plain data from YAML text (JSON is YAML).
+
+    Raises:
+        SpecError: with the line and column.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(f"{source}: {error.problem or error.context}{place}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{source}: {' '.join(str(error).split()) or 'nested too deeply'}") from error
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a .yaml, .yml or .json file.
+
+    Raises:
+        SpecError: no such file, too large, not UTF-8, not valid, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise SpecError(f"{path}: {path.stat().st_size} bytes; a spec file has at most {LARGEST}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}; give the path of a .yaml, .yml or .json spec file") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 text") from error
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: a spec file holds a mapping, not {type(data).__name__}")
+    return data
+
+
+def write(data: Mapping[str, Any], path: str | Path) -> None:
+    """Writes plain data as .json, or as YAML for any other name, keys in their order."""
+    path = Path(path)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    else:
+        path.write_text(dump_yaml(data), encoding="utf-8")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would otherwise read as something else, and never writes an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML text that `parse_yaml` reads back equal."""
+    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Applies `a.b=c` assignments to nested data; values are read as YAML (`0.3`, `true`, `[1, 2]`, `{start: 1}`).
+
+    Setting `x.type` starts that component afresh: fields of the one that it replaces are dropped.
+
+    Raises:
+        SpecError: an assignment without `=`, or a path through something that is not a mapping.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise SpecError(f"--set {assignment}: write it as field.field=value, for example objective.rate=0.7")
+        _assign(result, keys, parse_yaml(text, f"--set {assignment}"), assignment)
+    return result
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise SpecError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no fields")
+        data = inner
+    if keys[-1] == "type" and data.get("type") != value:
+        data.clear()
+    data[keys[-1]] = value

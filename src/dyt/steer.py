@@ -1,0 +1,67 @@
+"""Steering: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
+
+Nothing is stored on modules, so that two models, two threads or a nested context never disturb one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dyt.executors.base import Executor
+    from dyt.route import Route
+
+
+class Key:
+    """The identity of a model. Shared by its sites; a deepcopy of the model gets a new one, shared by the copy's sites."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """How one model's forwards run inside a context.
+
+    Attributes:
+        complete: every token active, no dispatcher, no noise. Wins over `masks`.
+        masks: forced masks, one (B, N) bool tensor per site, or None.
+        executor: the executor to use, or None for the default (`masked` in train mode, `sparse` in eval mode).
+        records: lists that each forward appends its routes to.
+        progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
+    """
+
+    complete: bool = False
+    masks: tuple[Tensor, ...] | None = None
+    executor: Executor | None = None
+    records: tuple[list[Route], ...] = ()
+    progress: float = 0.0
+
+    @property
+    def policy(self) -> str:
+        """Who decides: `complete`, `forced` or `routed`."""
+        return "complete" if self.complete else "routed" if self.masks is None else "forced"
+
+
+_PLAIN = Steering()
+_steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", default=MappingProxyType({}))
+
+
+def current(key: Key) -> Steering:
+    """The steering of the model with this key in the present context."""
+    return _steerings.get().get(key, _PLAIN)
+
+
+@contextmanager
+def steered(key: Key, **changes: Any) -> Iterator[Steering]:
+    """Changes fields of the model's steering inside the context; what is not named stays as it is outside."""
+    steering = replace(current(key), **changes)
+    token = _steerings.set(MappingProxyType({**_steerings.get(), key: steering}))
+    try:
+        yield steering
+    finally:
+        _steerings.reset(token)

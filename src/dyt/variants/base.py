@@ -1,0 +1,106 @@
+"""What every variant is: a block in which some branches are dispatched. It takes the original block's place and children."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from timm.layers import DropPath
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dyt.families.base import Family
+from dyt.registry import variants
+from dyt.route import Tokens
+from dyt.site import Site
+from dyt.slots import ComponentSpec
+
+POINTWISE = frozenset({"mlp"})
+"""Branches that treat tokens independently; in all others tokens see one another."""
+
+
+class VariantSpec(ComponentSpec):
+    """Base of the variants' specs."""
+
+
+class DynamicBlock(nn.Module, ABC):
+    """Base of variants: set `dispatched`, implement `forward` with `branch` and `dispatch`, register it.
+
+    The original block's children, parameters, buffers and plain attributes are taken over under their own names, so that
+    timm's state-dict keys and whatever addresses a child by name keep working. What is new is `sites`.
+
+    Args:
+        spec: the variant's own spec.
+        block: the block whose place is taken; it is left without use.
+        family: how that block splits into branches.
+        sites: one site per name in `dispatched`.
+    """
+
+    Spec: ClassVar[type[VariantSpec]] = VariantSpec
+    dispatched: ClassVar[tuple[str, ...]]
+    """The branches that have a site: of `attn`, `mlp`, `layer`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register_notrace_module(cls)  # FX feature extraction sees the block as one node, whatever its tokens do
+
+    def __init__(self, spec: VariantSpec, block: nn.Module, family: Family, sites: Mapping[str, Site]) -> None:
+        super().__init__()
+        self._adopt(block)
+        self.family = family
+        self.grad_checkpointing = False
+        self.sites = nn.ModuleDict(dict(sites))
+        self.train(block.training)
+
+    def _adopt(self, block: nn.Module) -> None:
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        for name, parameter in block.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in block.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in block._non_persistent_buffers_set)
+        for name, value in vars(block).items():
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
+
+    @abstractmethod
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, C) -> (B, N, C), with whatever the backbone passes to its blocks beside x."""
+
+    def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The whole branch, every token computed: what the original block's residual adds."""
+        method = getattr(self.family, name)
+        fn = partial(method, self) if name in POINTWISE else lambda y, *a, **k: method(self, y, Tokens(), *a, **k)
+        return self._frozen(fn)(x, *args, **kwargs)
+
+    def dispatch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X)."""
+        site = self.sites[name]
+        assert isinstance(site, Site)
+        route = site.route(x, self.family.padding(self, x, *args, **kwargs))
+        method, noisy = getattr(self.family, name), self._stochastic(name)
+        if name in POINTWISE:
+            return site.pointwise(self._frozen(lambda y: method(self, y, *args, **kwargs)), x, route, noisy)
+        return site.mixing(self._frozen(lambda y, t: method(self, y, t, *args, **kwargs)), x, route, noisy)
+
+    def _frozen(self, fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function, recomputed in the backward pass when checkpointing is on. No dispatcher is inside: routes are kept."""
+        if not (self.grad_checkpointing and self.training):
+            return fn
+        return partial(checkpoint, fn, use_reentrant=False)
+
+    def _stochastic(self, name: str) -> bool:
+        """Whether the branch draws drop path or dropout in train mode."""
+        if not self.training:
+            return False
+        children = (getattr(self, child, None) for child in self.family.children[name])
+        modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
+        return any(
+            (isinstance(m, nn.Dropout) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0) for m in modules
+        )
+
+
+variants.accepts(DynamicBlock)

@@ -1,0 +1,28 @@
+"""`mlp`: attention sees every token, the MLP is dispatched (paper fig. 3b, table 1's best and the default)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dyt.registry import variants
+from dyt.variants.base import DynamicBlock, VariantSpec
+
+
+class MLPVariantSpec(VariantSpec):
+    """`mlp`, without fields."""
+
+    type: str = "mlp"
+
+
+@variants("mlp")
+class MLPVariant(DynamicBlock):
+    """X' = X + Attn(X);  X'' = X' + M * MLP(X') + Adapter(X')."""
+
+    Spec = MLPVariantSpec
+    dispatched = ("mlp",)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x = x + self.branch("attn", x, *args, **kwargs)
+        return x + self.dispatch("mlp", x, *args, **kwargs)
