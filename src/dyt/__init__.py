@@ -1,4 +1,4 @@
-"""Dynamic, parameter-efficient vision transformers: freeze a ViT, skip tokens, adapt with one per cent of the weights."""
+"""Dynamic, parameter-efficient vision transformers: freeze a ViT, skip tokens, train one per cent of the weights."""
 
 import builtins
 

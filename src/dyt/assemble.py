@@ -11,11 +11,11 @@ from torch import nn
 
 from dyt import backbone as backbones
 from dyt import families, registry, steer
-from dyt.errors import SpecError, UnsupportedError
+from dyt.dispatchers.base import Place
+from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head
 from dyt.presets import preset, presets
 from dyt.site import Site
-from dyt.slots import nearest
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
 from dyt.variants.base import DynamicBlock
@@ -40,7 +40,9 @@ def resolve(spec: DyTSpec | Mapping[str, Any] | str | Path) -> DyTSpec:
         path = Path(spec)
         if path.suffix in {".yaml", ".yml", ".json"}:
             return parse(DyTSpec, read(path))
-        raise SpecError(f"'{spec}' is neither a .yaml, .yml or .json file nor a preset; {nearest(str(spec), presets())}")
+        raise SpecError(
+            f"'{spec}' is neither a .yaml, .yml or .json file nor a preset; {nearest(str(spec), presets())}"
+        )
     raise SpecError(f"a spec is a DyTSpec, a dict, a path or a preset name; given {type(spec).__name__}")
 
 
@@ -50,7 +52,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     Args:
         spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
         backbone: a timm model to wrap; it is changed in place and frozen. Its head must have the spec's number of
-            classes and is kept. Without it, the backbone of the spec is made, with a new head where the weights have none.
+            classes and is kept. Without it, the backbone of the spec is made, with a new head where the weights have
+            none.
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
@@ -99,20 +102,24 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[
     variant = registry.variants.get(spec.variant.type)
     reason = refusal(family, backbone, variant)
     if reason is not None:
-        raise UnsupportedError(f"variant '{spec.variant.type}' is not available for {type(backbone).__name__}: {reason}")
+        raise UnsupportedError(
+            f"variant '{spec.variant.type}' is not available for {type(backbone).__name__}: {reason}"
+        )
     dispatcher = registry.dispatchers.get(spec.dispatcher.type)
     adapter = registry.adapters.get(spec.adapter.type)
     train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
     prefix = family.prefix_tokens(backbone)
     blocks: dict[str, DynamicBlock] = {}
-    index = 0
-    for path in family.blocks(backbone):
+    paths = family.blocks(backbone)
+    last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
+    for path in paths:
         block = backbone.get_submodule(path)
         dim = family.dim(backbone, block)
         like = next(block.parameters())
         sites = {}
         for branch in variant.dispatched:
-            parts = dispatcher(spec.dispatcher, dim, spec.objective.rate), adapter(spec.adapter, dim)
+            place = Place(dim, index / last, spec.objective.rate)
+            parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
             site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor))
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1

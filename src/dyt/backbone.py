@@ -12,9 +12,9 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from dyt.errors import SpecError, WeightsError
+from dyt import hub
+from dyt.errors import SpecError, WeightsError, nearest
 from dyt.model import head_keys
-from dyt.slots import nearest
 from dyt.spec import BackboneSpec
 
 
@@ -35,19 +35,21 @@ def create(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that timm does not know, with the nearest one. Names with a scheme (`hf-hub:...`) are left to timm.
+    """Refuses a name that timm does not know, with the nearest one; names with a scheme (`hf-hub:`) are left to timm.
 
     Raises:
         SpecError: naming the nearest model.
     """
-    base = name.split(".")[0]
+    base = name.split(".", maxsplit=1)[0]
     if ":" not in name and not timm.is_model(base):
         raise SpecError(f"backbone.name: timm {timm.__version__} has no model '{name}'; {_alike(base)}")
 
 
 def _made(spec: BackboneSpec, num_classes: int, pretrained: bool) -> nn.Module:
     try:
-        model: nn.Module = timm.create_model(spec.name, pretrained=pretrained, num_classes=num_classes, **_plain(spec.args))
+        model: nn.Module = timm.create_model(
+            spec.name, pretrained=pretrained, num_classes=num_classes, **_plain(spec.args)
+        )
     except (TypeError, AssertionError) as error:
         raise SpecError(f"backbone.args: timm refused {spec.args} for {spec.name}: {_line(error)}") from error
     return model
@@ -59,15 +61,18 @@ def _plain(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_hub(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
-    try:
-        model = _made(spec, num_classes, pretrained=True)
-    except SpecError:
-        raise
-    except (OSError, RuntimeError) as error:  # hub and network errors are OSErrors; timm's "no weights" a RuntimeError
-        raise WeightsError(
-            f"no pretrained weights for '{spec.name}': {_line(error)}; go online once so that they are cached, or set "
-            f"backbone.weights to a local .safetensors file, or to 'none' for random weights"
-        ) from error
+    with hub.at_hand() as online:
+        try:
+            model = _made(spec, num_classes, pretrained=True)
+        except SpecError:
+            raise
+        except (OSError, RuntimeError) as error:  # no hub or network, or timm saying that there are none
+            offline = not online and isinstance(error, OSError)
+            reason = "the model hub is out of reach and they are not in its cache" if offline else _line(error)
+            raise WeightsError(
+                f"no pretrained weights for '{spec.name}': {reason}; go online once so that they are cached, or set "
+                f"backbone.weights to a local .safetensors file, or to 'none' for random weights"
+            ) from error
     cfg: Any = model.pretrained_cfg
     return model, cfg.get("num_classes") != num_classes
 
@@ -83,7 +88,7 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     """
     if not Path(path).is_file():
         raise WeightsError(
-            f"backbone.weights: no file '{path}'; give a .safetensors or .pth file, 'pretrained', or 'none' for random weights"
+            f"backbone.weights: no file '{path}'; give a .safetensors or .pth file, 'pretrained', or 'none' for random"
         )
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
@@ -111,7 +116,9 @@ def faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         "unknown": sorted(given.keys() - wanted.keys()),
         "of another shape": sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape),
     }
-    return "; ".join(f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for what, keys in found.items() if keys)
+    return "; ".join(
+        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for what, keys in found.items() if keys
+    )
 
 
 def _head_names(model: nn.Module) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ def on_meta(name: str, **args: Any) -> nn.Module:
 
 
 def _alike(name: str) -> str:
-    family = timm.list_models(f"{name.split('_')[0]}*")
+    family = timm.list_models(f"{name.split('_', maxsplit=1)[0]}*")
     close = nearest(name, family or timm.list_models("vit_*"))
     return close if len(close) < 300 else f"{close.split('allowed:')[0]}see timm.list_models()"
 

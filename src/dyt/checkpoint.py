@@ -1,4 +1,4 @@
-"""Saving and loading: the trainable tensors and the spec in one safetensors file. All or nothing, and never unpickling."""
+"""Saving and loading: trainable tensors and spec in one safetensors file. All or nothing, and never unpickling."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FORMAT, VERSION = "dyt", "1"
 def save(model: DynamicModel, path: str | Path) -> None:
     """Writes the adapters, dispatchers, thresholds and head (with `trainable: full` the whole model) and the spec.
 
-    Stored keys are `sites.blocks.3.mlp.adapter.down.weight` and `backbone.head.weight`, independent of how modules nest.
-    The file is written beside its place and moved there whole, so that an interrupted save leaves what was there.
+    Stored keys are `sites.blocks.3.mlp.adapter.down.weight` and `backbone.head.weight`, independent of how modules
+    nest. The file is written beside its place and moved there whole, so that an interrupted save leaves what was there.
 
     Raises:
         CheckpointError: a directory that does not exist.
@@ -76,15 +76,17 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     if backbone is None:
         if spec.backbone.weights == "none" and not full:
             raise CheckpointError(
-                f"'{path}' was made on a backbone with weights: none, which is not in the file; give load(..., backbone=) "
-                f"the timm model it was made on"
+                f"'{path}' was made on a backbone with weights: none, which is not in the file; "
+                f"give load(..., backbone=) the timm model it was made on"
             )
-        backbone = create(spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.num_classes)[0]
+        backbone = create(
+            spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.num_classes
+        )[0]
     given = None if full else fingerprint(backbone)
     if not full and metadata.get("backbone_sha256") != given:
         raise CheckpointError(
-            f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the frozen "
-            f"weights differ (sha256 {str(metadata.get('backbone_sha256'))[:12]}, given {str(given)[:12]})"
+            f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the "
+            f"frozen weights differ (sha256 {str(metadata.get('backbone_sha256'))[:12]}, given {str(given)[:12]})"
         )
     twin = _twin(backbone)
     twin.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
@@ -99,7 +101,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
-    """Live tensors by stored key: everything of the sites, the head, and if `whole` the backbone (None: as the spec says)."""
+    """Live tensors by stored key: all of the sites, the head, and if `whole` the backbone (None: as the spec says)."""
     whole = model.spec.trainable == "full" if whole is None else whole
     sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
     head = head_keys(model.backbone)
@@ -136,13 +138,15 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' is not a safetensors file, or is cut off: {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' was not written by dyt.save; plain weights go into backbone.weights of a spec")
     if metadata.get("version") != VERSION:
-        raise CheckpointError(f"'{path}' has format version {metadata.get('version')}, this dyt reads {VERSION}; upgrade dyt")
+        raise CheckpointError(
+            f"'{path}' has format version {metadata.get('version')}, this dyt reads {VERSION}; upgrade dyt"
+        )
     return metadata, tensors
 
 

@@ -1,4 +1,15 @@
-"""The one family of errors that a user of `dyt` meets: each says in one line what was given, what is allowed, what to do."""
+"""The errors that a user of `dyt` meets: each says in one line what was given, what is allowed, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(given: object, allowed: Iterable[str]) -> str:
+    """`did you mean 'x'? allowed: x, y, z`, the same words wherever a name is refused."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given.lower(), names, n=1) if isinstance(given, str) else []
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}allowed: {', '.join(names) or 'none'}"
 
 
 class DyTError(ValueError):

@@ -77,7 +77,9 @@ class DynamicModel(nn.Module):
         """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows."""
         self.backbone.reset_classifier(num_classes, *args, **kwargs)
         start_head(self.backbone)
-        self.spec = self.spec.model_copy(update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})})
+        self.spec = self.spec.model_copy(
+            update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})}
+        )
 
     @property
     def num_classes(self) -> int:
@@ -119,7 +121,7 @@ def head_keys(backbone: nn.Module) -> set[str]:
 
 
 def start_head(backbone: nn.Module) -> None:
-    """Starts the classifiers as the released code does, truncated normal of 0.01 and zero bias, and makes them trainable."""
+    """Makes the classifiers trainable and starts them as the released code does: truncated normal 0.01, zero bias."""
     for head in heads(backbone):
         head.requires_grad_(True)
         for name, parameter in head.named_parameters():
@@ -129,7 +131,8 @@ def start_head(backbone: nn.Module) -> None:
                 nn.init.trunc_normal_(parameter, std=0.01)
 
 
-# Contexts ---------------------------------------------------------------------------------------------------------------
+# Contexts
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -156,9 +159,13 @@ def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
     for mask, site in zip(masks, sites, strict=True):
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 2:
             given = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise DyTError(f"forced mask of site {site.name} must be a bool tensor (images, tokens with prefix); given {given}")
+            raise DyTError(
+                f"forced mask of site {site.name} must be a bool tensor (images, tokens with prefix); given {given}"
+            )
         if not bool(mask[:, : site.prefix].all()):
-            raise DyTError(f"forced mask of site {site.name} is False at a prefix token; the first {site.prefix} must be True")
+            raise DyTError(
+                f"forced mask of site {site.name} is False at a prefix token; the first {site.prefix} must be True"
+            )
     with steer.steered(model.key, masks=tuple(masks)):
         yield
 

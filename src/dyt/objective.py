@@ -35,8 +35,8 @@ def distillation(complete: Tensor, dynamic: Tensor, temperature: float = 1.0) ->
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
     """total / count over all ranks, (), for sums () of this rank; differentiable in this rank's `total`.
 
-    DistributedDataParallel averages gradients over W ranks, so this rank's share is scaled by W: the averaged gradient is
-    then that of the joint mean. Only detached sums are communicated, once, whether or not a token is active here.
+    DistributedDataParallel averages gradients over W ranks, so this rank's share is scaled by W: the averaged gradient
+    is then that of the joint mean. Only detached sums are communicated, once, whether or not a token is active here.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return total / count.clamp_min(1)
@@ -61,12 +61,16 @@ class TuningStep(nn.Module):
         super().__init__()
         self.model = model
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
+        dispatcher = model.spec.dispatcher
+        timed = getattr(dispatcher, "over_training", ())
         self.scheduled = self.objective.asked is not None or any(
-            isinstance(value, Ramp) for value in dict(model.spec.dispatcher).values()
+            isinstance(getattr(dispatcher, f), Ramp) for f in timed
         )
         self.train(model.training)
 
-    def forward(self, images: Tensor, labels: Tensor, progress: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images: Tensor, labels: Tensor, progress: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the loss of a batch.
 
         Args:
@@ -76,8 +80,8 @@ class TuningStep(nn.Module):
 
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `rate` (unweighted), `total` (the
-            loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its weights
-            are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count.
+            loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its
+            weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count.
 
         Raises:
             DyTError: progress missing though the spec has schedules, or outside [0, 1].
@@ -98,7 +102,9 @@ class TuningStep(nn.Module):
             rate = mean_over_ranks(*activation_rate(routes))
             parts["rate"] = (rate - o.asked_rate(now)) ** 2
             parts["active_rate"] = rate.detach()
-        loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
+        loss = (
+            parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
+        )
         return loss, {**parts, "total": loss}
 
     def _progress(self, progress: float | None) -> float:

@@ -20,7 +20,10 @@ from dyt.model import DynamicModel
 
 _NAMES = (
     (re.compile(r"^blocks\.(\d+)\.adaptmlp\.(down|up)_proj\.(weight|bias)$"), r"sites.blocks.\1.mlp.adapter.\2.\3"),
-    (re.compile(r"^blocks\.(\d+)\.mlp_token_select\.mlp_head\.(weight|bias)$"), r"sites.blocks.\1.mlp.dispatcher.router.\2"),
+    (
+        re.compile(r"^blocks\.(\d+)\.mlp_token_select\.mlp_head\.(weight|bias)$"),
+        r"sites.blocks.\1.mlp.dispatcher.router.\2",
+    ),
 )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dyt.errors import SpecError
-from dyt.slots import nearest
+from dyt.errors import SpecError, nearest
 from dyt.spec import DyTSpec, parse
 
 _STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}

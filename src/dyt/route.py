@@ -59,11 +59,11 @@ class Route:
     site: str = ""
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if there is one."""
+        """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if any."""
         return (self.active if self.gate is None else self.gate).to(dtype).unsqueeze(-1)
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """((B,) active patch tokens, differentiable when there is a gate; (B,) patch tokens), float32, padding left out."""
+        """((B,) active patch tokens, differentiable with a gate; (B,) patch tokens), float32, padding left out."""
         patches = (self.active.float() if self.gate is None else self.gate)[:, self.prefix :]
         if self.padding is None:
             total = torch.full_like(patches[:, 0], patches.shape[1]) if patches.shape[1] else patches.sum(1)
@@ -81,7 +81,7 @@ class Route:
 
 
 def activation_rate(routes: Sequence[Route]) -> tuple[Tensor, Tensor]:
-    """(active, total): scalar float32 sums over the patch tokens of all routes; their quotient is the mean of M (eq. 5's rate).
+    """(active, total): () float32 sums over the patch tokens of all routes; their quotient is the mean of M.
 
     Prefix and padding tokens are left out. `active` is differentiable where the routes have gates.
     """

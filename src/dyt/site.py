@@ -46,7 +46,7 @@ class Site(nn.Module):
         return self.name
 
     def route(self, x: Tensor, padding: Tensor | None = None) -> Route:
-        """Decides for the tokens x (B, N, C) that enter the branch, as the present steering says, and records the route.
+        """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
 
         Raises:
             DyTError: a forced mask that does not fit the batch.
@@ -81,7 +81,9 @@ class Site(nn.Module):
         mask = masks[self.index].to(x.device)
         if mask.shape != x.shape[:2]:
             given, wanted = tuple(mask.shape), tuple(x.shape[:2])
-            raise DyTError(f"forced mask of site {self.name} has shape {given}, its tokens {wanted} (images, tokens with prefix)")
+            raise DyTError(
+                f"forced mask of site {self.name} has shape {given}, its tokens {wanted} (images, tokens with prefix)"
+            )
         return mask if padding is None else mask & ~padding
 
     def executor(self, stochastic: bool) -> Executor:
@@ -93,8 +95,8 @@ class Site(nn.Module):
         chosen = steer.current(self.key).executor or self.executors[0 if self.training else 1]
         if chosen.regroups and self.training and stochastic:
             raise UnsupportedError(
-                f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop path or "
-                f"dropout above 0, which would be drawn for other groups of tokens; use 'masked', or model.eval()"
+                f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
+                f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
         return chosen
 

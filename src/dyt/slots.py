@@ -1,8 +1,7 @@
-"""What every spec is made of: the frozen base class, and the open slot that lets a plug-in's own spec validate itself."""
+"""What every spec is made of: the frozen base, and the open slot in which a plug-in's own spec validates itself."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
@@ -10,6 +9,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from dyt.errors import nearest
 from dyt.registry import KINDS, RegistryError
 
 
@@ -21,7 +21,7 @@ class Spec(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _answer_unknown_fields(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Says for an unknown field which one was probably meant and which exist; pydantic only says that it is extra."""
+        """Says of an unknown field which one was probably meant and which exist."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -100,10 +100,3 @@ def _component(kind: str, name: str) -> type:
 def spec_class(component: type) -> type[ComponentSpec]:
     """The spec class of a registered component: its attribute `Spec`."""
     return cast(type[ComponentSpec], component.Spec)  # type: ignore[attr-defined]
-
-
-def nearest(given: str, allowed: list[str]) -> str:
-    """`did you mean 'x'? allowed: x, y, z`, the same words wherever a name is refused."""
-    close = difflib.get_close_matches(given, allowed, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}allowed: {', '.join(sorted(allowed))}"

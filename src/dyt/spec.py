@@ -43,7 +43,7 @@ class Ramp(Spec):
             return self.start
         t = (progress - self.begin) / (self.until - self.begin)
         if self.shape == "exponential":
-            return self.start * (self.end / self.start) ** t
+            return self.start * math.pow(self.end / self.start, t)
         if self.shape == "cosine":
             t = (1 - math.cos(math.pi * t)) / 2
         return self.start + (self.end - self.start) * t
@@ -71,12 +71,16 @@ class BackboneSpec(Spec):
 
     name: str = "vit_base_patch16_224.augreg_in21k"
     weights: str = "pretrained"
-    args: dict[str, JsonValue] = {}
+    args: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("args")
     @classmethod
     def _ours(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        taken = {"num_classes": "head.num_classes", "pretrained": "backbone.weights", "checkpoint_path": "backbone.weights"}
+        taken = {
+            "num_classes": "head.num_classes",
+            "pretrained": "backbone.weights",
+            "checkpoint_path": "backbone.weights",
+        }
         for name, field in taken.items():
             if name in args:
                 raise ValueError(f"'{name}' is not an argument here; set {field}")
@@ -90,7 +94,7 @@ class HeadSpec(Spec):
 
 
 class ObjectiveSpec(Spec):
-    """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + rate_weight (rate - r)^2.
+    """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + weight (rate - r)^2.
 
     `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
     complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
@@ -121,7 +125,7 @@ class ObjectiveSpec(Spec):
 
 
 class DyTSpec(Spec):
-    """A dynamic vision transformer, whole: which backbone, what is dispatched where and by whom, which adapter, which loss.
+    """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
 
     The defaults are the paper's. `trainable`: `adapters` (adapters, dispatchers and head; the backbone is frozen) or
     `full` (everything, the paper's dynamic_full).
@@ -129,9 +133,11 @@ class DyTSpec(Spec):
 
     backbone: BackboneSpec = BackboneSpec()
     head: HeadSpec = HeadSpec()
-    variant: Annotated[ComponentSpec, Slot("variants")] = Field(default={"type": "mlp"}, validate_default=True)  # type: ignore[assignment]
-    dispatcher: Annotated[ComponentSpec, Slot("dispatchers")] = Field(default={"type": "learned"}, validate_default=True)  # type: ignore[assignment]
-    adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)  # type: ignore[assignment]
+    variant: Annotated[ComponentSpec, Slot("variants")] = Field(default={"type": "mlp"}, validate_default=True)
+    dispatcher: Annotated[ComponentSpec, Slot("dispatchers")] = Field(
+        default={"type": "learned"}, validate_default=True
+    )
+    adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
 

@@ -1,7 +1,7 @@
 """Reading and writing spec files, YAML or JSON, and `a.b=c` overrides.
 
-YAML is read as plain data: no tags, no aliases (an alias bomb needs them), no duplicate keys, and YAML 1.2's numbers and
-booleans (`1e-3` is a number; `no`, `on` and dates are strings).
+YAML is read as plain data: no tags, no aliases (an alias bomb needs them), no duplicate keys, and YAML 1.2's numbers
+and booleans (`1e-3` is a number; `no`, `on` and dates are strings).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.peek_event().start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -33,7 +34,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"keys must be strings, not {key!r}", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"keys must be strings, not {key!r}", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -42,12 +45,14 @@ class _Loader(yaml.SafeLoader):
 
 _NUMBER = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
 
 
 def parse_yaml(text: str, source: str = "YAML") -> Any:
@@ -57,7 +62,7 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
         SpecError: with the line and column.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -78,7 +83,9 @@ def read(path: str | Path) -> dict[str, Any]:
             raise SpecError(f"{path}: {path.stat().st_size} bytes; a spec file has at most {LARGEST}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}; give the path of a .yaml, .yml or .json spec file") from error
+        raise SpecError(
+            f"{path}: {error.strerror or error}; give the path of a .yaml, .yml or .json spec file"
+        ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text") from error
     data = parse_yaml(text, str(path))

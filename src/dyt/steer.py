@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Key:
-    """The identity of a model. Shared by its sites; a deepcopy of the model gets a new one, shared by the copy's sites."""
+    """The identity of a model, shared by its sites; a deepcopy of the model gets a new one, shared by its sites."""
 
 
 @dataclass(frozen=True, eq=False)

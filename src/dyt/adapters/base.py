@@ -32,7 +32,7 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor | None:
-        """The delta (B, N, C) of the branch's input x (B, N, C), un-normalised; None for an adapter that adds nothing."""
+        """The delta (B, N, C) of the un-normalised branch input x (B, N, C); None when nothing is added."""
 
 
 adapters.accepts(Adapter)

@@ -14,7 +14,10 @@ from dyt.registry import adapters
 
 
 class BottleneckSpec(AdapterSpec):
-    """`bottleneck`. `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `scale`: s. `dropout`: on the hidden units, in training."""
+    """`bottleneck`. `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `scale`: s. `dropout`: on the hidden units.
+
+    The defaults are the released code's.
+    """
 
     type: str = "bottleneck"
     dim: Annotated[int, Field(ge=1)] = 64

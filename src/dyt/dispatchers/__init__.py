@@ -2,7 +2,7 @@
 
 from dyt.dispatchers import sampling
 from dyt.dispatchers.always import Always, AlwaysSpec
-from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, RatedSpec
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, Place, RatedSpec
 from dyt.dispatchers.learned import Learned, LearnedSpec
 from dyt.dispatchers.random import Random, RandomSpec
 
@@ -15,6 +15,7 @@ __all__ = [
     "Learned",
     "LearnedSpec",
     "Moment",
+    "Place",
     "Random",
     "RandomSpec",
     "RatedSpec",

@@ -21,8 +21,12 @@ class DispatcherSpec(ComponentSpec):
     """Fields that every dispatcher has.
 
     `level`: `token` (each patch token by itself) or `sample` (all patch tokens of an image, or none; the dispatcher is
-    given the mean patch token).
+    given the mean patch token). `over_training` names the fields that may be schedules read at the training's progress.
     """
+
+    over_training: ClassVar[tuple[str, ...]] = ()
+
+    type: str
 
     level: Literal["token", "sample"] = "token"
 
@@ -31,6 +35,21 @@ class RatedSpec(DispatcherSpec):
     """A dispatcher that keeps a rate by construction; `rate` None takes the objective's."""
 
     rate: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dispatcher stands, for what it has to know when it is made.
+
+    Attributes:
+        dim: channels C of the tokens.
+        depth: 0 at the model's first site, 1 at its last, evenly spaced between.
+        rate: the objective's activation rate r, for dispatchers that keep a rate by construction.
+    """
+
+    dim: int
+    depth: float = 0.0
+    rate: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +91,12 @@ class Dispatcher(nn.Module, ABC):
 
     Args:
         spec: the component's own spec.
-        dim: channels C of the tokens.
-        rate: the objective's activation rate, for dispatchers that keep a rate by construction.
+        place: where it stands.
     """
 
     Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
 
-    def __init__(self, spec: DispatcherSpec, dim: int, rate: float) -> None:
+    def __init__(self, spec: DispatcherSpec, place: Place) -> None:
         super().__init__()
         self.level = spec.level
 
@@ -87,7 +105,7 @@ class Dispatcher(nn.Module, ABC):
         """Decides for tokens (B, P, C), or (B, 1, C) at sample level."""
 
     def forward(self, patches: Tensor, moment: Moment) -> Decision:
-        """Decides for the patch tokens (B, P, C) of each image; at sample level from their mean, for all of them alike."""
+        """Decides for the patch tokens (B, P, C); at sample level from their mean, for all of an image alike."""
         if self.level == "token":
             return self.decide(patches, moment)
         decision = self.decide(mean_token(patches, moment.padding), moment)
@@ -98,7 +116,7 @@ class Dispatcher(nn.Module, ABC):
 
 
 def mean_token(patches: Tensor, padding: Tensor | None) -> Tensor:
-    """(B, 1, C): the mean of the patch tokens (B, P, C) of each image, padding (B, P) left out; zeros when there is none."""
+    """(B, 1, C): the mean patch token of each image of (B, P, C), padding (B, P) left out; zeros when there is none."""
     if padding is None:
         return patches.sum(1, keepdim=True) / max(patches.shape[1], 1)
     kept = (~padding).to(patches.dtype).unsqueeze(-1)

@@ -1,14 +1,16 @@
-"""`learned`: the paper's token dispatcher (eq. 3-5): one linear map, Gumbel-sigmoid in fine-tuning, a threshold at inference."""
+"""`learned`: the paper's token dispatcher (eq. 3-5): a linear map, Gumbel-sigmoid in training, then a threshold."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt.dispatchers import sampling
-from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, Place
 from dyt.registry import dispatchers
 from dyt.spec import Schedule, at, ends
 
@@ -16,15 +18,18 @@ from dyt.spec import Schedule, at, ends
 class LearnedSpec(DispatcherSpec):
     """`learned`. The defaults are the paper's; the rest are remedies for short runs (docs: short runs).
 
-    `temperature`: tau of the Gumbel-sigmoid, constant or a ramp (5 -> 0.1 is table 9's schedule). `noise`: factor on
-    the Gumbel noise, constant or a ramp; 0 at the end of training makes what was trained what runs. `bias`: the router's
-    starting bias; above 0, training starts with more tokens active.
+    `temperature`: tau of the Gumbel-sigmoid, constant or a ramp over training (table 9: 5 to 0.1). `noise`:
+    factor on the Gumbel noise, constant or a ramp over training; 0 at the end makes what was trained what runs. `bias`:
+    the router's starting bias, above 0 for a start with more tokens active; a ramp is read over depth, from the first
+    site to the last.
     """
+
+    over_training: ClassVar[tuple[str, ...]] = ("temperature", "noise")
 
     type: str = "learned"
     temperature: Schedule = 5.0
     noise: Schedule = 1.0
-    bias: float = Field(default=0.0, description="starting bias of the router")
+    bias: Schedule = 0.0
 
     @field_validator("temperature")
     @classmethod
@@ -45,17 +50,18 @@ class LearnedSpec(DispatcherSpec):
 class Learned(Dispatcher):
     """A token is active iff its logit X W_g + b, plus noise in training, is above the site's threshold (0 by default).
 
-    With threshold 0 that is sigmoid(X W_g + b) > 0.5, as in the paper. Logits and noise are float32, also under autocast.
+    With threshold 0 that is sigmoid(X W_g + b) > 0.5, as in the paper. Logits and noise are float32, also under
+    autocast.
     """
 
     Spec = LearnedSpec
 
-    def __init__(self, spec: LearnedSpec, dim: int, rate: float) -> None:
-        super().__init__(spec, dim, rate)
+    def __init__(self, spec: LearnedSpec, place: Place) -> None:
+        super().__init__(spec, place)
         self.temperature, self.noise = spec.temperature, spec.noise
-        self.router = nn.Linear(dim, 1)
+        self.router = nn.Linear(place.dim, 1)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
-        nn.init.constant_(self.router.bias, spec.bias)
+        nn.init.constant_(self.router.bias, at(spec.bias, place.depth))
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, P) float32 logits of tokens (B, P, C)."""

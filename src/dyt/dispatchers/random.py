@@ -1,10 +1,10 @@
-"""`random`: each token, or each image, is active with probability r, in fine-tuning and at inference (paper table 7)."""
+"""`random`: each token, or image, is active with probability r, in fine-tuning and at inference (paper table 7)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from dyt.dispatchers.base import Decision, Dispatcher, Moment, RatedSpec, bernoulli
+from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place, RatedSpec, bernoulli
 from dyt.registry import dispatchers
 
 
@@ -20,9 +20,9 @@ class Random(Dispatcher):
 
     Spec = RandomSpec
 
-    def __init__(self, spec: RandomSpec, dim: int, rate: float) -> None:
-        super().__init__(spec, dim, rate)
-        self.rate = rate if spec.rate is None else spec.rate
+    def __init__(self, spec: RandomSpec, place: Place) -> None:
+        super().__init__(spec, place)
+        self.rate = place.rate if spec.rate is None else spec.rate
 
     def decide(self, tokens: Tensor, moment: Moment) -> Decision:
         return Decision(bernoulli(tokens, self.rate))

@@ -32,18 +32,19 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """`hard` in the forward pass, exactly 0 or 1, with the gradient of `soft` in the backward pass.
 
-    (The usual `hard - soft.detach() + soft` is off by a rounding error, so that an inactive token would still be computed.)
+    (The usual `hard - soft.detach() + soft` is off by a rounding error, so that an inactive token would still be
+    computed.)
 
     Args:
         hard: bool, any shape.
         soft: float, the same shape.
     """
-    gate: Tensor = _StraightThrough.apply(hard, soft)  # type: ignore[no-untyped-call]
+    gate: Tensor = _StraightThrough.apply(hard, soft)
     return gate
 
 
 def gumbel_sigmoid(logits: Tensor, noise: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """Decides and relaxes: active iff logit + noise > 0, and S = sigmoid((logit + noise) / temperature) for its gradient.
+    """Active iff logit + noise > 0, with the gradient of S = sigmoid((logit + noise) / temperature) (paper eq. 5).
 
     Args:
         logits: (B, P) float32, the site's threshold already taken off.

@@ -21,7 +21,7 @@ Mixing = Callable[[Tensor, Tokens], Tensor]
 
 
 class Executor(ABC):
-    """Base of executors: no state, two methods, both return the branch's contribution (B, N, C), zero at inactive tokens.
+    """Base of executors: two methods that return the branch's contribution (B, N, C), zero at inactive tokens.
 
     `regroups`: whether tokens leave their image's row, so that what a branch draws per image or per token in train mode
     (drop path, dropout) would differ from `masked`; such an executor is refused there.
@@ -35,7 +35,7 @@ class Executor(ABC):
 
     @abstractmethod
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
-        """Runs a branch in which tokens see one another (attention, a layer): only active tokens are queries or keys."""
+        """Runs a branch in which tokens see one another (attention, a layer) on its active tokens only."""
 
 
 executors.accepts(Executor)

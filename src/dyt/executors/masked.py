@@ -1,4 +1,4 @@
-"""`masked`: every token goes through the branch and the mask multiplies its output. The reference, and the training path."""
+"""`masked`: every token goes through the branch and the mask multiplies its output. The reference, and for training."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class Sparse(Executor):
         longest = int(lengths.max()) if batch else 0
         if longest == 0:
             return x.new_zeros(x.shape)
-        # A stable sort brings each image's active tokens to the front in their order; the rest of a short row is padding.
+        # A stable sort brings each image's active tokens to the front in their order; the rest of a short row is
+        # padding.
         index = route.active.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest]
         valid = torch.arange(longest, device=x.device) < lengths[:, None]
         ragged = None if bool((lengths == longest).all()) else valid

@@ -23,7 +23,8 @@ class Family(ABC):
     the backbone passed to the block beside x.
 
     Attributes:
-        children: for each branch that the family offers (`attn`, `mlp`, `layer`) the names of the block's children in it.
+        children: for each branch that the family offers (`attn`, `mlp`, `layer`) the names of the block's children
+            in it.
     """
 
     children: ClassVar[Mapping[str, Sequence[str]]]

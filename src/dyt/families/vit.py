@@ -18,7 +18,7 @@ MLP = ("norm2", "mlp", "ls2", "drop_path2")
 
 @families("vit")
 class ViT(Family):
-    """LayerScale, DropPath, qk-norm, any MLP, pre-norm stem, any number of prefix tokens, any pooling, dynamic image size."""
+    """With LayerScale, DropPath, qk-norm, any MLP, pre-norm stem, prefix tokens, pooling and dynamic image size."""
 
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
 

@@ -1,4 +1,4 @@
-"""What every variant is: a block in which some branches are dispatched. It takes the original block's place and children."""
+"""What every variant is: a block in which some branches are dispatched, in the place of the original one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from timm.layers import DropPath
+from timm.layers import DropPath  # type: ignore[attr-defined]
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,8 +29,8 @@ class VariantSpec(ComponentSpec):
 class DynamicBlock(nn.Module, ABC):
     """Base of variants: set `dispatched`, implement `forward` with `branch` and `dispatch`, register it.
 
-    The original block's children, parameters, buffers and plain attributes are taken over under their own names, so that
-    timm's state-dict keys and whatever addresses a child by name keep working. What is new is `sites`.
+    The original block's children, parameters, buffers and plain attributes are taken over under their own names, so
+    that timm's state-dict keys and whatever addresses a child by name keep working. What is new is `sites`.
 
     Args:
         spec: the variant's own spec.
@@ -87,7 +87,7 @@ class DynamicBlock(nn.Module, ABC):
         return site.mixing(self._frozen(lambda y, t: method(self, y, t, *args, **kwargs)), x, route, noisy)
 
     def _frozen(self, fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The function, recomputed in the backward pass when checkpointing is on. No dispatcher is inside: routes are kept."""
+        """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""
         if not (self.grad_checkpointing and self.training):
             return fn
         return partial(checkpoint, fn, use_reentrant=False)
@@ -99,7 +99,8 @@ class DynamicBlock(nn.Module, ABC):
         children = (getattr(self, child, None) for child in self.family.children[name])
         modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
         return any(
-            (isinstance(m, nn.Dropout) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0) for m in modules
+            (isinstance(m, nn.Dropout) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
+            for m in modules
         )
 
 
