@@ -1,0 +1,36 @@
+"""`largest`: keeps the patch tokens with the largest norm, as many as the rate allows. No weights, no noise."""
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from dyt import DyTError
+from dyt.dispatchers import Decision, Dispatcher, Moment, Place, RatedSpec
+
+
+class LargestSpec(RatedSpec):
+    """`largest`. `rate` None takes the objective's. `order`: of the norm, 2 for Euclidean."""
+
+    type: str = "largest"
+    order: PositiveFloat = 2.0
+
+
+class Largest(Dispatcher):
+    """Needs no decorator: the entry point in pyproject.toml registers it."""
+
+    Spec = LargestSpec
+
+    def __init__(self, spec: LargestSpec, place: Place) -> None:
+        super().__init__(spec, place)
+        if spec.level != "token":
+            raise DyTError(f"dispatcher.level is '{spec.level}'; 'largest' compares tokens of one image: use 'token'")
+        self.rate = place.rate if spec.rate is None else spec.rate
+        self.order = spec.order
+
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        norms = torch.linalg.vector_norm(tokens.detach().float(), self.order, dim=-1)
+        if moment.padding is not None:
+            norms = norms.masked_fill(moment.padding, -1.0)
+        kept = norms.topk(round(self.rate * norms.shape[1]), dim=1).indices
+        active = torch.zeros_like(norms, dtype=torch.bool).scatter(1, kept, True)
+        return Decision(active, logits=norms)

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+import dyt
+
+SPEC = {
+    "backbone": {
+        "name": "vit_tiny_patch16_224",
+        "weights": "none",
+        "args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    },
+    "head": {"num_classes": 10},
+    "dispatcher": {"type": "largest"},
+    "objective": {"rate": 0.25},
+}
+
+
+def test_it_is_found_by_its_entry_point():
+    assert "largest" in dyt.list("dispatchers")
+    assert dyt.registry.dispatchers.origin("largest").startswith("dyt-largest ")
+
+
+def test_it_keeps_the_largest():
+    model = dyt.build(SPEC).eval()
+    with torch.no_grad(), dyt.record(model) as routes:
+        model(torch.randn(3, 3, 32, 32))
+    for route in routes:
+        patches = route.active[:, route.prefix :]
+        assert patches.sum(1).tolist() == [4, 4, 4]  # a quarter of 16
+        assert route.logits[patches].min() >= route.logits[~patches].min()
+
+
+def test_its_executors_agree():
+    model = dyt.build(SPEC).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        sparse = model(images)
+        with dyt.execution(model, "masked"):
+            torch.testing.assert_close(model(images), sparse)
+
+
+def test_one_decision_for_a_whole_image_is_refused():
+    with pytest.raises(dyt.DyTError, match="level"):
+        dyt.build(SPEC | {"dispatcher": {"type": "largest", "level": "sample"}})

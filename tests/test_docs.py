@@ -1,0 +1,188 @@
+"""README and docs say only what is true: snippets run, commands exist, tables of specs are those of the models."""
+
+import re
+import shlex
+import sys
+import types
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from pydantic import BaseModel
+
+import dyt
+from dyt.slots import Spec
+from dyt.spec import parse
+from dyt.specfile import override, parse_yaml
+from dyt.train import RunSpec, recipe
+from dyt.train.recipes import with_preset
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = "Not run in the tests: "
+"""A snippet's title starts with it when it is not executed; the reason follows, and readers see it as well."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    page: Path
+    line: int
+    language: str
+    title: str
+    body: str
+
+
+def fences(page: Path) -> list[Fence]:
+    text, found = page.read_text(encoding="utf-8"), []
+    for match in FENCE.finditer(text):
+        language, _, rest = match["info"].strip().partition(" ")
+        title = re.search(r'title="([^"]*)"', rest)
+        body = "\n".join(line.removeprefix(match["indent"]) for line in match["body"].splitlines())
+        line = text.count("\n", 0, match.start()) + 2
+        found.append(Fence(page, line, language, title[1] if title else "", body))
+    return found
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def with_fences(language: str) -> list[Path]:
+    return [page for page in PAGES if any(fence.language == language for fence in fences(page))]
+
+
+@pytest.mark.parametrize("page", with_fences("python"), ids=name)
+def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace, as a reader would type them; what they register is forgotten afterwards."""
+    module = types.ModuleType("snippets_of_the_docs")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    with ExitStack() as stack:
+        for registry in dyt.registry.KINDS.values():
+            stack.enter_context(registry.temporary())
+        for fence in fences(page):
+            if fence.language == "python" and not fence.title.startswith(NOT_RUN):
+                code = "\n" * (fence.line - 1) + fence.body  # so that a traceback has the page's line
+                exec(compile(code, str(page), "exec"), module.__dict__)
+
+
+def test_a_snippet_that_is_not_run_says_why() -> None:
+    reasons = [f.title.removeprefix(NOT_RUN) for page in PAGES for f in fences(page) if f.title.startswith(NOT_RUN)]
+    assert reasons
+    assert all(len(reason.split()) >= 3 for reason in reasons), reasons
+
+
+def commands() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for fence in fences(page):
+            if fence.language in {"bash", "sh", "shell", "console"}:
+                joined = fence.body.replace("\\\n", " ")
+                parts = re.split(r"&&|\|\||[|;\n]", joined)
+                calls = [call[1] for part in parts if (call := re.search(r"(?:^|\s)(dyt(?:\s.*|$))", part))]
+                found += [pytest.param(call, id=f"{name(page)}:{call}") for call in calls]
+        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+        spans = re.findall(r"`(dyt [a-z][^`]*)`", prose)
+        spans += [f"dyt train {span}" for span in re.findall(r"`(--set [^`=]+=[^`]*)`", prose) if "a.b=c" not in span]
+        found += [pytest.param(span, id=f"{name(page)}:{span}") for span in spans]
+    return found
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_exist(line: str) -> None:
+    """The verb is one of the command line's, and every option that is written is an option of that verb."""
+    from dyt.cli.main import app
+
+    root = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    command: Any = root
+    while words and not words[0].startswith("-") and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"no verb '{words[0]}'; there are {sorted(command.commands)}"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    written = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"--help"}
+    assert written <= known, f"no option {sorted(written - known)}; there are {sorted(known)}"
+
+
+def options_of(words: list[str], name: str) -> list[str]:
+    return [value for option, value in pairwise(words) if option == name]
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if "--set" in c.values[0] and "=..." not in c.values[0]])
+def test_overrides_are_taken(line: str) -> None:
+    """What stands behind `--set` changes a field that there is, and gives a spec that is valid."""
+    words = shlex.split(line, comments=True)
+    changes = options_of(words, "--set")
+    if words[1] == "train":
+        plain = recipe((options_of(words, "--recipe") or ["default"])[0])
+        for preset in options_of(words, "--preset"):
+            plain = with_preset(plain, preset)
+        parse(RunSpec, override(plain, ["data.root=images", *changes]))
+    else:
+        parse(dyt.DyTSpec, override(dyt.DyTSpec().model_dump(mode="json"), changes))
+
+
+def test_the_two_commands_stand_alone_on_their_lines() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in ("pip install -e . && dyt demo", 'pip install -e ".[dev]" && pytest'):
+        assert any(f.body.strip() == command for f in fences(ROOT / "README.md") if f.language == "bash"), command
+        assert re.search(rf"^{re.escape(command)}$", readme, re.MULTILINE)
+    assert 'pip install -e ".[dev]" && pytest' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+TABLE = re.compile(r"^`(?P<path>dyt\.[\w.]+)`\n\n(?P<rows>(?:^\|.*\n)+)", re.MULTILINE)
+
+
+def spec_tables() -> dict[str, dict[str, str]]:
+    """Of every page: {class path: {field: default cell}}."""
+    tables: dict[str, dict[str, str]] = {}
+    for page in PAGES:
+        for match in TABLE.finditer(page.read_text(encoding="utf-8")):
+            rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in match["rows"].splitlines()[2:]]
+            assert match["path"] not in tables, f"{match['path']} has two tables"
+            tables[match["path"]] = {row[0].strip().strip("`"): row[1].strip().strip("`") for row in rows}
+    return tables
+
+
+def resolve(path: str) -> type[BaseModel]:
+    module, _, attribute = path.rpartition(".")
+    __import__(module)
+    found: type[BaseModel] = getattr(sys.modules[module], attribute)
+    return found
+
+
+@pytest.mark.parametrize(("path", "rows"), spec_tables().items(), ids=spec_tables())
+def test_tables_of_specs_have_every_field_and_its_default(path: str, rows: dict[str, str]) -> None:
+    fields = resolve(path).model_fields
+    assert set(rows) == set(fields)
+    for field, cell in rows.items():
+        info = fields[field]
+        if info.is_required():
+            assert cell == "required", field
+            continue
+        default, written = info.get_default(call_default_factory=True), parse_yaml(cell)
+        if isinstance(default, Spec) and isinstance(written, dict):
+            written = type(default).model_validate(written)
+        elif isinstance(default, tuple) and isinstance(written, list):
+            written = tuple(written)
+        assert written == (str(default) if isinstance(default, Path) else default), field
+
+
+def test_every_spec_has_a_table() -> None:
+    wanted = {dyt.DyTSpec, dyt.BackboneSpec, dyt.HeadSpec, dyt.ObjectiveSpec, dyt.Ramp}
+    for kind in ("dispatchers", "adapters", "variants"):
+        registry = dyt.registry.KINDS[kind]
+        wanted |= {cls.Spec for key, cls in registry.items() if registry.origin(key) == "dyt"}
+    assert {resolve(path) for path in spec_tables()} >= wanted
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    assert set(re.findall(r"^::: dyt\.(\w+)$", text, re.MULTILINE)) >= set(dyt.__all__)
