@@ -20,7 +20,7 @@ from dyt.slots import Spec
 from dyt.spec import parse
 from dyt.specfile import override, parse_yaml
 from dyt.train import RunSpec, recipe
-from dyt.train.recipes import with_preset
+from dyt.train.named_runs import with_preset
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,9 +8,9 @@ from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, record
+from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
-from dyt.presets import preset, presets
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 

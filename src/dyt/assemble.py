@@ -14,7 +14,7 @@ from dyt import families, registry, steer
 from dyt.dispatchers.base import Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head
-from dyt.presets import preset, presets
+from dyt.named_specs import preset, presets
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
@@ -80,12 +80,19 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     _freeze(backbone, spec)
     if new_head:
         start_head(backbone)
-    return DynamicModel(backbone, spec, key)
+    model = DynamicModel(backbone, spec, key)
+    if getattr(backbone, "grad_checkpointing", False):
+        # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
+        backbone.set_grad_checkpointing(False)  # type: ignore[operator]
+        model.set_grad_checkpointing()
+    return model
 
 
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
     if isinstance(backbone, DynamicModel) or any(isinstance(m, DynamicBlock) for m in backbone.modules()):
         raise UnsupportedError("backbone is already dynamic; give a plain timm model")
+    if families.find(backbone) is None:
+        raise UnsupportedError(f"{_unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
     given = getattr(backbone, "num_classes", None)
     if given != spec.head.num_classes:
         raise SpecError(
@@ -179,7 +186,7 @@ def supports(name: str, **args: Any) -> Support:
         args: plain values for `timm.create_model`.
 
     Raises:
-        SpecError: a name that timm does not know.
+        SpecError: a name or an argument that timm does not know.
     """
     backbone = backbones.on_meta(name, **args)
     offered = dict(registry.variants.items())

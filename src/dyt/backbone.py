@@ -46,16 +46,23 @@ def check_name(name: str) -> None:
 
 
 def _made(spec: BackboneSpec, num_classes: int, pretrained: bool) -> nn.Module:
+    return make(spec.name, spec.args, pretrained=pretrained, num_classes=num_classes)
+
+
+def make(name: str, args: Mapping[str, Any], **ours: Any) -> nn.Module:
+    """`timm.create_model(name, **args, **ours)` for a known name.
+
+    Raises:
+        SpecError: arguments that timm refuses.
+    """
     try:
-        model: nn.Module = timm.create_model(
-            spec.name, pretrained=pretrained, num_classes=num_classes, **_plain(spec.args)
-        )
+        model: nn.Module = timm.create_model(name, **_plain(args), **ours)
     except (TypeError, AssertionError) as error:
-        raise SpecError(f"backbone.args: timm refused {spec.args} for {spec.name}: {_line(error)}") from error
+        raise SpecError(f"backbone.args: timm refused {dict(args)} for {name}: {_line(error)}") from error
     return model
 
 
-def _plain(args: dict[str, Any]) -> dict[str, Any]:
+def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
     """YAML and JSON have lists where timm wants tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
@@ -98,7 +105,7 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     if filter_fn is not None:
         state = filter_fn(state, model)
     wanted, head, named = model.state_dict(), head_keys(model), _head_names(model)
-    new_head = not all(k in state and state[k].shape == wanted[k].shape for k in head)
+    new_head = not head or not all(k in state and state[k].shape == wanted[k].shape for k in head)
     if new_head:
         state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in named}
         wanted = {k: v for k, v in wanted.items() if k not in head}
@@ -132,12 +139,11 @@ def on_meta(name: str, **args: Any) -> nn.Module:
     """The architecture without memory or weights, for questions about it.
 
     Raises:
-        SpecError: a name that timm does not know.
+        SpecError: a name or an argument that timm does not know.
     """
     check_name(name)
     with torch.device("meta"):
-        model: nn.Module = timm.create_model(name, pretrained=False, **args)
-    return model
+        return make(name, args, pretrained=False)
 
 
 def _alike(name: str) -> str:

@@ -16,14 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dyt import families
 from dyt.assemble import build
 from dyt.backbone import create, faults
-from dyt.errors import CheckpointError, SpecError
+from dyt.errors import CheckpointError
 from dyt.model import DynamicModel, head_keys
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 
 FORMAT, VERSION = "dyt", "1"
+CHECKSUM = "sha256"
+"""The metadata entry with the checksum of all the rest; safetensors has none of its own."""
 
 
 def save(model: DynamicModel, path: str | Path) -> None:
@@ -42,6 +45,7 @@ def save(model: DynamicModel, path: str | Path) -> None:
     metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.model_dump_json()}
     if model.spec.trainable != "full":
         metadata["backbone_sha256"] = fingerprint(model.backbone)
+    metadata[CHECKSUM] = checksum(tensors, metadata)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     try:
@@ -70,7 +74,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     metadata, tensors = _read(Path(path))
     try:
         spec = parse(DyTSpec, json.loads(metadata["spec"]))
-    except (KeyError, json.JSONDecodeError, SpecError) as error:
+    except (KeyError, ValueError, RecursionError) as error:  # a SpecError is a ValueError
         raise CheckpointError(f"'{path}': its spec cannot be used: {error}") from error
     full = spec.trainable == "full"
     if backbone is None:
@@ -82,6 +86,12 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         backbone = create(
             spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.num_classes
         )[0]
+        dtypes = {t.dtype for t in tensors.values()}
+        backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
+    elif families.find(backbone) is None:
+        raise CheckpointError(
+            f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
+        )
     given = None if full else fingerprint(backbone)
     if not full and metadata.get("backbone_sha256") != given:
         raise CheckpointError(
@@ -90,7 +100,8 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         )
     twin = _twin(backbone)
     twin.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
-    wrong = faults(stored(build(spec, backbone=twin)), tensors)
+    wanted = stored(build(spec, backbone=twin))
+    wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
     if backbone.num_classes != spec.head.num_classes:
@@ -98,6 +109,12 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     model = build(spec, backbone=backbone)
     put(model, tensors)
     return model.eval()
+
+
+def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In words, the first tensor whose dtype differs; empty when none does."""
+    wrong = (f"{key} is {given[key].dtype}, not {t.dtype}" for key, t in wanted.items() if given[key].dtype != t.dtype)
+    return next(wrong, "")
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
@@ -123,12 +140,20 @@ def plain_state(backbone: nn.Module) -> dict[str, Tensor]:
 
 def fingerprint(backbone: nn.Module) -> str:
     """sha256 over the names, shapes, dtypes and values of the backbone's tensors, the head and our sites left out."""
-    digest, head = hashlib.sha256(), head_keys(backbone)
-    for key, tensor in sorted(plain_state(backbone).items()):
-        if key not in head:
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(f"{key} {tuple(plain.shape)} {plain.dtype}\n".encode())
-            digest.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
+    head = head_keys(backbone)
+    return checksum({key: tensor for key, tensor in plain_state(backbone).items() if key not in head}, {})
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over names, shapes, dtypes and values of tensors, and over all metadata but the checksum itself."""
+    digest = hashlib.sha256()
+    for entry, text in sorted(metadata.items()):
+        if entry != CHECKSUM:
+            digest.update(f"{entry} {text}\n".encode())
+    for key, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{key} {tuple(plain.shape)} {plain.dtype}\n".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
     return digest.hexdigest()
 
 
@@ -147,6 +172,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(
             f"'{path}' has format version {metadata.get('version')}, this dyt reads {VERSION}; upgrade dyt"
         )
+    if metadata.get(CHECKSUM) != checksum(tensors, metadata):
+        raise CheckpointError(f"'{path}' is damaged: its checksum does not match; copy or download it again")
     return metadata, tensors
 
 

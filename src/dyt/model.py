@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyt import steer
-from dyt.errors import DyTError
-from dyt.registry import executors
+from dyt.errors import DyTError, UnsupportedError, nearest
+from dyt.registry import UnknownNameError, executors
 from dyt.route import Route
 from dyt.site import Site
 from dyt.spec import DyTSpec
@@ -36,6 +36,7 @@ class DynamicModel(nn.Module):
         super().__init__()
         self.backbone: Any = backbone
         self.spec, self.key = spec, key
+        self.training = backbone.training
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, classes), in train and eval mode."""
@@ -73,9 +74,19 @@ class DynamicModel(nn.Module):
         """timm's `get_classifier`: the head, a tuple of two for distilled models."""
         return self.backbone.get_classifier()
 
-    def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows."""
-        self.backbone.reset_classifier(num_classes, *args, **kwargs)
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows.
+
+        Raises:
+            UnsupportedError: another pooling than the backbone's; a saved file would not know of it.
+        """
+        pooling = getattr(self.backbone, "global_pool", None)
+        if global_pool not in {None, pooling}:
+            raise UnsupportedError(
+                f"global_pool cannot change from '{pooling}' to '{global_pool}' in a dynamic model; set it in "
+                f"backbone.args, or on the plain backbone before dyt.build"
+            )
+        self.backbone.reset_classifier(num_classes)
         start_head(self.backbone)
         self.spec = self.spec.model_copy(
             update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})}
@@ -185,5 +196,9 @@ def execution(model: DynamicModel, name: str) -> Iterator[None]:
         with steer.steered(model.key, complete=True):
             yield
         return
-    with steer.steered(model.key, executor=executors.get(name)()):
+    try:
+        executor = executors.get(name)()
+    except UnknownNameError:
+        raise DyTError(f"no execution '{name}'; {nearest(name, [COMPLETE, *executors.names()])}") from None
+    with steer.steered(model.key, executor=executor):
         yield

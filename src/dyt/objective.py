@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt import steer
+from dyt.control import follow
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, execution, record
 from dyt.route import activation_rate
@@ -83,8 +84,11 @@ class TuningStep(nn.Module):
             loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its
             weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count.
 
+        With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
+
         Raises:
-            DyTError: progress missing though the spec has schedules, or outside [0, 1].
+            DyTError: progress missing though the spec has schedules, or outside [0, 1]; `control: threshold` with a
+                dispatcher that scores nothing.
         """
         o, now = self.objective, self._progress(progress)
         with steer.steered(self.model.key, progress=now):
@@ -102,6 +106,8 @@ class TuningStep(nn.Module):
             rate = mean_over_ranks(*activation_rate(routes))
             parts["rate"] = (rate - o.asked_rate(now)) ** 2
             parts["active_rate"] = rate.detach()
+            if o.control == "threshold" and self.training:
+                follow(self.model, routes, o.asked_rate(now))
         loss = (
             parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
         )

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models import load_state_dict
 from torch import Tensor
 
 from dyt.assemble import build
-from dyt.backbone import faults
+from dyt.backbone import check_name, faults, make
 from dyt.checkpoint import put, stored
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel
@@ -43,7 +42,8 @@ def from_official(
         and load it with `backbone=`.
 
     Raises:
-        CheckpointError: missing, unknown or wrongly shaped tensors, by name.
+        CheckpointError: an unreadable file; missing, unknown or wrongly shaped tensors, by name.
+        SpecError: a name or an argument that timm does not know.
     """
     state = {key.removeprefix("module."): value for key, value in _state(source).items()}
     try:
@@ -51,7 +51,8 @@ def from_official(
         classes = state["head.weight"].shape[0]
     except KeyError as error:
         raise CheckpointError(f"not a checkpoint of the released DyT code: no tensor {error}") from None
-    plain = timm.create_model(backbone, num_classes=classes, **timm_kwargs)
+    check_name(backbone)
+    plain = make(backbone, timm_kwargs, num_classes=classes)
     spec = {
         "backbone": {"name": backbone, "weights": "none", "args": timm_kwargs},
         "head": {"num_classes": classes},
@@ -79,5 +80,8 @@ def _state(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
         return source
     if not Path(source).is_file():
         raise CheckpointError(f"no file '{source}'")
-    state: dict[str, Tensor] = load_state_dict(str(source), weights_only=True)
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(source), weights_only=True)
+    except Exception as error:  # whatever a reader of foreign files raises becomes the one answer, its cause attached
+        raise CheckpointError(f"'{source}' is not a readable weights file: {' '.join(str(error).split())}") from error
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
@@ -56,8 +56,6 @@ class Slot:
     short for `{"type": string}`.
     """
 
-    _schemas: ClassVar[dict[type[ComponentSpec], CoreSchema]] = {}
-
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
@@ -94,7 +92,7 @@ def _component(kind: str, name: str) -> type:
     try:
         return KINDS[kind].get(name)
     except RegistryError as error:
-        raise PydanticCustomError("unknown_component", str(error).replace("{", "{{").replace("}", "}}")) from None
+        raise PydanticCustomError("unknown_component", str(error)) from None
 
 
 def spec_class(component: type) -> type[ComponentSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, field_validator, model_validator
 
 from dyt.errors import SpecError
 from dyt.slots import ComponentSpec, Slot, Spec
@@ -49,7 +49,15 @@ class Ramp(Spec):
         return self.start + (self.end - self.start) * t
 
 
-Schedule = float | Ramp
+def _number_or_ramp(value: Any) -> str:
+    return "ramp" if isinstance(value, (dict, Ramp)) else "number"
+
+
+Schedule = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Ramp, Tag("ramp")],
+    Discriminator(_number_or_ramp),  # so that a wrong one is answered once, for what it was meant to be
+]
+"""A constant, or a `Ramp`."""
 
 
 def at(schedule: Schedule, progress: float) -> float:
@@ -60,6 +68,23 @@ def at(schedule: Schedule, progress: float) -> float:
 def ends(schedule: Schedule) -> tuple[float, float]:
     """The extreme values of a schedule, for range checks."""
     return (schedule.start, schedule.end) if isinstance(schedule, Ramp) else (schedule, schedule)
+
+
+class Descent(Spec):
+    """The asked rate over training: from `start` to the objective's, while progress goes from `begin` to `until`."""
+
+    start: Rate = 1.0
+    begin: Fraction = 0.0
+    until: Fraction = 0.5
+    shape: Literal["linear", "cosine", "exponential"] = "cosine"
+
+    def towards(self, rate: float) -> Ramp:
+        """The ramp that ends at `rate`.
+
+        Raises:
+            ValidationError: until before begin.
+        """
+        return Ramp(end=rate, **dict(self))
 
 
 class BackboneSpec(Spec):
@@ -98,8 +123,11 @@ class ObjectiveSpec(Spec):
 
     `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
     complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
-    `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: a schedule of the
-    asked rate over training that must end at `rate`; None asks for `rate` from the first step, as the paper does.
+    `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
+    asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
+    `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
+    logits of all sites, moved after every step to where the asked share of the step's tokens is above it, so that the
+    routers learn which tokens matter and not how many there should be.
     """
 
     rate: Rate = 0.5
@@ -107,21 +135,18 @@ class ObjectiveSpec(Spec):
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    asked: Ramp | None = None
+    asked: Descent | None = None
+    control: Literal["loss", "threshold"] = "loss"
 
     @model_validator(mode="after")
-    def _ends_at_rate(self) -> ObjectiveSpec:
-        if self.asked is None:
-            return self
-        if self.asked.end != self.rate:
-            raise ValueError(f"asked.end ({self.asked.end}) must equal rate ({self.rate})")
-        if not 0 < self.asked.start <= 1:
-            raise ValueError(f"asked.start ({self.asked.start}) must be in (0, 1]")
+    def _consistent(self) -> ObjectiveSpec:
+        if self.asked is not None:
+            self.asked.towards(self.rate)
         return self
 
     def asked_rate(self, progress: float) -> float:
         """The rate asked for at `progress` in [0, 1] of the training."""
-        return self.rate if self.asked is None else self.asked.at(progress)
+        return self.rate if self.asked is None else self.asked.towards(self.rate).at(progress)
 
 
 class DyTSpec(Spec):

@@ -27,6 +27,9 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.tag is not None:
+            raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -56,7 +59,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.va
 
 
 def parse_yaml(text: str, source: str = "YAML") -> Any:
-    """Plain data from YAML text (JSON is YAML).
+    """Plain data from YAML text.
 
     Raises:
         SpecError: with the line and column.
@@ -69,6 +72,31 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
         raise SpecError(f"{source}: {error.problem or error.context}{place}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{source}: {' '.join(str(error).split()) or 'nested too deeply'}") from error
+
+
+def parse_json(text: str, source: str = "JSON") -> Any:
+    """Plain data from JSON text. (Not as YAML: PyYAML takes neither tabs nor escaped pairs such as `\\ud83d\\ude00`.)
+
+    Raises:
+        SpecError: not JSON, a duplicate key, NaN or Infinity.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise ValueError(f"duplicate key '{key}'")
+        mapping[key] = value
+    return mapping
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -88,7 +116,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text") from error
-    data = parse_yaml(text, str(path))
+    data = (parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
     if not isinstance(data, dict):
         raise SpecError(f"{path}: a spec file holds a mapping, not {type(data).__name__}")
     return data
@@ -110,6 +138,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # In any other style PyYAML writes these line breaks of Unicode as they are, and reads them as spaces.
+    style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_str)
 _Dumper.yaml_implicit_resolvers = {
     first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
     for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Steering:
 
 
 _PLAIN = Steering()
-_steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", default=MappingProxyType({}))
+_steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", default={})  # noqa: B039 - never changed in place
 
 
 def current(key: Key) -> Steering:
@@ -60,7 +59,7 @@ def current(key: Key) -> Steering:
 def steered(key: Key, **changes: Any) -> Iterator[Steering]:
     """Changes fields of the model's steering inside the context; what is not named stays as it is outside."""
     steering = replace(current(key), **changes)
-    token = _steerings.set(MappingProxyType({**_steerings.get(), key: steering}))
+    token = _steerings.set({**_steerings.get(), key: steering})
     try:
         yield steering
     finally:

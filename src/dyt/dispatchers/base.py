@@ -116,7 +116,8 @@ class Dispatcher(nn.Module, ABC):
 
 
 def mean_token(patches: Tensor, padding: Tensor | None) -> Tensor:
-    """(B, 1, C): the mean patch token of each image of (B, P, C), padding (B, P) left out; zeros when there is none."""
+    """(B, 1, C) float32: the mean patch token of each image of (B, P, C), padding (B, P) left out; zeros if none."""
+    patches = patches.float()
     if padding is None:
         return patches.sum(1, keepdim=True) / max(patches.shape[1], 1)
     kept = (~padding).to(patches.dtype).unsqueeze(-1)

@@ -1,5 +1,18 @@
-"""Multiply-accumulates, activation statistics, latency and plots."""
+"""Multiply-accumulates, activation statistics, latency, and plots (`dyt.measure.plots`, which imports matplotlib)."""
 
+from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
+from dyt.measure.latency import Comparison, Interval, median_interval, paired
 from dyt.measure.macs import count_macs
 
-__all__ = ["count_macs"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "count_macs",
+    "median_interval",
+    "paired",
+    "patch_maps",
+    "random_masks",
+    "routes_of",
+    "site_rates",
+    "token_counts",
+]

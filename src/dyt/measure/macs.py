@@ -46,17 +46,17 @@ def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
     """Multiply-accumulates of each image at inference, under its own routes.
 
     Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
-    activations not (the paper's and fvcore's convention). One forward of the batch in eval mode; `forced` and `complete`
-    of the surrounding context hold.
+    activations not (the paper's and fvcore's convention). One forward of the batch in eval mode; `forced` and
+    `complete` of the surrounding context hold.
 
     Args:
-        model: the dynamic model; its train or eval mode is left as it was.
+        model: the dynamic model; the train or eval mode of each of its modules is left as it was.
         images: (B, 3, H, W).
 
     Returns:
         (B,) int64 on the CPU.
     """
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
     metered = _Metered(counter, len(images))
     model.eval()
@@ -64,6 +64,7 @@ def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
         with torch.no_grad(), counter, steer.steered(model.key, executor=metered):
             model(images)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     shared = (metered.spent() - metered.booked.sum()) / max(len(images), 1)
     return (metered.booked + shared).round().long()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from timm.layers import DropPath  # type: ignore[attr-defined]
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from dyt.families.base import Family
@@ -99,7 +100,7 @@ class DynamicBlock(nn.Module, ABC):
         children = (getattr(self, child, None) for child in self.family.children[name])
         modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
         return any(
-            (isinstance(m, nn.Dropout) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
+            (isinstance(m, _DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
             for m in modules
         )
 

@@ -1,0 +1,50 @@
+"""`dyt eval`: accuracy, activation and GMACs of a saved model on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model.safetensors.", metavar="MODEL")],
+    data: Annotated[str | None, typer.Option(help="Directory of the images; by default the run's.")] = None,
+    split: Annotated[str | None, typer.Option(help="By default the run's test split.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Set the thresholds for this rate first, on training images.", min=0.0, max=1.0)
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Evaluate a saved model on a split of its own or of other data."""
+    from rich.console import Console
+
+    from dyt.train.calibrate import calibrate_rate
+    from dyt.train.evaluation import evaluate as run
+    from dyt.train.progress import Bar
+    from dyt.train.randomness import permutation
+    from dyt.train.result import report_table
+    from dyt.train.saved import open_saved
+
+    saved = open_saved(model, classes)
+    spec = saved.spec(data, workers)
+    chosen, bar = saved.split(spec, split), Bar(shown=True)
+    if rate is not None:
+        training = saved.split(spec, saved.training_split(spec))
+        some = permutation(len(training), 0, "calibration")[:1024]
+        held = [images for images, _ in saved.batches(spec, training, some)]
+        with bar.task(f"setting the rate to {rate:g}", None):
+            calibrate_rate(saved.model, held, rate)
+    with bar.task("evaluating", len(chosen)) as task:
+        report = run(
+            saved.model, saved.batches(spec, chosen, range(len(chosen))), lambda count: bar.advance(task, count)
+        )
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        Console().print(report_table(report, f"{chosen.name} of {spec.root}"))

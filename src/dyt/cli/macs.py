@@ -1,0 +1,44 @@
+"""`dyt macs`: what a spec costs, without training or downloading anything."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dyt.cli.options import SetOption, SpecArgument, chosen
+
+
+def macs(
+    spec: SpecArgument = "dyt",
+    rate: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Nominal activation rate; the objective's by default.")
+    ] = None,
+    assignments: SetOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images with random masks that are averaged.")] = 2,
+) -> None:
+    """Count multiply-accumulates per image (dense, complete, at the nominal rate) and trainable parameters."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dyt.measure.costs import costs
+
+    chosen_spec = chosen(spec, assignments)
+    found = costs(chosen_spec, rate, batch)
+    height, width = found.size
+    table = Table(title=f"{chosen_spec.backbone.name}, variant {chosen_spec.variant.type}, {height} x {width}")
+    table.add_column("")
+    table.add_column("GMACs per image", justify="right")
+    table.add_column("of dense", justify="right")
+    for what, value in (
+        ("dense (plain timm)", found.dense),
+        ("complete (every token active)", found.complete),
+        (f"{found.rate:.0%} active (forced masks)", found.executed),
+    ):
+        table.add_row(what, f"{value / 1e9:.3f}", f"{value / found.dense:.1%}")
+    console = Console()
+    console.print(table)
+    share = found.trainable / found.total
+    console.print(
+        f"trainable without head: {found.trainable:,} of {found.total:,} parameters ({share:.2%}); head: {found.head:,}"
+    )

@@ -1,0 +1,41 @@
+"""Image files as a trained model wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dyt.model import DynamicModel
+
+
+def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Reads images and prepares them as at the model's test.
+
+    Args:
+        model: decides size and normalisation.
+        paths: image files.
+        trained: the model's file; a run.yaml beside it decides crop and interpolation, else a plain bicubic resize.
+
+    Returns:
+        (B, 3, H, W) in [0, 1] to look at, and the same normalised, to be given to the model. float32.
+
+    Raises:
+        ImageError: a file that cannot be read.
+    """
+    import torch
+
+    from dyt.tasks import DataSpec, open_image
+    from dyt.tasks.loading import Preparation, transform
+    from dyt.train.state import run_of
+
+    run = None if trained is None else run_of(trained)
+    spec = DataSpec(root="") if run is None else run.data
+    preparation = Preparation.of(model.backbone, spec.size)
+    prepare = transform(spec, preparation, training=False)
+    images = preparation.normalized(torch.stack([prepare(open_image(path)) for path in paths]))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
+    return (images * std + mean).clamp(0, 1), images

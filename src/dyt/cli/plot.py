@@ -1,0 +1,38 @@
+"""`dyt plot`: what a trained model kept active, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plot(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors of dyt.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, a row each.")],
+    out: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("activity.png"),
+    chart: Annotated[bool, typer.Option("--chart", help="Bars of the activation rate per layer instead.")] = False,
+) -> None:
+    """Draw which patches stayed active in which layer, or the rate per layer."""
+    import torch
+
+    import dyt
+    from dyt.cli.pictures import read
+    from dyt.measure import patch_maps, routes_of, site_rates
+    from dyt.measure.plots import activation_chart, activity_picture, writable
+
+    writable(out)
+    dynamic = dyt.load(model)
+    shown, inputs = read(dynamic, images, model)
+    if chart:
+        rates = site_rates(dynamic, torch.split(inputs, 16))
+        figure = activation_chart(rates, dynamic.spec.objective.rate, f"active patch tokens, {len(images)} images")
+    else:
+        maps = torch.cat(
+            [patch_maps(routes_of(dynamic, part), (part.shape[2], part.shape[3])) for part in torch.split(inputs, 16)]
+        )
+        names = [site.name for site in dynamic.sites]
+        figure = activity_picture(shown, maps, names, [path.stem for path in images])
+    figure.savefig(out, dpi=150)
+    typer.echo(f"{out}: {len(images)} images, {len(dynamic.sites)} layers")

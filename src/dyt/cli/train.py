@@ -1,0 +1,79 @@
+"""`dyt train`: fine-tunes, evaluates, saves; run again to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dyt.train.spec import RunSpec
+
+
+def train(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run.yaml; takes the place of a recipe.", show_default=False)
+    ] = None,
+    recipe_name: Annotated[str | None, typer.Option("--recipe", help="default, vtab1k or images.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Directory of the images: class folders, VTAB-1K lists, or a HF dataset.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the run.")] = Path("runs/last"),
+    preset: Annotated[str | None, typer.Option(help="Model of a preset: linear, static_adapter, dyt, ...")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A timm name.")] = None,
+    weights: Annotated[str | None, typer.Option(help="pretrained, none, or a local file.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="field.field=value, any number of times.")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with the run in OUT, or start anew.")] = True,
+) -> None:
+    """Fine-tune on your images; interrupt with Ctrl-C, run the same command again to go on."""
+    spec = run_spec(
+        run,
+        recipe_name,
+        preset,
+        {"data.root": data, "model.backbone.name": backbone, "model.backbone.weights": weights},
+        changes or [],
+    )
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from dyt.train.loop import fit
+
+    result = fit(spec, out, resume=resume)
+    state = PartialState()
+    if state.is_main_process:
+        Console().print(result.table())
+        typer.echo(f"saved in {out}: model.safetensors, result.json, metrics.jsonl, run.yaml")
+    state.destroy_process_group()
+
+
+def run_spec(
+    file: Path | None, recipe_name: str | None, preset: str | None, options: dict[str, str | None], changes: list[str]
+) -> RunSpec:
+    """The run of a file or a recipe, changed by a preset, then options, then `--set`.
+
+    Raises:
+        SpecError: in one line.
+        typer.BadParameter: both a file and a recipe, or no data.
+    """
+    if file is not None and recipe_name is not None:
+        raise typer.BadParameter("give a run file or --recipe, not both")
+    from dyt.spec import parse
+    from dyt.specfile import override, read
+    from dyt.train.named_runs import recipe, with_preset
+    from dyt.train.spec import RunSpec
+
+    plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or "default")
+    if preset is not None:
+        plain = with_preset(plain, preset)
+    for field, value in options.items():
+        if value is not None:
+            *path, last = field.split(".")
+            inner = plain
+            for key in path:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+    plain = override(plain, changes)
+    if "root" not in plain.get("data", {}):
+        raise typer.BadParameter("give --data, the directory of the images")
+    return parse(RunSpec, plain)

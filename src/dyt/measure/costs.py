@@ -1,0 +1,101 @@
+"""What a spec costs, before anything is trained: multiply-accumulates and trainable parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dyt.assemble import build
+from dyt.backbone import create
+from dyt.measure.activity import random_masks
+from dyt.measure.macs import count_macs
+from dyt.model import execution, forced, head_keys, record
+from dyt.spec import DyTSpec
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Per image, in multiply-accumulates.
+
+    Attributes:
+        size: (H, W) pixels.
+        dense: the plain timm model.
+        complete: the dynamic model with every token active: the dense model and its adapters.
+        executed: with the share `rate` of the patch tokens active at every site, routers included.
+        rate: that share.
+        trainable: parameters trained, without the head, as the paper counts them.
+        head: parameters of the head.
+        total: all parameters.
+    """
+
+    size: tuple[int, int]
+    dense: int
+    complete: int
+    executed: int
+    rate: float
+    trainable: int
+    head: int
+    total: int
+
+
+def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
+    """Counts a spec's costs on random weights: nothing is downloaded.
+
+    Args:
+        spec: the model.
+        rate: nominal activation rate; the objective's by default.
+        images: how many random images, with random masks of that rate, are averaged.
+
+    Raises:
+        SpecError, UnsupportedError: as `dyt.build`.
+        DyTError: a rate outside [0, 1].
+    """
+    rate = spec.objective.rate if rate is None else rate
+    spec = without_weights(spec)
+    model = build(spec)
+    batch = torch.zeros(images, 3, *input_size(model.backbone))
+    with execution(model, "complete"):
+        complete = int(count_macs(model, batch[:1]))
+    with record(model) as routes:
+        routed = int(count_macs(model, batch[:1]))
+    with forced(model, [route.active for route in routes]):
+        routers = routed - int(count_macs(model, batch[:1]))  # forced masks leave the routers out
+    masks = random_masks([(route.active.shape[1], route.prefix) for route in routes], images, rate)
+    with forced(model, masks):
+        executed = float(count_macs(model, batch).double().mean())
+    head = head_keys(model.backbone)
+    names = dict(model.backbone.named_parameters())
+    trained = {name: p.numel() for name, p in names.items() if p.requires_grad and name not in head}
+    return Costs(
+        size=input_size(model.backbone),
+        dense=dense_macs(create(spec.backbone, spec.head.num_classes)[0].eval(), batch[:1]),
+        complete=complete,
+        executed=round(executed) + routers,
+        rate=rate,
+        trainable=sum(trained.values()),
+        head=sum(names[name].numel() for name in head),
+        total=sum(p.numel() for p in names.values()),
+    )
+
+
+def dense_macs(backbone: nn.Module, image: Tensor) -> int:
+    """Multiply-accumulates of a plain model for an image (1, 3, H, W), by the convention of `dyt.count_macs`."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        backbone(image)
+    return int(counter.get_total_flops()) // 2
+
+
+def input_size(backbone: nn.Module) -> tuple[int, int]:
+    """(H, W) pixels of the images that a timm model takes: its own size, or that of its weights."""
+    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
+    return int(height), int(width)
+
+
+def without_weights(spec: DyTSpec) -> DyTSpec:
+    """The spec with random weights, for questions to which the weights do not matter."""
+    return spec.model_copy(update={"backbone": spec.backbone.model_copy(update={"weights": "none"})})

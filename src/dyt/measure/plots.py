@@ -1,0 +1,175 @@
+"""The paper's figures for any model: matplotlib `Figure`s, returned; the caller saves them. No global pyplot state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from dyt.errors import DyTError
+
+INK, ACCENT, PALE = "#26323f", "#1f77b4", "#c9d3dc"
+SKIPPED = (0.27, 0.33, 0.42)
+"""Colour laid over skipped patches: visible on black and on white."""
+VEIL = 0.78
+"""How much of a skipped patch that colour covers."""
+
+
+def activation_chart(rates: Mapping[str, float], asked: float | None = None, title: str = "") -> Figure:
+    """The activation rate of every site as bars (paper fig. 5).
+
+    Args:
+        rates: in [0, 1], by site name, in forward order.
+        asked: the asked mean rate, drawn as a line.
+        title: above the chart.
+
+    Raises:
+        DyTError: no rates.
+    """
+    if not rates:
+        raise DyTError("activation_chart: no rates were given")
+    figure = Figure(figsize=(max(4.0, 0.55 * len(rates) + 1.6), 3.2), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(range(1, len(rates) + 1), list(rates.values()), color=ACCENT, width=0.72)
+    axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8, color=INK)
+    if asked is not None:
+        axes.axhline(asked, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        axes.annotate(f"asked {asked:g}", (1, asked), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", va="center", fontsize=8, color=INK)  # fmt: skip
+    axes.set(xticks=range(1, len(rates) + 1), ylim=(0, 1.08), yticks=[0, 0.25, 0.5, 0.75, 1])
+    labels = layer_labels(list(rates))
+    axes.set_xticklabels(labels, fontsize=8, rotation=90 if max(map(len, labels)) > 3 else 0)
+    axes.set_xlabel("layer", color=INK)
+    axes.set_ylabel("active patch tokens", color=INK)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    _plain(axes)
+    return figure
+
+
+def activity_picture(
+    images: Tensor, maps: Tensor, sites: Sequence[str], captions: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Which patches stayed active in which layer (paper figs. 6, 8, 9): skipped patches are veiled.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        maps: (B, S, h, w) bool, as `patch_maps` gives them.
+        sites: S names.
+        captions: one per image, at its left; none by default.
+        title: above the picture.
+
+    Raises:
+        DyTError: sizes that do not fit each other.
+    """
+    count, layers = maps.shape[:2]
+    if len(images) != count or len(sites) != layers or (captions and len(captions) != count) or not count:
+        raise DyTError(
+            f"activity_picture: {len(images)} images, maps of {count} images and {layers} sites, {len(sites)} site "
+            f"names, {len(captions)} captions; they must fit each other"
+        )
+    cell = max(0.72, min(1.25, 13.0 / (layers + 1)))
+    height = cell * images.shape[2] / images.shape[3]
+    figure = Figure(
+        figsize=(cell * (layers + 1) + (1.0 if captions else 0.2), (height + 0.06) * count + (0.85 if title else 0.5)),
+        layout="constrained",
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(count, layers + 1, squeeze=False)
+    rates = maps.flatten(2).float().mean((0, 2))
+    headings = ["image", *(f"{label}\n{rate:.0%}" for label, rate in zip(layer_labels(sites), rates, strict=True))]
+    for row in range(count):
+        pictures = [images[row], *(veiled(images[row], maps[row, layer]) for layer in range(layers))]
+        for column, (axes, picture) in enumerate(zip(grid[row], pictures, strict=True)):
+            axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color=PALE, linewidth=0.6)
+            if row == 0:
+                axes.set_title(headings[column], fontsize=8, color=INK, pad=4)
+        if captions:
+            grid[row, 0].set_ylabel(
+                captions[row], rotation=0, ha="right", va="center", fontsize=8, color=INK, labelpad=6
+            )
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def veiled(image: Tensor, active: Tensor) -> Tensor:
+    """An image (3, H, W) in [0, 1] with the patches where `active` (h, w) bool is False covered by a veil."""
+    shown = F.interpolate(active[None, None].float(), size=image.shape[1:], mode="nearest-exact")[0]
+    veil = image * (1 - VEIL) + VEIL * torch.tensor(SKIPPED).view(3, 1, 1)
+    return torch.where(shown > 0.5, image, veil)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in a trade-off: `gmacs` per image, `accuracy` in [0, 1], and a `series` whose points are joined."""
+
+    label: str
+    gmacs: float
+    accuracy: float
+    series: str = ""
+
+
+def tradeoff(points: Sequence[Point], title: str = "") -> Figure:
+    """Accuracy against executed GMACs per image (paper fig. 7); points of one series are joined in order of cost.
+
+    Raises:
+        DyTError: no points.
+    """
+    if not points:
+        raise DyTError("tradeoff: no points were given")
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(point.series for point in points):
+        line = sorted((p for p in points if p.series == name), key=lambda p: p.gmacs)
+        axes.plot([p.gmacs for p in line], [100 * p.accuracy for p in line], "o-" if name else "o", label=name or None,
+                  markersize=5, linewidth=1.2)  # fmt: skip
+        for point in line:
+            axes.annotate(point.label, (point.gmacs, 100 * point.accuracy), xytext=(5, -10),
+                          textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
+    axes.margins(0.15)
+    axes.set_xlabel("GMACs per image, executed", color=INK)
+    axes.set_ylabel("accuracy (%)", color=INK)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.grid(color=PALE, linewidth=0.5)
+    if any(point.series for point in points):
+        axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
+    return figure
+
+
+def layer_labels(sites: Sequence[str]) -> list[str]:
+    """`blocks.3.mlp` -> `4` where every layer has one site; `4 mlp` where there are several kinds; else the name."""
+    parts = [site.split(".") for site in sites]
+    if not all(len(p) == 3 and p[1].isdecimal() for p in parts):
+        return list(sites)
+    kinds = {p[2] for p in parts}
+    return [f"{int(p[1]) + 1}" if len(kinds) == 1 else f"{int(p[1]) + 1} {p[2]}" for p in parts]
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(colors=INK, length=3, labelsize=8)
+
+
+def writable(path: Path) -> None:
+    """Refuses, before anything is computed, a file that a figure cannot be saved to.
+
+    Raises:
+        DyTError: no such directory, or an ending that matplotlib does not write.
+    """
+    allowed = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix[1:].lower() not in allowed:
+        raise DyTError(f"cannot draw into '{path}': allowed endings: {', '.join(allowed)}")
+    if not path.parent.is_dir():
+        raise DyTError(f"cannot draw into '{path}': no directory '{path.parent}'")

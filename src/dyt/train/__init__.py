@@ -1,0 +1,23 @@
+"""Fine-tuning on HF accelerate: resumable, one process or many."""
+
+from dyt.train.calibrate import calibrate_rate
+from dyt.train.evaluation import Report, evaluate
+from dyt.train.loop import fit
+from dyt.train.named_runs import recipe, recipes
+from dyt.train.result import Result
+from dyt.train.spec import RunSpec, TrainSpec
+from dyt.train.state import Interrupted, RunError
+
+__all__ = [
+    "Interrupted",
+    "Report",
+    "Result",
+    "RunError",
+    "RunSpec",
+    "TrainSpec",
+    "calibrate_rate",
+    "evaluate",
+    "fit",
+    "recipe",
+    "recipes",
+]

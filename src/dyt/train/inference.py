@@ -1,0 +1,102 @@
+"""What a run does with its model beside training it: reads images, sets thresholds, evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dyt.model import DynamicModel
+from dyt.tasks.layouts import Split
+from dyt.tasks.loading import Images, Preparation, loader, transform, worth_caching
+from dyt.train.calibrate import calibrate_rate
+from dyt.train.evaluation import Report, evaluate
+from dyt.train.progress import Bar
+from dyt.train.randomness import derived, permutation
+from dyt.train.spec import RunSpec
+from dyt.train.workers import worker_count
+
+BATCH = 64
+CALIBRATION_IMAGES = 1024
+"""At most so many training images are looked at to set thresholds."""
+
+
+class _Again:
+    """An iterable that can be gone through more than once, from a function that begins it."""
+
+    def __init__(self, begin: Callable[[], Iterator[Tensor]]) -> None:
+        self.begin = begin
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.begin()
+
+
+class Inference:
+    """A run's model on images prepared as at inference, shared among the processes.
+
+    Args:
+        check: called between batches; raises when the run is to stop.
+    """
+
+    def __init__(
+        self, run: RunSpec, model: DynamicModel, accelerator: Accelerator, bar: Bar, check: Callable[[], None]
+    ) -> None:
+        self.run, self.model, self.accelerator, self.bar, self.check = run, model, accelerator, bar, check
+        self.preparation = Preparation.of(model.backbone, run.data.size)
+        self.workers = worker_count(run.data.workers)
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+
+    def images(self, split: Split, training: bool, again: bool) -> Images:
+        """The split's images, decoded into memory if they are used again and are worth it."""
+        images = Images(split, transform(self.run.data, self.preparation, training))
+        if again and worth_caching(self.run.data, split, self.preparation.size):
+            with self.bar.task(f"reading {split.name}", len(split)) as task:
+
+                def advance() -> None:
+                    self.bar.advance(task)
+                    self.check()
+
+                images.fill(self.workers, advance)
+        return images
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) from a loader, as the model wants it, on its device."""
+        return self.preparation.normalized(images.to(self.accelerator.device, non_blocking=True))
+
+    def calibrated(self, split: Split, rate: float) -> float:
+        """Sets the thresholds on images of the split; the rate that was reached."""
+        images = self.images(split, training=False, again=False)
+        chosen = permutation(len(images), self.run.train.seed, "calibration")[:CALIBRATION_IMAGES]
+        held = [batch for batch, _ in self._batches(images, chosen)]
+        with self.bar.task("calibrating", None) as task:
+
+            def prepared() -> Iterator[Tensor]:
+                for batch in held:
+                    self.bar.advance(task, len(batch) * self.world)
+                    self.check()
+                    yield self.normalized(batch)
+
+            return calibrate_rate(self.model, _Again(prepared), rate)
+
+    def evaluated(self, split: Split) -> Report:
+        """The evaluation on a split, by all processes together."""
+        images = self.images(split, training=False, again=self.run.train.eval_every > 0)
+        torch.manual_seed(derived(self.run.train.seed, "evaluate", self.rank))  # for dispatchers that draw at inference
+        with self.bar.task(f"evaluating {split.name}", len(images)) as task:
+
+            def advance(count: int) -> None:
+                self.bar.advance(task, count * self.world)
+                self.check()
+
+            batches = self._batches(images, range(len(images)))
+            device = self.accelerator.device
+            return evaluate(self.model, ((self.normalized(batch), y.to(device)) for batch, y in batches), advance)
+
+    def _batches(self, images: Images, positions: Sequence[int]) -> DataLoader[Any]:
+        """This process's share of these images, as they come from the loader."""
+        mine = [(i, 0) for i in positions[self.rank :: self.world]]
+        return loader(images, [mine[i : i + BATCH] for i in range(0, len(mine), BATCH)], self.workers)

@@ -1,0 +1,292 @@
+"""`fit`: fine-tunes a model on HF accelerate, in one process or many, and can be interrupted anywhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from dyt.assemble import build
+from dyt.checkpoint import put, save, stored
+from dyt.errors import SpecError
+from dyt.model import head_keys
+from dyt.objective import TuningStep
+from dyt.tasks.data import Data, open_data
+from dyt.tasks.loading import Images, loader, seeded
+from dyt.train import optim
+from dyt.train.inference import Inference
+from dyt.train.progress import Bar, Signals
+from dyt.train.randomness import derived, epoch_batches
+from dyt.train.ranks import largest, summed
+from dyt.train.result import Result
+from dyt.train.spec import RunSpec, TrainSpec
+from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
+from dyt.train.targets import Targets
+from dyt.train.watch import Sums, floats
+
+
+def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = True) -> Result:
+    """Fine-tunes, evaluates and saves; an interrupted run goes on where it stopped, a finished one is read.
+
+    Into `out` go run.yaml (the resolved spec), metrics.jsonl (a line per epoch), model.safetensors (for `dyt.load`),
+    classes.txt, result.json, TensorBoard logs when it is installed, and while it runs resume.pt. Everything random is
+    a function of (seed, step, image), so that an interrupted run gives the same result as an uninterrupted one: on
+    the CPU, bit for bit. Under `torchrun` all processes share the batch. SIGINT (Ctrl-C) and SIGTERM save and stop
+    after the present step.
+
+    Args:
+        run: `model.head.num_classes` is taken from the data unless it is given.
+        out: made when it is not there.
+        progress: show bars, on standard error.
+        resume: False removes an earlier run in `out` first.
+
+    Raises:
+        SpecError: num_classes other than the data's, or sizes that do not divide among the processes.
+        DataError, ImageError: data that cannot be used.
+        RunError: `out` has another run.
+        Interrupted: after saving; the message says how to go on.
+    """
+    accelerator = _accelerator(run.train, Path(out))
+    data = open_data(run.data)
+    run = run.with_classes(len(data.classes))
+    directory = RunDir(Path(out))
+    if accelerator.is_main_process:
+        directory.claim(run, resume)
+    accelerator.wait_for_everyone()
+    if (directory / RESULT).is_file():
+        return Result.read(directory / RESULT)
+    with seeded(derived(run.train.seed, "build")):
+        return _Run(run, data, directory, accelerator, Bar(progress and accelerator.is_main_process)).finished()
+
+
+def _accelerator(spec: TrainSpec, out: Path) -> Accelerator:
+    cpu = not torch.accelerator.is_available()
+    if cpu and spec.precision == "fp16":
+        raise SpecError("train.precision is fp16, which needs an accelerator; use bf16 or no on the CPU")
+    # accelerate keeps one state per process and refuses another precision; runs in one process may well differ in it
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=spec.precision,
+        gradient_accumulation_steps=spec.accumulate,
+        log_with="tensorboard" if find_spec("tensorboard") else None,
+        project_dir=str(out),
+    )
+
+
+class _Run:
+    """One run from its first or its saved step to its result."""
+
+    def __init__(self, run: RunSpec, data: Data, directory: RunDir, accelerator: Accelerator, bar: Bar) -> None:
+        self.run, self.train, self.data, self.directory, self.bar = run, run.train, data, directory, bar
+        self.accelerator, self.signals, self.started = accelerator, Signals(), time.monotonic()
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self.per_epoch = self._steps_per_epoch()
+        self.steps = self.per_epoch * self.train.epochs
+        self.model = build(run.model)
+        self.model.set_grad_checkpointing(self.train.grad_checkpointing)
+        optimizer = optim.optimizer(self.model, self.train)
+        self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
+        self.step, self.optimizer = accelerator.prepare(TuningStep(self.model), optimizer)
+        self.inference = Inference(run, self.model, accelerator, bar, self._stop_between)
+        self.sums = Sums(self.model, accelerator.device)
+        self.done, self.seconds = 0, 0.0
+        self.targets = Targets(self.train, self.model.num_classes)
+
+    def _steps_per_epoch(self) -> int:
+        size, shares, count = self.train.batch_size, self.world * self.train.accumulate, len(self.data.train)
+        if size % shares:
+            raise SpecError(
+                f"train.batch_size is {size}, which does not divide among {self.world} processes x accumulate "
+                f"{self.train.accumulate}"
+            )
+        if count < size:
+            raise SpecError(
+                f"train.batch_size is {size}, but the training split has {count} images; set it to {count} or less"
+            )
+        if len(self.data.test) < self.world:
+            raise SpecError(f"the test split has {len(self.data.test)} images for {self.world} processes; use fewer")
+        return count // size
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def finished(self) -> Result:
+        """Resumes or begins, trains to the end, and concludes."""
+        with self.signals.caught(), self._tracked():
+            self._restore()
+            if self.done < self.steps:
+                images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)
+                with self.bar.task("training", self.steps, self.done) as task:
+                    while self.done < self.steps:
+                        self._epoch(images, task)
+            return self._conclude()
+
+    def _epoch(self, images: Images, task: Any) -> None:
+        t, epoch, begun = self.train, self.done // self.per_epoch, time.monotonic()
+        first = self.done % self.per_epoch
+        plan = list(
+            epoch_batches(len(images), t.batch_size, t.seed, epoch, t.accumulate, self.rank, self.world, start=first)
+        )
+        batches = iter(loader(images, plan, self.inference.workers))
+        self.step.train()
+        for step in range(first, self.per_epoch):
+            self.schedule.step_update(self.done)
+            for part in range(t.accumulate):
+                images_, labels = next(batches)
+                self._part(images_, labels, part)
+            self.done += 1
+            self.bar.advance(task)
+            if self.bar.due():
+                self._measured(task, epoch, (step - first + 1) * t.batch_size / (time.monotonic() - begun))
+            last = step + 1 == self.per_epoch
+            if last:
+                self._end_epoch(epoch, (step - first + 1) * t.batch_size, time.monotonic() - begun)
+            if self._interrupted():
+                self._checkpoint()
+                raise Interrupted(
+                    f"stopped after step {self.done} of {self.steps} and saved in '{self.directory.path}': run the "
+                    f"same command again to go on"
+                )
+            if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
+                self._checkpoint()
+
+    def _part(self, images: Tensor, labels: Tensor, part: int) -> None:
+        """One forward and backward: the step, or one of `accumulate` parts of it."""
+        t, seed = self.train, derived(self.train.seed, "step", self.done, part, self.rank)
+        images = self.inference.normalized(images)
+        with seeded(seed):
+            images, targets = self.targets(images, labels.to(self.accelerator.device, non_blocking=True))
+        torch.manual_seed(seed)
+        with self.accelerator.accumulate(self.step):
+            with self.sums.watching(targets) as seen:
+                loss, parts = self.step(images, targets, self.done / self.steps)
+                seen.update(parts)
+            self.accelerator.backward(loss)
+            if t.clip is not None and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.step.parameters(), t.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def _measured(self, task: Any, epoch: int, speed: float) -> None:
+        now = self.sums.report(joint=False)
+        self.bar.measured(
+            task,
+            f"epoch {epoch + 1}/{self.train.epochs}",
+            f"loss {now['loss']:.3f}  acc {now['accuracy']:.1%}  active {now['active_rate']:.2f}  {speed:.1f} images/s",
+        )
+
+    def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
+        """Writes the epoch's row; the last epoch's sums are kept for the result."""
+        row: dict[str, Any] = {"epoch": epoch + 1, "step": self.done, **self.sums.report()}
+        if not torch.isfinite(torch.tensor(row["loss"])):
+            raise RunError(
+                f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr, or set train.clip=1 "
+                f"or train.precision=no"
+            )
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images / seconds, "seconds": seconds}
+        every = self.train.eval_every
+        if every and (epoch + 1) % every == 0 and self.done < self.steps:
+            row["test"] = self.inference.evaluated(self.data.test).model_dump()
+            self.step.train()
+        if self.accelerator.is_main_process:
+            self.directory.add_metrics(row)
+            self.accelerator.log(floats({k: v for k, v in row.items() if k not in {"epoch", "step"}}), step=self.done)
+        self.bar.say(
+            f"epoch {epoch + 1}/{self.train.epochs}  loss {row['loss']:.3f}  acc {row['accuracy']:.1%}  "
+            f"active {row['active_rate']:.3f}  {row['images_per_second']:.1f} images/s"
+        )
+        if self.done < self.steps:
+            self.sums = Sums(self.model, self.accelerator.device)
+
+    # Its end ----------------------------------------------------------------------------------------------------------
+
+    def _conclude(self) -> Result:
+        t, objective = self.train, self.run.model.objective
+        training = self.sums.report()
+        reached = self.inference.calibrated(self.data.train, objective.rate) if t.calibrate else None
+        if self.accelerator.is_main_process:
+            save(self.model, self.directory / MODEL)
+            write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
+        head = {id(p) for n, p in self.model.backbone.named_parameters() if n in head_keys(self.model.backbone)}
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        result = Result(
+            test=self.inference.evaluated(self.data.test),
+            asked_rate=objective.rate,
+            training_rate=training["active_rate"],
+            training_rates=training["active_rates"],
+            calibrated_rate=reached,
+            trainable=sum(p.numel() for p in trainable),
+            trainable_without_head=sum(p.numel() for p in trainable if id(p) not in head),
+            epochs=t.epochs,
+            seconds=self._elapsed(),
+        )
+        if self.accelerator.is_main_process:
+            write_whole(self.directory / RESULT, json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
+            self.directory.forget()
+        self.accelerator.wait_for_everyone()
+        return result
+
+    # Interrupting and resuming ----------------------------------------------------------------------------------------
+
+    def _interrupted(self) -> bool:
+        """Whether any process was told to stop; all must ask."""
+        return self.signals.noted if self.world == 1 else largest(float(self.signals.noted)) > 0
+
+    def _stop_between(self) -> None:
+        """Stops outside of training, where there is nothing to save."""
+        if self.signals.noted:
+            raise Interrupted(f"nothing is lost: run the same command again to go on with '{self.directory.path}'")
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def _checkpoint(self) -> None:
+        sums = summed(self.sums.values)
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        self.directory.save(
+            {
+                "step": self.done,
+                "tensors": {k: v.detach().cpu() for k, v in stored(self.model).items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "sums": sums,
+                "seconds": self._elapsed(),
+            }
+        )
+
+    def _restore(self) -> None:
+        state = self.directory.saved()
+        self.done = 0 if state is None else state["step"]
+        if self.accelerator.is_main_process:
+            self.directory.keep_metrics(self.done // self.per_epoch)
+        if state is None:
+            return
+        put(self.model, state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:  # saved as the sum over all processes
+            self.sums.values.copy_(state["sums"])
+        self.seconds = state["seconds"]
+
+    @contextmanager
+    def _tracked(self) -> Iterator[None]:
+        """TensorBoard, when it is installed, closed however the run ends."""
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("tensorboard")
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()

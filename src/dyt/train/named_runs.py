@@ -1,0 +1,98 @@
+"""Run specs by name, as plain data without the data's place: what is trained how, ready to be changed by `--set`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from dyt.errors import SpecError, nearest
+from dyt.named_specs import preset
+
+_RECIPES: dict[str, dict[str, Any]] = {
+    # Short runs: ten epochs, and the remedies that keep the rate at inference where it was asked (docs: short runs).
+    "default": {
+        "model": {
+            # Deep layers, where skipping costs little, start below the threshold that shallow ones start above.
+            "dispatcher": {
+                "type": "learned",
+                "bias": {"start": 2.0, "end": -2.0},
+                "temperature": 1.0,
+                "noise": 0.0,
+            },
+            "adapter": {"type": "bottleneck", "dim": 8},
+            "objective": {"rate": 0.5, "rate_weight": 0.0, "control": "threshold"},
+        },
+        "data": {"augment": "none"},
+        "train": {
+            "epochs": 10,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "warmup_epochs": 1,
+            "adapter_lr_scale": 20.0,
+            "router_lr_scale": 0.1,
+            "calibrate": True,
+        },
+    },
+    # The paper on VTAB-1K (table 3 and its settings).
+    "vtab1k": {
+        "model": {"adapter": {"type": "bottleneck", "dim": 8}},
+        "data": {"augment": "none"},
+        "train": {
+            "epochs": 100,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "warmup_epochs": 10,
+        },
+    },
+    # The paper on full training sets (tables 1, 6 and their settings).
+    "images": {
+        "model": {"adapter": {"type": "bottleneck", "dim": 64}},
+        "data": {"augment": "crop"},
+        "train": {
+            "epochs": 100,
+            "batch_size": 1024,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "lr_rule": "batch256",
+            "weight_decay": 0.01,
+            "warmup_epochs": 20,
+        },
+    },
+}
+
+
+def recipes() -> list[str]:
+    """The names of the recipes."""
+    return sorted(_RECIPES)
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The plain data of a recipe: a RunSpec but for data.root.
+
+    Raises:
+        SpecError: an unknown name, with the nearest one and the list.
+    """
+    if name not in _RECIPES:
+        raise SpecError(f"no recipe '{name}'; {nearest(name, recipes())}")
+    return copy.deepcopy(_RECIPES[name])
+
+
+def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """A run's plain data with the model of a preset: its variant, dispatcher, adapter and objective, and no remedies.
+
+    Backbone and head stay. The remedies that are options of the training (`router_lr_scale`, `router_weight_decay`,
+    `calibrate`) are dropped as well, so that a preset of the paper is trained as the paper does.
+
+    Raises:
+        SpecError: an unknown preset.
+    """
+    chosen = preset(name).model_dump(
+        mode="json", include={"variant", "dispatcher", "adapter", "objective", "trainable"}
+    )
+    dropped = {"adapter_lr_scale", "router_lr_scale", "router_weight_decay", "calibrate"}
+    train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}
+    return {**data, "model": {**data.get("model", {}), **chosen}, "train": train}

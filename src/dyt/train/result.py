@@ -1,0 +1,72 @@
+"""Result: what a run came to, as it is written to result.json and shown as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from dyt.slots import Spec
+from dyt.train.evaluation import Report
+from dyt.train.state import RunError
+
+
+class Result(Spec):
+    """A finished run.
+
+    `test`: the evaluation on the test split, as it is at inference. `training_rate`, `training_rates`: the activation
+    rate over the dynamic passes of the last epoch, under training noise, overall and by site. `calibrated_rate`: the
+    rate over training images that the calibration reached, None without one. `trainable`: parameters,
+    `trainable_without_head`: as the paper counts them. `seconds`: of this and of earlier, interrupted parts.
+    """
+
+    test: Report
+    asked_rate: float
+    training_rate: float
+    training_rates: dict[str, float]
+    calibrated_rate: float | None
+    trainable: int
+    trainable_without_head: int
+    epochs: int
+    seconds: float
+
+    def table(self) -> Table:
+        """The table at the end of a run."""
+        table = report_table(self.test, f"{self.test.images} test images", self.asked_rate, self)
+        table.add_row("trainable parameters", f"{self.trainable:,}")
+        table.add_row("  without the head", f"{self.trainable_without_head:,}")
+        return table
+
+    @staticmethod
+    def read(path: Path) -> Result:
+        """The result in a result.json.
+
+        Raises:
+            RunError: not one.
+        """
+        try:
+            return Result.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RunError(f"{path} is not the result of a run; remove it, or give --fresh to start anew") from error
+
+
+def report_table(report: Report, title: str, asked: float | None = None, training: Result | None = None) -> Table:
+    """An evaluation as a table, beside the rates under training noise when a result is given."""
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("at inference", justify="right")
+    if training is not None:
+        table.add_column("in training, last epoch", justify="right")
+    table.add_row("accuracy", f"{report.accuracy:.2%}")
+    if report.accuracy_top5 is not None:
+        table.add_row("accuracy, top 5", f"{report.accuracy_top5:.2%}")
+    name = "active tokens" if asked is None else f"active tokens (asked {asked:g})"
+    beside = [] if training is None else [f"{training.training_rate:.3f}"]
+    table.add_row(name, f"{report.active_rate:.3f}", *beside)
+    for site, rate in report.active_rates.items():
+        beside = [] if training is None else [f"{training.training_rates[site]:.3f}"]
+        table.add_row(f"  {site}", f"{rate:.3f}", *beside)
+    table.add_row("GMACs per image", f"{report.gmacs:.4g}")
+    table.add_row("  with every token active", f"{report.gmacs_complete:.4g}")
+    return table

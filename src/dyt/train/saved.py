@@ -1,0 +1,113 @@
+"""A saved model together with what its run left beside it: how images are prepared, and the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dyt.checkpoint import load
+from dyt.model import DynamicModel
+from dyt.spec import parse
+from dyt.specfile import read
+from dyt.tasks.data import DataSpec, detect, open_split, split_name
+from dyt.tasks.layouts import DataError, Split, folder_classes, read_lines
+from dyt.tasks.loading import Images, Preparation, loader, transform
+from dyt.train.spec import RunSpec
+from dyt.train.state import CLASSES, RUN
+from dyt.train.workers import worker_count
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A loaded model, ready for images.
+
+    Attributes:
+        model: in eval mode, on `device`.
+        data: how the run's data was prepared, and where it lay; None without a run.yaml beside the file.
+        classes: names, by output; None without a list of them.
+        classes_from: where the names are from.
+        device: the accelerator when there is one, else the CPU.
+    """
+
+    model: DynamicModel
+    data: DataSpec | None
+    classes: tuple[str, ...] | None
+    classes_from: str
+    device: torch.device
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, or the numbers of the outputs."""
+        return self.classes or tuple(str(i) for i in range(self.model.num_classes))
+
+    def spec(self, root: str | None, workers: int | None = None) -> DataSpec:
+        """How to prepare the images in `root` (None: where the run's data lay): as the run did.
+
+        Raises:
+            DataError: no root, and no run beside the model.
+        """
+        if self.data is None:
+            if root is None:
+                raise DataError("give --data, the directory of the images; there is no run.yaml beside the model")
+            return DataSpec(root=root, workers=workers)
+        return self.data.model_copy(update={"root": root or self.data.root, "workers": workers})
+
+    def split(self, spec: DataSpec, name: str | None) -> Split:
+        """A split of that data; its classes must be the model's.
+
+        Raises:
+            DataError: another number of classes, or data that cannot be used.
+        """
+        names = self.names
+        if self.classes is None and detect(spec) == "folder":
+            names = folder_classes(Path(spec.root), name or split_name(spec, training=False))
+            if len(names) != self.model.num_classes:
+                raise DataError(
+                    f"'{spec.root}' has {len(names)} class folders, the model {self.model.num_classes} classes"
+                )
+        return open_split(spec, name, names)
+
+    def training_split(self, spec: DataSpec) -> str:
+        """The name of the training split of that data."""
+        return split_name(spec, training=True)
+
+    def batches(
+        self, spec: DataSpec, split: Split, positions: Sequence[int], size: int = 64
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images (B, 3, H, W) normalised, labels (B,)) on the model's device, prepared as at inference."""
+        preparation = Preparation.of(self.model.backbone, spec.size)
+        images = Images(split, transform(spec, preparation, training=False))
+        plan = [[(i, 0) for i in positions[k : k + size]] for k in range(0, len(positions), size)]
+        for batch, labels in loader(images, plan, worker_count(spec.workers)):
+            yield preparation.normalized(batch.to(self.device)), labels.to(self.device)
+
+
+def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
+    """Loads a model that `dyt train` or `dyt.save` wrote.
+
+    Args:
+        path: the model file; run.yaml and classes.txt are looked for beside it.
+        classes: a list of class names, one per line, in place of the one beside the model.
+
+    Raises:
+        CheckpointError: a file that cannot be loaded.
+        DataError: a list with another number of classes than the model.
+        SpecError: a run.yaml that does not validate.
+    """
+    path = Path(path)
+    model = load(path)
+    run = parse(RunSpec, read(path.parent / RUN)) if (path.parent / RUN).is_file() else None
+    listed = classes or path.parent / CLASSES
+    names = None
+    if classes is not None or listed.is_file():
+        names = tuple(line.strip() for line in read_lines(listed) if line.strip())
+        if len(names) != model.num_classes:
+            raise DataError(f"'{listed}' has {len(names)} class names, the model {model.num_classes} outputs")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert device is not None
+    origin = str(listed) if names is not None else "no list of class names: outputs are numbered from 0"
+    return Saved(model.to(device), None if run is None else run.data, names, origin, device)

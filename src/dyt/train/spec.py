@@ -1,0 +1,103 @@
+"""TrainSpec: how it is trained. RunSpec: model, data and training, the whole of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from timm.optim import list_optimizers  # type: ignore[attr-defined]
+
+from dyt.errors import SpecError, nearest
+from dyt.slots import Spec
+from dyt.spec import DyTSpec
+from dyt.tasks.data import DataSpec
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class TrainSpec(Spec):
+    """The optimisation of a run.
+
+    `batch_size`: images of one optimiser step, over all processes and accumulated parts together, so that a run means
+    the same on any number of them; an incomplete last batch of an epoch is dropped. `accumulate`: parts that a step
+    is split into; the rate loss is then taken of each part. `optimizer`: a name of timm's. `lr_rule`: `none`, or
+    `batch256`, which multiplies lr by batch_size / 256 (the paper's full-data rule). `decay_all`: decay biases and
+    other one-dimensional tensors as well, as the released code does; False leaves them out, as timm does.
+    `adapter_lr_scale`: factor on the adapters' learning rate. `router_lr_scale`, `router_weight_decay`: of the
+    dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to `min_lr`, updated every step.
+    `clip`: largest norm of the gradient. `precision`: autocast of the forward. `grad_checkpointing`: recompute frozen
+    branches in the backward. `eval_every`: epochs between evaluations on the test split; 0 evaluates at the end only.
+    `checkpoint_every`: steps between resume checkpoints; None writes one per epoch. `calibrate`: at the end set the
+    sites' thresholds so that the rate over training images, as at inference, is the asked one.
+    """
+
+    epochs: Count = 100
+    batch_size: Count = 64
+    optimizer: str = "adamw"
+    lr: Positive = 1e-3
+    lr_rule: Literal["none", "batch256"] = "none"
+    weight_decay: NotNegative = 0.01
+    decay_all: bool = True
+    adapter_lr_scale: Positive = 1.0
+    router_lr_scale: Positive = 1.0
+    router_weight_decay: NotNegative | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 0
+    min_lr: NotNegative = 0.0
+    clip: Positive | None = None
+    accumulate: Count = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    grad_checkpointing: bool = False
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    eval_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every: Count | None = None
+    calibrate: bool = False
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [str(known) for known in list_optimizers()]
+        if name not in known:
+            raise ValueError(f"timm has no optimizer '{name}'; {nearest(name, known)}")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
+            raise ValueError("mixup and cutmix pair images: batch_size / accumulate must be even")
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up."""
+        return self.lr * self.batch_size / 256 if self.lr_rule == "batch256" else self.lr
+
+
+class RunSpec(Spec):
+    """A whole run: `model`, `data`, `train`. What `dyt train` reads and writes as run.yaml."""
+
+    model: DyTSpec = DyTSpec()
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+
+    def with_classes(self, count: int) -> RunSpec:
+        """The run for data of so many classes.
+
+        Raises:
+            SpecError: `model.head.num_classes` was given, and is another number.
+        """
+        head = self.model.head
+        given = "head" in self.model.model_fields_set and "num_classes" in head.model_fields_set
+        if given and head.num_classes != count:
+            raise SpecError(
+                f"model.head.num_classes is {head.num_classes}, but the data has {count} classes; leave it out"
+            )
+        model = self.model.model_copy(update={"head": head.model_copy(update={"num_classes": count})})
+        return self.model_copy(update={"model": model})

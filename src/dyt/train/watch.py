@@ -1,0 +1,74 @@
+"""What a training step shows beside its loss: the dynamic pass's routes and logits. And the sums of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyt.model import DynamicModel, record
+from dyt.train.ranks import summed
+
+PARTS = ("total", "cls", "complete", "distill", "rate")
+
+
+class Sums:
+    """Sums over the steps of an epoch, on the model's device until asked for; saved and restored with a checkpoint."""
+
+    def __init__(self, model: DynamicModel, device: torch.device) -> None:
+        self.model, self.sites = model, [site.name for site in model.sites]
+        # counted: passes, images, right; then the parts of the loss; then active and patches by site
+        self.values = torch.zeros(3 + len(PARTS) + 2 * len(self.sites), device=device)
+
+    @contextmanager
+    def watching(self, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Adds what the one TuningStep forward inside did; its parts are put into the mapping that this yields."""
+        parts: dict[str, Tensor] = {}
+        logits: list[Tensor] = []
+        hook = self.model.register_forward_hook(lambda module, args, out: logits.append(out.detach()))
+        try:
+            with record(self.model) as routes:
+                yield parts
+        finally:
+            hook.remove()
+        with torch.no_grad():
+            right = (
+                logits[0].argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))
+            ).sum()  # the dynamic pass is first
+            counts = [route.counts() for route in routes[: len(self.sites)]]
+            row = [right.new_tensor(1), right.new_tensor(len(labels)), right, *(parts[name] for name in PARTS)]
+            row += [active.sum() for active, _ in counts] + [patches.sum() for _, patches in counts]
+            self.values += torch.stack([value.to(self.values) for value in row])
+
+    def report(self, joint: bool = True) -> dict[str, Any]:
+        """Means so far: loss and its parts, training accuracy, active rate overall and by site under training noise.
+
+        Args:
+            joint: over all processes; then all must call.
+        """
+        values = summed(self.values) if joint else self.values.cpu().double()
+        passes, images, right = values[:3].clamp_min(1e-12).tolist() if values[0] else (1.0, 1.0, 0.0)
+        first, sites = 3 + len(PARTS), len(self.sites)
+        active, patches = values[first : first + sites], values[first + sites :]
+        parts = (values[3:first] / passes).tolist()
+        return {
+            "loss": parts[0],
+            **dict(zip(PARTS[1:], parts[1:], strict=True)),
+            "accuracy": right / images,
+            "active_rate": float(active.sum() / patches.sum().clamp_min(1)),
+            "active_rates": dict(zip(self.sites, (active / patches.clamp_min(1)).tolist(), strict=True)),
+        }
+
+
+def floats(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested metrics as flat `a/b` names, for TensorBoard."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= floats(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat

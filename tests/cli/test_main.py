@@ -1,0 +1,103 @@
+"""Every verb answers; bad input is one line on stderr and exit code 2."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import dyt
+from dyt.cli.main import app
+
+TINY = "backbone.args={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}"
+NAME = "backbone.name=vit_tiny_patch16_224"
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    monkeypatch.delenv("DYT_DEBUG", raising=False)
+
+
+def test_help_and_version():
+    assert "demo" in run("--help").stdout
+    assert run().exit_code == 0
+    assert run("--version").stdout == f"dyt {dyt.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nosuchverb",),
+        ("list", "dispatcher"),
+        ("supports", "vit_tiny_patch16_223"),
+        ("spec", "nosuchpreset"),
+        ("spec", "dyt", "--set", "objective.rate=2"),
+        ("spec", "dyt", "--bogus"),
+        ("macs", "dyt", "--rate", "2"),
+        ("bench", "dyt", "image.png"),
+        ("bench", "none.safetensors"),
+        ("plot", "none.safetensors", "x.png"),
+        ("train",),
+        ("eval", "none.safetensors"),
+        ("predict", "none.safetensors", "x.png"),
+        ("demo", "--epochs", "0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args):
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("dyt: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_debug_keeps_the_error():
+    assert isinstance(run("spec", "nosuchpreset", "--debug").exception, dyt.SpecError)
+
+
+def test_spec_round_trips_and_has_a_schema(tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_text(run("spec", "dyt", "--set", "objective.rate=0.7").stdout)
+    assert "rate: 0.7" in run("spec", file).stdout
+    assert "objective" in json.loads(run("spec", "--schema").stdout)["properties"]
+
+
+def test_list_and_supports():
+    assert "learned" in run("list", "dispatchers").stdout
+    assert "recipes:" in run("list").stdout
+    assert "mlp: yes" in run("supports", "vit_tiny_patch16_224").stdout
+    assert run("supports", "resnet18").exit_code == 1
+
+
+def test_macs_and_bench(tmp_path):
+    result = run("macs", "dyt", "--set", NAME, "--set", TINY)
+    assert "trainable without head" in result.stdout, result.output
+    file = tmp_path / "bench.json"
+    args = ("--batch", 2, "--pairs", 2, "--threads", 1, "--json", file)
+    result = run("bench", "dyt", "--set", NAME, "--set", TINY, *args)
+    assert "forced masks, random weights, 50.0% active" in result.stdout, result.output
+    assert json.loads(file.read_text())["batch"] == 2
+
+
+def test_plot_draws_a_saved_model(tmp_path, monkeypatch):
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "none", "args": args}
+    model = dyt.build({"backbone": backbone, "head": {"num_classes": 3}, "trainable": "full"})
+    dyt.save(model, tmp_path / "model.safetensors")
+    Image.fromarray((torch.rand(32, 32, 3) * 255).byte().numpy()).save(tmp_path / "image.png")
+    for extra in ((), ("--chart",)):
+        out = tmp_path / f"out{len(extra)}.png"
+        result = run("plot", tmp_path / "model.safetensors", tmp_path / "image.png", "--out", out, *extra)
+        assert result.exit_code == 0, result.output
+        assert Image.open(out).width > 200
+
+
+def test_doctor_reports_without_a_network(monkeypatch):
+    monkeypatch.setattr("dyt.hub.reachable", lambda: False)
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    assert "all is well" in result.stdout

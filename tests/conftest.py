@@ -1,0 +1,20 @@
+"""Deterministic tests: one hypothesis profile, one thread, a seed before each test."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+# Derandomised, so that a failure on one machine is a failure on all. No health check is suppressed.
+hypothesis.settings.register_profile("dyt", derandomize=True, deadline=None, database=None, max_examples=12)
+hypothesis.settings.load_profile("dyt")
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,57 @@
+"""`sparse` gives the branch only what is active, and is refused where a branch draws."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import dyt
+from dyt.executors import Sparse
+from dyt.route import Route
+from laws.models import masks, tiny
+
+X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_branch_is_given_active_tokens_only() -> None:
+    active = torch.tensor([[True, False, True], [False, False, True]])
+    seen = []
+
+    def branch(y: Tensor) -> Tensor:
+        seen.append(y.numel() // y.shape[-1])
+        return y
+
+    Sparse().pointwise(branch, torch.randn(2, 3, 4), Route(active, 0))
+    assert sum(seen) == 3
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "all", "ragged"])
+def test_no_branch_is_skipped_or_run_twice(kind: str) -> None:
+    """The MLP of each block is called at most once, on as many tokens as are active."""
+    model = tiny()
+    given_masks = masks(model, X, [kind], 3)
+    seen: dict[int, list[int]] = {i: [] for i in range(len(model.sites))}
+    for i, block in enumerate(model.backbone.blocks):
+        block.mlp.register_forward_hook(lambda _, args, out, i=i: seen[i].append(out.numel() // out.shape[-1]))
+    with torch.no_grad(), dyt.forced(model, given_masks), dyt.execution(model, "sparse"):
+        model(X)
+    assert [sum(seen[i]) for i in seen] == [int(mask.sum()) for mask in given_masks]
+
+
+@pytest.mark.parametrize("args", [{"drop_path_rate": 0.2}, {"proj_drop_rate": 0.2}])
+def test_it_is_refused_in_train_mode_while_the_branch_draws(args: dict[str, float]) -> None:
+    model = tiny(args).train()
+    with dyt.execution(model, "sparse"), pytest.raises(dyt.UnsupportedError, match="drop path or dropout above 0"):
+        model(X)
+    with dyt.execution(model.eval(), "sparse"):
+        model(X)
+
+
+@pytest.mark.parametrize("args", [{}, {"attn_drop_rate": 0.2, "pos_drop_rate": 0.2}])
+def test_it_runs_in_train_mode_where_the_branch_draws_nothing(args: dict[str, float]) -> None:
+    model = tiny(args, adapter={"type": "bottleneck", "dim": 8, "dropout": 0.0}).train()
+    found = {}
+    for execution in ("masked", "sparse"):
+        torch.manual_seed(0)
+        with dyt.execution(model, execution):
+            found[execution] = model(X)
+    torch.testing.assert_close(found["sparse"], found["masked"], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,108 @@
+"""Samples are a function of (position, seed) alone: not of workers, caching or what was drawn before."""
+
+import pickle
+import random
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from dyt.tasks.data import DataSpec
+from dyt.tasks.layouts import Split
+from dyt.tasks.loading import Images, Preparation, loader, seeded, transform, worth_caching
+
+PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def split(count: int = 6) -> Split:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 24, 20, 3), dtype=np.uint8)
+    return Split("some", list(range(count)), partial(at, pixels))
+
+
+def at(pixels: Any, i: int) -> Image.Image:
+    return Image.fromarray(pixels[i])
+
+
+def images(training: bool = True, **fields: Any) -> Images:
+    return Images(split(), transform(DataSpec(root=".", **fields), PREPARATION, training))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "timm"])
+def test_workers_change_nothing(augment: str) -> None:
+    plan = [[(0, 5), (3, 6)], [(1, 7)]]
+    batches = []
+    for workers in (0, 2):
+        torch.manual_seed(workers)
+        batches.append([batch for batch, _ in loader(images(augment=augment), plan, workers)])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+    assert batches[0][0].shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "timm"])
+def test_it_can_be_sent_to_a_process(augment: str) -> None:
+    some = images(augment=augment, auto_augment="rand-m9-mstd0.5", random_erasing=0.5)
+    assert torch.equal(pickle.loads(pickle.dumps(some)).sample(1, 2), some.sample(1, 2))
+
+
+@pytest.mark.parametrize("augment", ["crop", "timm"])
+def test_the_seed_decides(augment: str) -> None:
+    some = images(augment=augment)
+    assert torch.equal(some.sample(0, 3), some.sample(0, 3))
+    assert not torch.equal(some.sample(0, 3), some.sample(0, 4))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "timm"])
+def test_inference_is_not_random(augment: str) -> None:
+    some = images(training=False, augment=augment)
+    assert torch.equal(some.sample(0, 3), some.sample(0, 4))
+
+
+def test_none_is_a_bicubic_resize() -> None:
+    expected = np.asarray(split().read(0).resize((16, 16), Image.Resampling.BICUBIC))
+    assert np.array_equal(images().sample(0).permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_cache_holds_what_would_be_read() -> None:
+    some, advanced = images(), []
+    plain = [some[i, 0][0] for i in range(len(some))]
+    some.fill(2, lambda: advanced.append(1))
+    assert all(torch.equal(some[i, 9][0], image) for i, image in enumerate(plain))
+    assert len(advanced) == len(some)
+
+
+def test_what_is_cached() -> None:
+    assert worth_caching(DataSpec(root="."), split(), 16)
+    assert not worth_caching(DataSpec(root="."), split(), 100_000)
+    assert worth_caching(DataSpec(root=".", cache=True), split(), 100_000)
+    assert not worth_caching(DataSpec(root=".", cache=False), split(), 16)
+    assert not worth_caching(DataSpec(root=".", augment="crop", cache=True), split(), 16)
+
+
+def test_normalised_once() -> None:
+    raw = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    assert torch.equal(PREPARATION.normalized(raw), torch.ones(1, 3, 2, 2))
+    assert torch.equal(PREPARATION.normalized(PREPARATION.normalized(raw)), torch.ones(1, 3, 2, 2))
+
+
+def test_the_backbone_says_its_size_and_statistics() -> None:
+    backbone = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=1)
+    assert Preparation.of(backbone) == Preparation(48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert Preparation.of(backbone, 64).size == 64
+
+
+def test_seeded_leaves_the_generators_as_they_were() -> None:
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = drawn()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with seeded(5):
+        inside = drawn()
+    assert drawn() == expected
+    with seeded(5):
+        assert drawn() == inside

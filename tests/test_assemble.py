@@ -1,0 +1,128 @@
+"""build and supports: what they accept, what they refuse, and that a refusal changes nothing."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import dyt
+from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
+
+CASE = Case(TINY, (32, 32), 2, 0)
+
+
+def unchanged(backbone: nn.Module, attempt: Callable[[], Any], error: type[Exception], words: str) -> None:
+    before, modules = copy.deepcopy(backbone.state_dict()), [id(m) for m in backbone.modules()]
+    grads, modes = [p.requires_grad for p in backbone.parameters()], [m.training for m in backbone.modules()]
+    with pytest.raises(error, match=words) as caught:
+        attempt()
+    assert "\n" not in str(caught.value)
+    after = backbone.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert [id(m) for m in backbone.modules()] == modules
+    assert [p.requires_grad for p in backbone.parameters()] == grads
+    assert [m.training for m in backbone.modules()] == modes
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (
+            CASE.backbone,
+            dyt.SpecError,
+            "head.num_classes is 7 but the given backbone has 5; change the spec, or",
+        ),
+        (lambda: tiny().backbone, dyt.UnsupportedError, "already dynamic"),
+        (tiny, dyt.UnsupportedError, "already dynamic"),
+        (lambda: nn.Linear(2, 2), dyt.UnsupportedError, "no family knows the blocks of Linear"),
+        (lambda: timm.create_model("resnet18", num_classes=7), dyt.UnsupportedError, "no family knows .* ResNet"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused_unchanged(make: Any, error: type[Exception], words: str) -> None:
+    backbone = make()
+    unchanged(backbone, lambda: dyt.build(spec(head={"num_classes": 7}), backbone=backbone), error, words)
+
+
+def test_a_wrong_spec_leaves_the_backbone() -> None:
+    backbone = CASE.backbone()
+    unchanged(
+        backbone, lambda: dyt.build(spec(adapter="nnoe"), backbone=backbone), dyt.SpecError, "did you mean 'none'"
+    )
+
+
+def test_a_given_backbone_is_wrapped_in_place_and_keeps_its_head() -> None:
+    backbone = CASE.backbone()
+    head = backbone.head.weight.detach().clone()
+    model = dyt.build(spec(), backbone=backbone)
+    assert model.backbone is backbone
+    assert torch.equal(backbone.head.weight, head)
+
+
+def test_a_new_head_starts_as_the_paper_s() -> None:
+    model = dyt.build(spec(backbone=tiny_backbone(embed_dim=512, depth=1)))
+    head = model.get_classifier()
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not head.bias.any()
+    assert not model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_sites_have_the_backbone_s_dtype(dtype: torch.dtype) -> None:
+    model = dyt.build(spec(), backbone=CASE.backbone().to(dtype))
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    with torch.no_grad():
+        assert model(CASE.images().to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("dty", "'dty' is neither a .yaml, .yml or .json file nor a preset; did you mean 'dyt'"),
+        ("absent.yaml", "absent.yaml: No such file"),
+        (Path("spec.toml"), "'spec.toml' is neither"),
+        (3, "given int"),
+        (None, "given NoneType"),
+    ],
+)
+def test_what_is_no_spec_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(dyt.SpecError, match=words):
+        dyt.build(given)
+
+
+def test_a_spec_survives_as_it_was_given() -> None:
+    given = dyt.DyTSpec.model_validate(spec(backbone=tiny_backbone()))
+    assert dyt.build(given).spec is given
+
+
+def test_supports() -> None:
+    support = dyt.supports("vit_tiny_patch16_224", depth=2)
+    assert (support.name, support.family) == ("vit_tiny_patch16_224", "vit")
+    assert bool(support)
+    assert "mlp" in support
+    assert set(support.variants) | set(support.refused) == set(dyt.list("variants"))
+    with pytest.raises(dyt.SpecError, match="no model 'vit_tny_patch16_224'; did you mean 'vit_tiny_patch16_224'"):
+        dyt.supports("vit_tny_patch16_224")
+    with pytest.raises(dyt.SpecError, match=r"timm refused {'depht': 2}"):
+        dyt.supports("vit_tiny_patch16_224", depht=2)
+
+
+def test_supports_draws_nothing_and_takes_no_memory() -> None:
+    state = torch.get_rng_state()
+    assert dyt.supports("vit_large_patch14_dinov2")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_same_seed_builds_the_same_model() -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        models.append(dyt.build(spec(backbone=tiny_backbone())))
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert models[0].num_classes == CLASSES

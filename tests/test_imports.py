@@ -1,0 +1,106 @@
+"""Imports go down only, in the order of DESIGN.md's rooms; neighbours never import one another."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dyt
+
+SOURCE = Path(dyt.__file__).parent
+NEIGHBOURS = ("dispatchers", "adapters", "executors", "families")
+ORDER = (
+    ("errors",),
+    ("registry",),
+    ("slots",),
+    ("spec",),
+    ("specfile",),
+    ("route",),
+    ("steer",),
+    NEIGHBOURS,
+    ("site",),
+    ("variants",),
+    ("model",),
+    ("named_specs",),
+    ("hub",),
+    ("backbone",),
+    ("assemble",),
+    ("control",),
+    ("objective",),
+    ("checkpoint",),
+    ("official",),
+    ("measure",),
+    ("tasks",),
+    ("train",),
+    ("demo",),
+    ("cli",),
+)
+APPLICATIONS = ("demo", "cli")
+"""Rooms that stand on the face: they use the library as a user does, and the face imports none of them."""
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> list[tuple[str, str]]:
+    """(module, name) of every import, wherever it stands, but for those that only the type checker sees."""
+    found: list[tuple[str, str]] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction"
+            found += [(node.module or "", alias.name) for alias in node.names]
+        found += imported(node)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down(path: Path) -> None:
+    own = room(path)
+    assert own in LEVEL, f"room '{own}' has no place in the order"
+    for module, name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+        top, _, rest = module.partition(".")
+        if top != "dyt":
+            continue
+        if not rest and name not in LEVEL:
+            assert own in APPLICATIONS, f"{own} imports the face"
+            continue
+        other = rest.partition(".")[0] or name
+        if other in LEVEL and other != own:
+            assert LEVEL[other] < LEVEL[own], f"{own} imports {other}, which is not below it"
+
+
+def test_every_room_is_there() -> None:
+    assert {room(path) for path in FILES} <= set(LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("dyt.registry", ["torch", "timm", "pydantic"]), ("dyt.errors", ["torch", "timm", "pydantic", "catalogue"])],
+)
+def test_the_lowest_rooms_import_nothing_heavy(module: str, heavy: list[str]) -> None:
+    """Seen without the face, which imports everything."""
+    code = (
+        "import sys, types; face = sys.modules['dyt'] = types.ModuleType('dyt')\n"
+        f"face.__path__ = [{str(SOURCE)!r}]\n"
+        f"import {module}\nprint(sorted(set({heavy!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_dyt_is_silent_and_draws_nothing() -> None:
+    code = (
+        "import random, torch; a = torch.get_rng_state().clone(), random.getstate(); import dyt; "
+        "assert torch.equal(a[0], torch.get_rng_state()) and a[1] == random.getstate()"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

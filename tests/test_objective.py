@@ -1,0 +1,152 @@
+"""The terms of the loss against their definitions, and TuningStep that joins them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import dyt
+from dyt import steer
+from dyt.objective import classification, distillation, mean_over_ranks
+from laws.models import CLASSES, masks, tiny
+
+X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(4) % CLASSES
+
+
+def still(**changes: Any) -> dyt.DynamicModel:
+    """In train mode, but drawing nothing: so that passes can be repeated."""
+    still_adapter = {"type": "bottleneck", "dim": 8, "dropout": 0.0}
+    return tiny(**({"dispatcher": {"type": "learned", "noise": 0.0}, "adapter": still_adapter} | changes)).train()
+
+
+def test_kl_is_of_complete_against_dynamic_with_a_detached_teacher() -> None:
+    complete, dynamic = torch.randn(3, 7, requires_grad=True), torch.randn(3, 7, requires_grad=True)
+    for temperature in (1.0, 3.0):
+        p, q = (complete / temperature).softmax(-1), (dynamic / temperature).softmax(-1)
+        expected = (p * (p.log() - q.log())).sum() / 3 * temperature**2
+        found = distillation(complete, dynamic, temperature)
+        torch.testing.assert_close(found, expected)
+        complete.grad = dynamic.grad = None
+        found.backward()
+        assert complete.grad is None
+        assert dynamic.grad is not None
+        torch.testing.assert_close(dynamic.grad, ((q - p) / 3 * temperature).detach())
+
+
+def test_classification_takes_soft_labels_and_is_float32() -> None:
+    logits = torch.randn(4, CLASSES)
+    soft = F.one_hot(Y, CLASSES).float()
+    torch.testing.assert_close(classification(logits, soft), classification(logits, Y))
+    assert classification(logits.bfloat16(), Y).dtype == torch.float32
+
+
+def test_the_parts_make_the_loss() -> None:
+    model = still()
+    objective = {"rate": 0.3, "rate_weight": 3.0, "complete": 0.5, "distill": 0.25, "temperature": 2.0}
+    loss, parts = dyt.TuningStep(model, objective)(X, Y)
+    assert set(parts) == {"cls", "complete", "distill", "rate", "total", "active_rate"}
+    assert all(part.shape == () and part.dtype == torch.float32 for part in parts.values())
+    with dyt.record(model) as routes:
+        dynamic = model(X)
+    with dyt.execution(model, "complete"):
+        complete = model(X)
+    rate = torch.stack([route.active[:, 1:].float().mean() for route in routes]).mean()
+    torch.testing.assert_close(parts["cls"], F.cross_entropy(dynamic, Y))
+    torch.testing.assert_close(parts["complete"], F.cross_entropy(complete, Y))
+    torch.testing.assert_close(parts["distill"], distillation(complete, dynamic, 2.0))
+    torch.testing.assert_close(parts["active_rate"], rate)
+    torch.testing.assert_close(parts["rate"], (rate - 0.3) ** 2)
+    expected = parts["cls"] + 0.5 * parts["complete"] + 0.25 * parts["distill"] + 3.0 * parts["rate"]
+    torch.testing.assert_close(loss, expected)
+    assert torch.equal(loss, parts["total"])
+    assert not parts["active_rate"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("complete", "distill", "passes"), [(1.0, 1.0, 2), (0.0, 1.0, 2), (1.0, 0.0, 2), (0.0, 0.0, 1)]
+)
+def test_a_pass_that_nobody_needs_is_not_run(complete: float, distill: float, passes: int) -> None:
+    model, calls = still(), []
+    model.backbone.patch_embed.register_forward_pre_hook(lambda *_: calls.append(1))
+    _, parts = dyt.TuningStep(model, {"complete": complete, "distill": distill})(X, Y)
+    assert len(calls) == passes
+    assert (parts["complete"] > 0).item() == (complete > 0)
+    assert (parts["distill"] > 0).item() == (distill > 0)
+
+
+def test_the_objective_may_be_a_spec_a_dict_or_the_model_s() -> None:
+    model = still(objective={"rate": 0.7})
+    assert dyt.TuningStep(model).objective.rate == 0.7
+    assert (
+        dyt.TuningStep(model, {"rate": 0.2}).objective == dyt.TuningStep(model, dyt.ObjectiveSpec(rate=0.2)).objective
+    )
+    with pytest.raises(dyt.SpecError, match=r"rat: no such field; did you mean 'rate'\?"):
+        dyt.TuningStep(model, {"rat": 0.2})
+
+
+def test_the_step_takes_the_model_s_mode() -> None:
+    assert dyt.TuningStep(still()).training
+    assert not dyt.TuningStep(still().eval()).training
+
+
+def test_the_asked_rate_follows_the_progress() -> None:
+    asked = {"start": 1.0, "until": 0.5, "shape": "linear"}
+    step = dyt.TuningStep(still(), {"rate": 0.5, "asked": asked})
+    for progress, rate in ((0.0, 1.0), (0.25, 0.75), (0.8, 0.5)):
+        _, parts = step(X, Y, progress)
+        torch.testing.assert_close(parts["rate"], (parts["active_rate"] - rate) ** 2)
+    with pytest.raises(dyt.DyTError, match="this spec has schedules: pass progress"):
+        step(X, Y)
+
+
+@pytest.mark.parametrize("field", ["temperature", "noise"])
+def test_a_scheduled_dispatcher_needs_the_progress(field: str) -> None:
+    model = still(dispatcher={"type": "learned", field: {"start": 1.0, "end": 0.5}})
+    with pytest.raises(dyt.DyTError, match="pass progress"):
+        dyt.TuningStep(model)(X, Y)
+    dyt.TuningStep(model)(X, Y, 0.5)
+
+
+def test_a_bias_over_depth_needs_no_progress() -> None:
+    dyt.TuningStep(still(dispatcher={"type": "learned", "bias": {"start": 2.0, "end": 0.0}}))(X, Y)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
+def test_a_progress_outside_0_and_1_is_refused(progress: float) -> None:
+    with pytest.raises(dyt.DyTError, match="fraction of the training done"):
+        dyt.TuningStep(still())(X, Y, progress)
+
+
+def test_progress_does_not_leak() -> None:
+    model = still()
+    dyt.TuningStep(model)(X, Y, 0.9)
+    assert steer.current(model.key).progress == 0.0
+
+
+def test_forced_masks_have_a_rate_without_gradient() -> None:
+    model = still()
+    with dyt.forced(model, masks(model, X, ["all"], 0)):
+        loss, parts = dyt.TuningStep(model)(X, Y)
+    assert parts["active_rate"].item() == 1.0
+    loss.backward()
+    assert all(p.grad is None or not p.grad.any() for n, p in model.named_parameters() if "dispatcher" in n)
+
+
+def test_half_precision_parts_are_float32() -> None:
+    for pure in (True, False):
+        model = still().bfloat16() if pure else still()
+        with torch.autocast("cpu", torch.bfloat16, enabled=not pure):
+            loss, parts = dyt.TuningStep(model)(X.bfloat16() if pure else X, Y)
+        assert all(part.dtype == torch.float32 for part in parts.values())
+        loss.backward()
+        assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters() if p.requires_grad)
+
+
+def test_without_ranks_the_mean_is_a_quotient() -> None:
+    total = torch.tensor(3.0, requires_grad=True)
+    mean = mean_over_ranks(total, torch.tensor(4.0))
+    mean.backward()
+    assert (mean.item(), total.grad.item()) == (0.75, 0.25)  # type: ignore[union-attr]
+    assert mean_over_ranks(torch.tensor(0.0), torch.tensor(0.0)).item() == 0.0

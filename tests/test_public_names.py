@@ -1,0 +1,90 @@
+"""The names that users type, and how they are called. A change here is a change for users."""
+
+import inspect
+from importlib.resources import files
+
+import pytest
+
+import dyt
+
+FUNCTIONS = {
+    "build": "(spec, backbone=None)",
+    "load": "(path, backbone=None)",
+    "save": "(model, path)",
+    "record": "(model)",
+    "forced": "(model, masks)",
+    "execution": "(model, name)",
+    "count_macs": "(model, images)",
+    "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
+    "supports": "(name, **args)",
+    "list": "(kind)",
+    "presets": "()",
+    "preset": "(name)",
+    "TuningStep": "(model, objective=None)",
+}
+CLASSES = {
+    *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),
+    *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
+}
+ROOMS = {"adapters", "dispatchers", "executors", "families", "registry", "variants"}
+
+
+def test_the_public_names() -> None:
+    assert set(dyt.__all__) == {*FUNCTIONS, *CLASSES, *ROOMS}
+    assert len(dyt.__all__) == len(set(dyt.__all__))
+    assert all(hasattr(dyt, name) for name in dyt.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_how_they_are_called(name: str) -> None:
+    plain = inspect.signature(getattr(dyt, name))
+    bare = plain.replace(
+        parameters=[p.replace(annotation=inspect.Parameter.empty) for p in plain.parameters.values()],
+        return_annotation=inspect.Signature.empty,
+    )
+    assert str(bare) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
+def test_each_is_documented_and_typed(name: str) -> None:
+    thing = getattr(dyt, name)
+    assert inspect.getdoc(thing)
+    if name in FUNCTIONS:
+        function = thing.__init__ if inspect.isclass(thing) else inspect.unwrap(thing)
+        assert "return" in function.__annotations__
+
+
+def test_no_submodule_bears_the_name_of_a_public_function() -> None:
+    folder = files("dyt")
+    modules = {entry.name.removesuffix(".py") for entry in folder.iterdir()} - {"__init__", "__pycache__"}
+    assert not modules & {*FUNCTIONS, *CLASSES}
+
+
+def test_types_are_shipped() -> None:
+    assert files("dyt").joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("dispatchers", {"always", "learned", "random"}),
+        ("adapters", {"bottleneck", "none"}),
+        ("variants", {"mlp"}),
+        ("executors", {"masked", "sparse"}),
+        ("families", {"vit"}),
+    ],
+)
+def test_the_built_ins_are_listed(kind: str, names: set[str]) -> None:
+    assert names <= set(dyt.list(kind))
+    assert dyt.list(kind) == sorted(dyt.list(kind))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(dyt.DyTError, match=r"no kind of component 'dispatcher'; .*dispatchers, "):
+        dyt.list("dispatcher")
+
+
+def test_every_error_is_a_value_error() -> None:
+    for name in ("CheckpointError", "SpecError", "UnsupportedError", "WeightsError"):
+        assert issubclass(getattr(dyt, name), dyt.DyTError)
+    assert issubclass(dyt.DyTError, ValueError)

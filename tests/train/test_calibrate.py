@@ -1,0 +1,65 @@
+"""`calibrate_rate` reaches the rate, by one common shift, and changes nothing but thresholds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dyt
+from dyt.train import calibrate_rate
+
+from .conftest import ARGS, NAME
+
+
+def model(weights: Path, **changes: object) -> dyt.DynamicModel:
+    backbone = {"name": NAME, "weights": str(weights), "args": ARGS}
+    return dyt.build({"backbone": backbone, "head": {"num_classes": 3}, **changes})
+
+
+def rate_of(tuned: dyt.DynamicModel, batches: list[torch.Tensor]) -> float:
+    tuned.eval()
+    with torch.no_grad(), dyt.record(tuned) as routes:
+        for images in batches:
+            tuned(images)
+    active, total = dyt.route.activation_rate(routes)
+    return float(active / total)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_it_reaches_the_rate(weights: Path, rate: float) -> None:
+    tuned = model(weights, dispatcher={"type": "learned", "bias": 3.0}).train()
+    batches = [torch.randn(6, 3, 32, 32), torch.randn(3, 3, 32, 32)]
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    reached = calibrate_rate(tuned, batches, rate, tolerance=0.01)
+    assert reached == pytest.approx(rate, abs=0.01)
+    assert rate_of(tuned, batches) == pytest.approx(reached)
+    assert tuned.training is False or reached  # rate_of put it into eval mode
+    assert all(
+        torch.equal(value, before[name]) for name, value in tuned.state_dict().items() if "threshold" not in name
+    )
+
+
+def test_the_shift_is_common_and_keeps_what_lies_between_sites(weights: Path) -> None:
+    tuned = model(weights)
+    tuned.sites[1].threshold.fill_(0.5)
+    calibrate_rate(tuned, [torch.randn(8, 3, 32, 32)], 0.3)
+    assert float(tuned.sites[1].threshold - tuned.sites[0].threshold) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_mode_is_left_as_it_was(weights: Path) -> None:
+    tuned = model(weights).train()
+    calibrate_rate(tuned, [torch.randn(2, 3, 32, 32)], 0.5)
+    assert tuned.training
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.5])
+def test_a_rate_that_is_none_is_refused(weights: Path, rate: float) -> None:
+    with pytest.raises(dyt.DyTError, match="above 0 and at most 1"):
+        calibrate_rate(model(weights), [torch.randn(1, 3, 32, 32)], rate)
+
+
+def test_no_images_and_no_logits_are_refused(weights: Path) -> None:
+    with pytest.raises(dyt.DyTError, match="no images"):
+        calibrate_rate(model(weights), [], 0.5)
+    with pytest.raises(dyt.DyTError, match="scores no tokens"):
+        calibrate_rate(model(weights, dispatcher="always"), [torch.randn(1, 3, 32, 32)], 0.5)

@@ -1,0 +1,103 @@
+"""`dyt train`, `dyt eval` and `dyt predict`, end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import dyt
+from dyt.cli.evaluate import evaluate
+from dyt.cli.predict import predict
+from dyt.cli.train import run_spec, train
+from dyt.errors import DyTError
+from dyt.specfile import dump_yaml
+from dyt.train import RunSpec
+
+from .conftest import ARGS, NAME, Runs
+
+app = typer.Typer(pretty_exceptions_enable=False)
+for name, verb in {"train": train, "eval": evaluate, "predict": predict}.items():
+    app.command(name)(verb)
+
+
+def said(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that the command line made."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    options = ["--data", str(images), "--backbone", NAME, "--weights", str(weights), "--out", str(out)]
+    changes = [f"model.backbone.args={json.dumps(ARGS)}", "train.batch_size=8", "train.epochs=2", "data.workers=0"]
+    output = said("train", *options, *(word for change in changes for word in ("--set", change)))
+    assert "at inference" in output
+    assert "blocks.1.mlp" in output
+    return out
+
+
+def test_eval_says_what_train_said(trained: Path) -> None:
+    report = json.loads(said("eval", str(trained / "model.safetensors"), "--json"))
+    assert report == json.loads((trained / "result.json").read_text())["test"]
+
+
+def test_eval_elsewhere_at_another_rate(trained: Path, images: Path) -> None:
+    model = str(trained / "model.safetensors")
+    found = said("eval", model, "--data", str(images), "--split", "train", "--rate", "0.25", "--json")
+    assert json.loads(found)["active_rate"] == pytest.approx(0.25, abs=0.02)
+    assert "active tokens" in said("eval", model)
+
+
+def test_predict(trained: Path, images: Path) -> None:
+    model, image = str(trained / "model.safetensors"), str(images / "test" / "red" / "0.png")
+    row = json.loads(said("predict", model, image, "--top", "9", "--json"))
+    assert row["image"] == image
+    assert {found["class"] for found in row["top"]} == {"red", "green", "blue"}
+    assert sum(found["probability"] for found in row["top"]) == pytest.approx(1)
+    assert row["top"][0]["class"] in said("predict", model, image)
+
+
+def test_predict_with_other_names_and_without_any(trained: Path, images: Path, tmp_path: Path) -> None:
+    image = str(images / "test" / "red" / "0.png")
+    dyt.save(dyt.load(trained / "model.safetensors"), tmp_path / "alone.safetensors")
+    row = json.loads(said("predict", str(tmp_path / "alone.safetensors"), image, "--json"))
+    assert row["top"][0]["class"] in {"0", "1", "2"}
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    with pytest.raises(DyTError, match="has 2 class names, the model 3 outputs"):
+        said("predict", str(tmp_path / "alone.safetensors"), image, "--classes", str(tmp_path / "names.txt"))
+    with pytest.raises(DyTError, match="give --data"):
+        said("eval", str(tmp_path / "alone.safetensors"))
+    report = json.loads(said("eval", str(tmp_path / "alone.safetensors"), "--data", str(images), "--json"))
+    assert report["images"] == 9
+
+
+def test_a_file_and_changes_over_it(runs: Runs, tmp_path: Path) -> None:
+    run = runs()
+    (tmp_path / "run.yaml").write_text(dump_yaml(run.model_dump(mode="json", exclude_unset=True)))
+    assert run_spec(tmp_path / "run.yaml", None, None, {}, []) == run
+    changed = run_spec(tmp_path / "run.yaml", None, "linear", {"data.root": "there"}, ["train.lr=1e-2"])
+    assert (changed.data.root, changed.train.lr, changed.model.adapter.type) == ("there", 0.01, "none")
+    assert isinstance(changed, RunSpec)
+    with pytest.raises(typer.BadParameter, match="not both"):
+        run_spec(tmp_path / "run.yaml", "default", None, {}, [])
+
+
+def test_data_is_needed() -> None:
+    with pytest.raises(typer.BadParameter, match="--data"):
+        run_spec(None, None, None, {"data.root": None}, [])
+
+
+def test_errors_of_files_are_one_line(trained: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("predict", str(trained / "model.safetensors"), str(tmp_path / "none.jpg")),
+        ("predict", str(tmp_path / "none.safetensors"), "x.jpg"),
+        ("eval", str(trained / "model.safetensors"), "--data", str(tmp_path / "none")),
+        ("eval", str(trained / "model.safetensors"), "--split", "nope"),
+    ):
+        with pytest.raises(DyTError) as caught:
+            said(*arguments)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,186 @@
+"""`fit`: what a run leaves behind, that it learns, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import dyt
+from dyt.errors import DyTError, SpecError
+from dyt.specfile import read
+from dyt.tasks.images import ImageError
+from dyt.train import Result, RunError, fit
+from dyt.train.state import differences
+
+from .conftest import Runs, draw, tensors
+
+
+def test_a_run_learns_and_leaves_everything(runs: Runs, tmp_path: Path) -> None:
+    run = runs(train={"epochs": 8, "eval_every": 4})
+    result = fit(run, tmp_path, progress=False)
+    assert result.test.accuracy == 1.0
+    assert result.test.images == 9
+    assert result == Result.read(tmp_path / "result.json")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["cls"] < rows[0]["cls"] / 2
+    assert [row["epoch"] for row in rows if "test" in row] == [4]
+    assert (tmp_path / "classes.txt").read_text().split() == ["blue", "green", "red"]
+    assert not (tmp_path / "resume.pt").exists()
+    assert read(tmp_path / "run.yaml")["model"]["head"]["num_classes"] == 3
+    assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+    assert any((tmp_path / "tensorboard").iterdir())
+    assert result.training_rates.keys() == result.test.active_rates.keys() == {"blocks.0.mlp", "blocks.1.mlp"}
+    assert result.trainable - result.trainable_without_head == 3 * 32 + 3
+    assert result.test.gmacs < result.test.gmacs_complete
+
+
+def test_the_backbone_stays_frozen_and_the_caller_s_generator_untouched(runs: Runs, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    fit(runs(train={"epochs": 1}), tmp_path, progress=False)
+    assert torch.rand(1) == expected
+    dyt.load(tmp_path / "model.safetensors")  # checks the hash of the frozen backbone
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(runs: Runs, tmp_path: Path) -> None:
+    models = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(runs(train={"epochs": 1, "seed": seed}), tmp_path / name, progress=False)
+        models.append(tensors(tmp_path / name / "model.safetensors"))
+    assert models[0] == models[1] != models[2]
+
+
+def test_a_finished_run_is_read_and_not_repeated(runs: Runs, tmp_path: Path) -> None:
+    first = fit(runs(train={"epochs": 1}), tmp_path, progress=False)
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert fit(runs(train={"epochs": 1}), tmp_path, progress=False) == first
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_run_in_the_same_place_is_refused_with_what_differs_unless_fresh(runs: Runs, tmp_path: Path) -> None:
+    fit(runs(train={"epochs": 1}), tmp_path, progress=False)
+    other = runs(train={"epochs": 1, "lr": 0.5})
+    with pytest.raises(RunError, match=r"train\.lr was 0\.01, is 0\.5"):
+        fit(other, tmp_path, progress=False)
+    fit(other, tmp_path, progress=False, resume=False)
+    assert read(tmp_path / "run.yaml")["train"]["lr"] == 0.5
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_fields_that_change_nothing_may_differ() -> None:
+    assert not differences({"data": {"workers": 0, "cache": None}}, {"data": {"workers": 4, "cache": False}})
+    assert differences({"data": {"size": 1}}, {"data": {}}) == ["data.size was 1, is None"]
+
+
+def test_a_directory_with_a_model_but_no_run_is_refused(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(RunError, match=r"no run\.yaml"):
+        fit(runs(), tmp_path, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_run_that_was_refused_leaves_room_for_the_corrected_one(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        fit(runs(train={"batch_size": 64}), tmp_path, progress=False)
+    fit(runs(train={"batch_size": 24, "epochs": 1}), tmp_path, progress=False)
+    assert read(tmp_path / "run.yaml")["train"]["batch_size"] == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": {"num_classes": 7}}, "num_classes is 7, but the data has 3 classes"),
+        ({"train": {"batch_size": 64}}, "batch_size is 64, but the training split has 24 images"),
+        ({"train": {"batch_size": 8, "accumulate": 3}}, "does not divide"),
+        ({"train": {"precision": "fp16"}}, "fp16"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    runs: Runs, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    if "fp16" in message and torch.accelerator.is_available():
+        pytest.skip("fp16 is refused on the CPU only")
+    with pytest.raises(SpecError, match=message):
+        fit(runs(**changes), tmp_path, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_given_number_of_classes_that_matches_is_fine(runs: Runs, tmp_path: Path) -> None:
+    fit(runs(head={"num_classes": 3}, train={"epochs": 1}), tmp_path, progress=False)
+
+
+def test_a_broken_image_is_named_before_training(runs: Runs, tmp_path: Path) -> None:
+    root = draw(tmp_path / "images", {"train": 4, "test": 1})
+    broken = root / "train" / "red" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ImageError, match=r"red/0\.png"):
+        fit(runs(data={"root": str(root)}), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss is (nan|inf).*lower train\.lr"):
+        fit(runs(train={"lr": 1e30, "epochs": 3}), tmp_path, progress=False)
+
+
+STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"precision": "bf16"}},
+        {"train": {"accumulate": 2, "clip": 1.0, "label_smoothing": 0.1}},
+        {"train": {"mixup": 0.8, "cutmix": 1.0}, "data": {"augment": "timm", "auto_augment": "rand-m9-mstd0.5"}},
+        {"train": {"optimizer": "sgd", "schedule": "constant", "decay_all": False, "grad_checkpointing": True}},
+        {"train": {"warmup_epochs": 0.5, "lr_rule": "batch256"}, "data": {"augment": "crop", "workers": 1}},
+        {"dispatcher": "always", "adapter": "none", "objective": STATIC},
+        {"dispatcher": "random"},
+        {"trainable": "full"},
+    ],
+    ids=str,
+)
+def test_every_option_trains(runs: Runs, tmp_path: Path, changes: dict[str, object]) -> None:
+    result = fit(runs(**{"train": {}, **changes}), tmp_path, progress=False)  # type: ignore[arg-type]
+    assert 0 <= result.test.accuracy <= 1
+    assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+
+
+def test_a_linear_probe_runs_no_complete_pass_and_keeps_no_graph(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[bool] = []
+
+    def spy(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
+        graphs.append(out.requires_grad)
+
+    hooked = dyt.build
+
+    def build(spec: object) -> dyt.DynamicModel:
+        model = hooked(spec)  # type: ignore[arg-type]
+        model.backbone.blocks[-1].register_forward_hook(spy)
+        return model
+
+    monkeypatch.setattr("dyt.train.loop.build", build)
+    fit(runs(dispatcher="always", adapter="none", objective=STATIC, train={"epochs": 1}), tmp_path, progress=False)
+    training, evaluation = 3, 1 + 1 + 1 + 2  # steps; batches and what counting costs
+    assert not any(graphs)
+    assert training + 1 <= len(graphs) <= training + evaluation
+
+
+def test_calibration_brings_inference_to_the_asked_rate(runs: Runs, tmp_path: Path) -> None:
+    plain = fit(runs(), tmp_path / "plain", progress=False)
+    result = fit(runs(train={"calibrate": True}), tmp_path / "calibrated", progress=False)
+    assert plain.calibrated_rate is None
+    assert result.calibrated_rate == pytest.approx(0.5, abs=0.03)
+    assert result.test.active_rate == pytest.approx(0.5, abs=0.12)
+    thresholds = {float(site.threshold) for site in dyt.load(tmp_path / "calibrated" / "model.safetensors").sites}
+    assert len(thresholds) == 1
+    assert thresholds != {0.0}
+
+
+def test_calibration_without_logits_is_refused(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(DyTError, match=r"blocks\.0\.mlp.*scores no tokens"):
+        fit(runs(dispatcher="random", train={"epochs": 1, "calibrate": True}), tmp_path, progress=False)
