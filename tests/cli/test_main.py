@@ -93,7 +93,8 @@ def test_plot_draws_a_saved_model(tmp_path, monkeypatch):
         out = tmp_path / f"out{len(extra)}.png"
         result = run("plot", tmp_path / "model.safetensors", tmp_path / "image.png", "--out", out, *extra)
         assert result.exit_code == 0, result.output
-        assert Image.open(out).width > 200
+        with Image.open(out) as picture:
+            assert picture.width > 200
 
 
 def test_doctor_reports_without_a_network(monkeypatch):

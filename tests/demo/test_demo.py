@@ -35,5 +35,6 @@ def test_demo_compares_three_ways(tmp_path, monkeypatch):
     assert found.results["static adapter"].test.active_rate == 1
     assert found.results["DyT"].test.active_rate == pytest.approx(0.5, abs=0.1)  # thresholds are calibrated
     assert found.table().row_count == 3
-    assert Image.open(found.picture).width > 400
+    with Image.open(found.picture) as picture:
+        assert picture.width > 400
     assert sum("accuracy" in line for line in said) == 3

@@ -51,10 +51,13 @@ class Demo:
 
     def table(self) -> Table:
         """The methods side by side."""
-        table = Table(title=f"{next(iter(self.results.values())).test.images} test images")
-        table.add_column("")
-        for heading in ("accuracy", "trained parameters", "active tokens", "MMACs dense", "MMACs executed", "images/s"):
-            table.add_column(heading, justify="right")
+        table = Table(
+            title=f"{next(iter(self.results.values())).test.images} test images",
+            caption="trained: parameters; active: patch tokens; dense, executed: 1e6 multiply-accumulates per image",
+        )
+        table.add_column("", no_wrap=True)
+        for heading in ("accuracy", "trained", "active", "dense", "executed", "images/s"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for method, result in self.results.items():
             table.add_row(
                 method,

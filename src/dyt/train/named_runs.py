@@ -84,8 +84,8 @@ def recipe(name: str) -> dict[str, Any]:
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     """A run's plain data with the model of a preset: its variant, dispatcher, adapter and objective, and no remedies.
 
-    Backbone and head stay. The remedies that are options of the training (`router_lr_scale`, `router_weight_decay`,
-    `calibrate`) are dropped as well, so that a preset of the paper is trained as the paper does.
+    Backbone, head and the training stay, but for the remedies among its options (`router_lr_scale`,
+    `router_weight_decay`, `calibrate`), which are of no use without those of the model.
 
     Raises:
         SpecError: an unknown preset.
@@ -93,6 +93,6 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     chosen = preset(name).model_dump(
         mode="json", include={"variant", "dispatcher", "adapter", "objective", "trainable"}
     )
-    dropped = {"adapter_lr_scale", "router_lr_scale", "router_weight_decay", "calibrate"}
+    dropped = {"router_lr_scale", "router_weight_decay", "calibrate"}
     train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}
     return {**data, "model": {**data.get("model", {}), **chosen}, "train": train}
