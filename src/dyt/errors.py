@@ -28,5 +28,9 @@ class WeightsError(DyTError):
     """Pretrained weights that cannot be had (offline, unknown to timm, a wrong file)."""
 
 
+class RegistryError(DyTError):
+    """A component that cannot be registered or had."""
+
+
 class UnsupportedError(DyTError):
     """A backbone, variant or executor that cannot be combined; the message says why; nothing was changed."""

@@ -19,12 +19,9 @@ the module runs once is Python's own promise; what becomes of its class is decid
 import inspect
 import itertools
 import re
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from types import MappingProxyType
@@ -32,7 +29,17 @@ from typing import Any, Generic, Self, TypeVar
 
 import catalogue
 
-from dyt.errors import DyTError, nearest
+from dyt.errors import RegistryError, nearest
+from dyt.plugins import (
+    Plugins,
+    PluginWarning,
+    Problem,
+    importing,
+    label,
+    one_line,
+    package_of,
+    path_of,
+)
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -41,46 +48,8 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 _serial = itertools.count()  # catalogue has one table for the whole process; this keeps registries of one kind apart
 
 
-class RegistryError(DyTError):
-    """A component that cannot be registered or had: the message says what was given, what is allowed, what to do."""
-
-
 class UnknownNameError(RegistryError):
     """No component has that name; the message has the nearest name and all allowed ones."""
-
-
-class PluginWarning(UserWarning):
-    """An installed plug-in is disabled; `problems()` of its registry has the reason."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why one entry point of an installed distribution is not used.
-
-    Args:
-        kind: the registry's kind, such as "dispatchers".
-        name: the entry point's name.
-        distribution: name and version of the distribution that offers it.
-        reason: one line.
-    """
-
-    kind: str
-    name: str
-    distribution: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} '{self.name}' of {self.distribution} is disabled: {self.reason}"
-
-
-@dataclass
-class _Plugins:
-    """What is known so far about the entry points of one kind."""
-
-    offers: dict[str, list[EntryPoint]] | None = None  # None: not looked for yet
-    settled: set[str] = field(default_factory=set)  # names whose offers were taken or refused
-    problems: list[Problem] = field(default_factory=list)
-    unwarned: list[Problem] = field(default_factory=list)
 
 
 class Registry(Generic[T]):
@@ -97,7 +66,7 @@ class Registry(Generic[T]):
         self._table = catalogue.create("dyt", kind, str(next(_serial)))
         self._origins: dict[str, str] = {}
         self._base: type | None = None
-        self._plugins = _Plugins()
+        self._plugins = Plugins()
         self._lock = RLock()
 
     def __repr__(self) -> str:
@@ -114,7 +83,7 @@ class Registry(Generic[T]):
         """
         with self._lock:
             if self._base not in (None, base):
-                raise RegistryError(f"{self.kind} already accepts {_path(self._base)}, not {_path(base)} as well")
+                raise RegistryError(f"{self.kind} already accepts {path_of(self._base)}, not {path_of(base)} as well")
             for name, component in self._registered().items():
                 self._check(name, component, base)
             self._base = base
@@ -192,7 +161,7 @@ class Registry(Generic[T]):
         """For tests: what is registered inside is forgotten afterwards, by every thread; plug-ins are sought anew."""
         with self._lock:
             kept = self._registered(), dict(self._origins), self._base, self._plugins
-            self._plugins = _Plugins()
+            self._plugins = Plugins()
         try:
             yield self
         finally:
@@ -221,32 +190,33 @@ class Registry(Generic[T]):
                 return
             if held is not None:
                 holder = self._origins[name]
-                if not (built_in and holder in map(_label, self._offered(name))):
-                    raise self._taken(name, holder, _path(held), origin, component)
+                if not (built_in and holder in map(label, self._offered(name))):
+                    raise self._taken(name, holder, path_of(held), origin, component)
                 self._plugins.settled.discard(name)  # the built-in takes over, and the next listing reports the plug-in
             for offer in offers:  # a plug-in may register its own class, from the package that its entry point names
-                if _package(offer.value) != _package(component.__module__):
-                    raise self._taken(name, _label(offer), offer.value, origin, component)
+                if package_of(offer.value) != package_of(component.__module__):
+                    raise self._taken(name, label(offer), offer.value, origin, component)
             self._put(name, component, origin)
 
     def _taken(self, name: str, holder: str, held: str, origin: str, given: type) -> RegistryError:
         return RegistryError(
-            f"{self.kind} '{name}' is taken by {held} ({holder}); register {_path(given)} ({origin}) under another name"
+            f"{self.kind} '{name}' is taken by {held} ({holder}); register {path_of(given)} ({origin}) "
+            f"under another name"
         )
 
     def _check_name(self, name: object) -> None:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            given = repr(name) if isinstance(name, str) else _path(name)
+            given = repr(name) if isinstance(name, str) else path_of(name)
             raise RegistryError(f"{self.kind}: a name is a lower-case identifier, {_NAME.pattern}; given: {given}")
 
     def _check(self, name: str, component: object, base: type | None) -> None:
         self._check_name(name)
-        given = _path(component)
+        given = path_of(component)
         if isinstance(component, type) and issubclass(component, base or object):
             if not inspect.isabstract(component):
                 return
             given += f", which is abstract: it lacks {', '.join(sorted(getattr(component, '__abstractmethods__', ())))}"
-        wanted = f"a concrete subclass of {_path(base)}" if base else "a concrete class"
+        wanted = f"a concrete subclass of {path_of(base)}" if base else "a concrete class"
         raise RegistryError(f"{self.kind} '{name}' must be {wanted}; given: {given}")
 
     def _get(self, name: str) -> type[T]:
@@ -261,7 +231,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: object) -> UnknownNameError:
         self._settle_all()
-        given = f"'{name}'" if isinstance(name, str) else f"{_path(name)}, where a name is a string"
+        given = f"'{name}'" if isinstance(name, str) else f"{path_of(name)}, where a name is a string"
         return UnknownNameError(f"{self.kind} has no {given}; {nearest(name, self._registered())}")
 
     def _listing(self) -> list[tuple[str, type[T]]]:
@@ -301,55 +271,29 @@ class Registry(Generic[T]):
         if self._origins.get(name) == "dyt":
             reason = "the built-in of that name wins; the plug-in needs another name"
         elif len(offers) > 1:
-            reason = f"the name is offered by {' and by '.join(map(_label, offers))}; uninstall all but one"
+            reason = f"the name is offered by {' and by '.join(map(label, offers))}; uninstall all but one"
         else:
             try:
                 component = offers[0].load()
                 self._check(name, component, self._base)
             except (Exception, SystemExit) as error:  # a plug-in may fail in any way; KeyboardInterrupt is the user's
-                if _importing(offers[0]):
+                if importing(offers[0]):
                     return
-                reason = _one_line(error)
+                reason = one_line(error)
         with self._lock:
             if name in plugins.settled:
                 return
             held = self._registered().get(name, component)
             if not reason and held is not component:
-                reason = f"{self._origins[name]} has registered {_path(held)} under that name, not {_path(component)}"
+                reason = (
+                    f"{self._origins[name]} has registered {path_of(held)} under that name, not {path_of(component)}"
+                )
             if not reason:
-                self._put(name, component, _label(offers[0]))
+                self._put(name, component, label(offers[0]))
             plugins.settled.add(name)
-            found = [Problem(self.kind, name, _label(offer), reason) for offer in offers if reason]
+            found = [Problem(self.kind, name, label(offer), reason) for offer in offers if reason]
             plugins.problems += found
             plugins.unwarned += found
-
-
-def _path(component: object) -> str:
-    """`module:Class`, as an entry point writes it; of anything else only the type, since its repr may be long."""
-    if isinstance(component, type):
-        return f"{component.__module__}:{component.__qualname__}"
-    return f"a value of type {type(component).__name__}"
-
-
-def _package(path: str) -> str:
-    return re.split("[.:]", path.strip(), maxsplit=1)[0]
-
-
-def _label(offer: EntryPoint) -> str:
-    return f"{offer.dist.name} {offer.dist.version}" if offer.dist else "an unnamed distribution"
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, RegistryError):
-        return str(error)
-    return " ".join("".join(traceback.format_exception_only(error)).split())
-
-
-def _importing(offer: EntryPoint) -> bool:
-    """Whether the plug-in's module, or a package above it, is just being imported: a failure proves nothing then."""
-    parts = offer.value.partition(":")[0].strip().split(".")
-    modules = (sys.modules.get(".".join(parts[: n + 1])) for n in range(len(parts)))
-    return any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in modules)
 
 
 dispatchers: Registry[Any] = Registry("dispatchers")
@@ -362,3 +306,17 @@ KINDS: Mapping[str, Registry[Any]] = MappingProxyType(
     {registry.kind: registry for registry in (dispatchers, adapters, variants, executors, families)}
 )
 """Every catalogue by its kind."""
+
+__all__ = [
+    "KINDS",
+    "PluginWarning",
+    "Problem",
+    "Registry",
+    "RegistryError",
+    "UnknownNameError",
+    "adapters",
+    "dispatchers",
+    "executors",
+    "families",
+    "variants",
+]

@@ -9,8 +9,8 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from dyt.errors import nearest
-from dyt.registry import KINDS, RegistryError
+from dyt.errors import RegistryError, nearest
+from dyt.registry import KINDS
 
 
 class Spec(BaseModel):

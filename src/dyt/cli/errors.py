@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from dyt.errors import DyTError
-from dyt.registry import RegistryError
 from dyt.spec import explain
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -50,7 +49,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
         return f"dyt: {_flat(error.format_message())} ({verb} --help shows what is allowed)", BAD_INPUT
     if isinstance(error, ValidationError):
         return f"dyt: {_flat(explain(error))}", BAD_INPUT
-    if isinstance(error, (DyTError, RegistryError)):
+    if isinstance(error, DyTError):
         return f"dyt: {_flat(str(error))}", BAD_INPUT
     if isinstance(error, OSError) and error.filename is not None:
         return f"dyt: {error.filename}: {error.strerror}", BAD_INPUT
