@@ -12,15 +12,17 @@ _RECIPES: dict[str, dict[str, Any]] = {
     # Short runs: ten epochs, and the remedies that keep the rate at inference where it was asked (docs: short runs).
     "default": {
         "model": {
-            # Deep layers, where skipping costs little, start below the threshold that shallow ones start above.
             "dispatcher": {
                 "type": "learned",
-                "bias": {"start": 2.0, "end": -2.0},
-                "temperature": 1.0,
-                "noise": 0.0,
+                "bias": 3.0,
+                "noise": {"start": 1.0, "end": 0.0, "until": 0.4},
             },
             "adapter": {"type": "bottleneck", "dim": 8},
-            "objective": {"rate": 0.5, "rate_weight": 0.0, "control": "threshold"},
+            "objective": {
+                "rate": 0.5,
+                "rate_weight": 30.0,
+                "asked": {"start": 1.0, "until": 0.5, "shape": "linear"},
+            },
         },
         "data": {"augment": "none"},
         "train": {
@@ -30,8 +32,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
             "lr": 1e-3,
             "weight_decay": 0.01,
             "warmup_epochs": 1,
-            "adapter_lr_scale": 20.0,
-            "router_lr_scale": 0.1,
+            "router_lr_scale": 10.0,
             "calibrate": True,
         },
     },
