@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from torch import nn
 
 from dyt import backbone as backbones
 from dyt import families, registry, steer
-from dyt.dispatchers.base import Place
+from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head
 from dyt.named_specs import preset, presets
 from dyt.site import Site
+from dyt.slots import ComponentSpec
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
 from dyt.variants.base import DynamicBlock
@@ -114,20 +115,22 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[
         )
     dispatcher = registry.dispatchers.get(spec.dispatcher.type)
     adapter = registry.adapters.get(spec.adapter.type)
+    _check_parts(family, backbone, spec, variant, dispatcher)
     train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
     prefix = family.prefix_tokens(backbone)
     blocks: dict[str, DynamicBlock] = {}
-    paths = family.blocks(backbone)
+    paths = _chosen(family.blocks(backbone), spec.variant)
+    rates = _rates(spec, len(paths))
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
-    for path in paths:
+    for path, rate in zip(paths, rates, strict=True):
         block = backbone.get_submodule(path)
         dim = family.dim(backbone, block)
         like = next(block.parameters())
         sites = {}
         for branch in variant.dispatched:
-            place = Place(dim, index / last, spec.objective.rate)
+            place = Place(dim, index / last, rate)
             parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
-            site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor))
+            site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor), rate)
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
         blocks[path] = variant(spec.variant, block, family, sites)
@@ -138,6 +141,54 @@ def refusal(family: families.Family, backbone: nn.Module, variant: type[DynamicB
     """Why this family cannot offer this variant on this backbone; None when it can."""
     reasons = (family.refusal(backbone, branch) for branch in variant.dispatched)
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _check_parts(
+    family: families.Family,
+    backbone: nn.Module,
+    spec: DyTSpec,
+    variant: type[DynamicBlock],
+    dispatcher: type[Dispatcher],
+) -> None:
+    """Refuses what dispatcher and adapter ask of the backbone and its family does not have."""
+    reason = family.attention_refusal(backbone) if dispatcher.needs_attention else None
+    if reason is not None:
+        raise UnsupportedError(
+            f"dispatcher '{spec.dispatcher.type}' is not available for {type(backbone).__name__}: {reason}"
+        )
+    bare = [branch for branch in variant.dispatched if branch not in family.norms]
+    if bare and getattr(spec.adapter, "input", "block") == "normalised":
+        raise UnsupportedError(
+            f"adapter.input: normalised is not available for {type(backbone).__name__}: its {bare[0]} branch does not "
+            f"start with a norm of its own; use input: block"
+        )
+
+
+def _chosen(paths: Sequence[str], spec: ComponentSpec) -> list[str]:
+    """The blocks that a variant's `layers` names, or all of them."""
+    layers: tuple[int, ...] | None = getattr(spec, "layers", None)
+    if layers is None:
+        return list(paths)
+    outside = [layer for layer in layers if not -len(paths) <= layer < len(paths)]
+    if outside:
+        raise SpecError(
+            f"variant.layers: no block {outside[0]}; the backbone has blocks 0 to {len(paths) - 1}, or {-len(paths)} "
+            f"to -1 counted from the end"
+        )
+    chosen = sorted({layer % len(paths) for layer in layers})
+    if len(chosen) != len(layers):
+        raise SpecError(f"variant.layers: {list(layers)} names a block twice")
+    return [paths[layer] for layer in chosen]
+
+
+def _rates(spec: DyTSpec, blocks: int) -> Sequence[float]:
+    """The asked rate of each dynamic block."""
+    rates = spec.objective.layer_rates
+    if rates is None:
+        return [spec.objective.rate] * blocks
+    if len(rates) != blocks:
+        raise SpecError(f"objective.layer_rates: {len(rates)} rates given for {blocks} dynamic blocks; give one each")
+    return rates
 
 
 def _unknown_blocks(backbone: nn.Module) -> str:

@@ -47,11 +47,18 @@ def threshold_for(logits: Tensor, rate: float) -> Tensor:
 
 
 @torch.no_grad()
-def follow(model: DynamicModel, routes: Sequence[Route], rate: float) -> None:
-    """Moves all sites' thresholds to where `rate` of these routes' logits lie above; over ranks, to their mean."""
-    threshold = threshold_for(pooled_logits(routes), rate)
+def follow(model: DynamicModel, routes: Sequence[Route], rate: float | Sequence[float]) -> None:
+    """Moves the sites' thresholds to where the asked share of these routes' logits lies above; over ranks, their mean.
+
+    One rate sets one threshold for the pooled logits of all sites; a rate for each site sets each by its own logits.
+    """
+    if isinstance(rate, (int, float)):
+        thresholds = threshold_for(pooled_logits(routes), rate).expand(len(model.sites)).clone()
+    else:
+        own = [threshold_for(pooled_logits([route]), r) for route, r in zip(routes, rate, strict=True)]
+        thresholds = torch.stack(own)
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(threshold)
-        threshold /= dist.get_world_size()
-    for site in model.sites:
+        dist.all_reduce(thresholds)
+        thresholds /= dist.get_world_size()
+    for site, threshold in zip(model.sites, thresholds, strict=True):
         site.threshold.copy_(threshold)

@@ -82,7 +82,8 @@ class TuningStep(nn.Module):
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `rate` (unweighted), `total` (the
             loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its
-            weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count.
+            weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count;
+            with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -104,10 +105,16 @@ class TuningStep(nn.Module):
                 parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
-            parts["rate"] = (rate - o.asked_rate(now)) ** 2
             parts["active_rate"] = rate.detach()
+            asked = None
+            if o.layer_rates is None:
+                parts["rate"] = (rate - o.asked_rate(now)) ** 2
+            else:
+                asked = [o.asked_of(site.rate, now) for site in self.model.sites]
+                each = [mean_over_ranks(*activation_rate([route])) for route in routes]
+                parts["rate"] = torch.stack([(r - a) ** 2 for r, a in zip(each, asked, strict=True)]).mean()
             if o.control == "threshold" and self.training:
-                follow(self.model, routes, o.asked_rate(now))
+                follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
         loss = (
             parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
         )

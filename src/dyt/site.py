@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class Site(nn.Module):
         prefix: number of prefix tokens.
         key: the identity of the model, for steering.
         executors: (in train mode, in eval mode) when the steering names none.
+        rate: the activation rate that is asked of it, where the objective tells rates per layer.
     """
 
     threshold: Tensor
@@ -35,18 +38,23 @@ class Site(nn.Module):
         prefix: int,
         key: steer.Key,
         executors: tuple[Executor, Executor],
+        rate: float = 1.0,
     ) -> None:
         super().__init__()
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
-        self.executors = executors
+        self.executors, self.rate = executors, rate
         self.register_buffer("threshold", torch.zeros(()))
 
     def extra_repr(self) -> str:
         return self.name
 
-    def route(self, x: Tensor, padding: Tensor | None = None) -> Route:
+    def route(
+        self, x: Tensor, padding: Tensor | None = None, attention: Callable[[], Tensor] | None = None
+    ) -> Route:
         """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
+
+        `attention` computes the class token's attention (B, P), for dispatchers that need it.
 
         Raises:
             DyTError: a forced mask that does not fit the batch.
@@ -57,15 +65,17 @@ class Site(nn.Module):
         elif steering.masks is not None:
             route = Route(self._forced(steering.masks, x, padding), self.prefix, padding=padding, site=self.name)
         else:
-            route = self._decided(x, padding, steering.progress)
+            route = self._decided(x, padding, steering.progress, attention)
         for record in steering.records:
             record.append(route)
         return route
 
-    def _decided(self, x: Tensor, padding: Tensor | None, progress: float) -> Route:
+    def _decided(
+        self, x: Tensor, padding: Tensor | None, progress: float, attention: Callable[[], Tensor] | None
+    ) -> Route:
         patches = x[:, self.prefix :]
         hidden = None if padding is None else padding[:, self.prefix :]
-        decision = self.dispatcher(patches, Moment(self.training, progress, self.threshold, hidden))
+        decision = self.dispatcher(patches, Moment(self.training, progress, self.threshold, hidden, attention))
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
         head = x.shape[0], self.prefix
@@ -100,14 +110,25 @@ class Site(nn.Module):
             )
         return chosen
 
-    def pointwise(self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False) -> Tensor:
-        """M * fn(X) + Adapter(X), (B, N, C), for a branch that treats tokens independently."""
-        return self._adapted(self.executor(stochastic).pointwise(fn, x, route), x)
+    def pointwise(
+        self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
+    ) -> Tensor:
+        """M * fn(X) + Adapter(X), (B, N, C), for a branch that treats tokens independently.
 
-    def mixing(self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False) -> Tensor:
+        `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + M * fn(X).
+        """
+        return self._adapted(self.executor(stochastic).pointwise(fn, x, route), x, route, norm)
+
+    def mixing(
+        self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
+    ) -> Tensor:
         """M * fn(X) + Adapter(X), (B, N, C), for a branch in which only active tokens see one another."""
-        return self._adapted(self.executor(stochastic).mixing(fn, x, route), x)
+        return self._adapted(self.executor(stochastic).mixing(fn, x, route), x, route, norm)
 
-    def _adapted(self, out: Tensor, x: Tensor) -> Tensor:
-        delta = self.adapter(x)
+    def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
+        seen = x + out if self.adapter.placement == "sequential" else x
+        if self.adapter.input == "normalised":
+            assert norm is not None, "refused when the model was built"
+            seen = norm(seen)
+        delta = self.adapter(seen, route.padding)
         return out if delta is None else out + delta

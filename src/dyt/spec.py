@@ -121,7 +121,8 @@ class HeadSpec(Spec):
 class ObjectiveSpec(Spec):
     """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + weight (rate - r)^2.
 
-    `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
+    `rate`: the asked activation rate r. `layer_rates`: one rate for each dynamic block, in order, whose mean is `rate`;
+    the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
     complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
@@ -131,6 +132,7 @@ class ObjectiveSpec(Spec):
     """
 
     rate: Rate = 0.5
+    layer_rates: tuple[Rate, ...] | None = None
     rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
@@ -138,15 +140,35 @@ class ObjectiveSpec(Spec):
     asked: Descent | None = None
     control: Literal["loss", "threshold"] = "loss"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _mean_rate(cls, data: Any) -> Any:
+        """Where only `layer_rates` is given, `rate` is its mean."""
+        if isinstance(data, dict) and "rate" not in data and isinstance(data.get("layer_rates"), (list, tuple)):
+            rates = data["layer_rates"]
+            if rates and all(isinstance(rate, (int, float)) for rate in rates):
+                return {**data, "rate": math.fsum(rates) / len(rates)}
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> ObjectiveSpec:
         if self.asked is not None:
             self.asked.towards(self.rate)
+        if self.layer_rates is not None:
+            if not self.layer_rates:
+                raise ValueError("layer_rates has one rate for each dynamic block; leave it out for `rate` in all")
+            mean = math.fsum(self.layer_rates) / len(self.layer_rates)
+            if abs(mean - self.rate) > 1e-6:
+                raise ValueError(f"the mean of layer_rates is {mean:g} and rate is {self.rate:g}; leave rate out")
         return self
 
     def asked_rate(self, progress: float) -> float:
         """The rate asked for at `progress` in [0, 1] of the training."""
-        return self.rate if self.asked is None else self.asked.towards(self.rate).at(progress)
+        return self.asked_of(self.rate, progress)
+
+    def asked_of(self, rate: float, progress: float) -> float:
+        """What is asked for at `progress` in [0, 1] of the training where `rate` is asked for at its end."""
+        return rate if self.asked is None else self.asked.towards(rate).at(progress)
 
 
 class DyTSpec(Spec):

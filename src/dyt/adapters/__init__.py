@@ -1,7 +1,7 @@
 """x -> delta on every token: one file per adapter."""
 
-from dyt.adapters.base import Adapter, AdapterSpec
+from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
 from dyt.adapters.bottleneck import Bottleneck, BottleneckSpec
 from dyt.adapters.none import NoAdapter, NoAdapterSpec
 
-__all__ = ["Adapter", "AdapterSpec", "Bottleneck", "BottleneckSpec", "NoAdapter", "NoAdapterSpec"]
+__all__ = ["Adapter", "AdapterSpec", "Bottleneck", "BottleneckSpec", "NoAdapter", "NoAdapterSpec", "PlacedSpec"]

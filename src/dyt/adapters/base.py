@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +13,17 @@ from dyt.slots import ComponentSpec
 
 class AdapterSpec(ComponentSpec):
     """Base of the adapters' specs."""
+
+
+class PlacedSpec(AdapterSpec):
+    """Fields of an adapter that says where it stands; the defaults are the paper's.
+
+    `placement`: `parallel` (X + M Branch(X) + Adapter(X)), or `sequential` (Z + Adapter(Z), where Z = X + M Branch(X)).
+    `input`: `block`, the tokens as they are, or `normalised`, as the branch's own norm makes them.
+    """
+
+    placement: Literal["parallel", "sequential"] = "parallel"
+    input: Literal["block", "normalised"] = "block"
 
 
 class Adapter(nn.Module, ABC):
@@ -29,10 +40,14 @@ class Adapter(nn.Module, ABC):
 
     def __init__(self, spec: AdapterSpec, dim: int) -> None:
         super().__init__()
+        self.placement, self.input = getattr(spec, "placement", "parallel"), getattr(spec, "input", "block")
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor | None:
-        """The delta (B, N, C) of the un-normalised branch input x (B, N, C); None when nothing is added."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor | None:
+        """The delta (B, N, C) of the tokens x (B, N, C); None when nothing is added.
+
+        `padding` (B, N) bool is True at padding tokens, for adapters that look at an image as a whole; None for none.
+        """
 
 
 adapters.accepts(Adapter)

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt.adapters.base import Adapter, AdapterSpec
+from dyt.adapters.base import Adapter, PlacedSpec
 from dyt.registry import adapters
 
 
-class BottleneckSpec(AdapterSpec):
+class BottleneckSpec(PlacedSpec):
     """`bottleneck`. `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `scale`: s. `dropout`: on the hidden units.
 
     The defaults are the released code's.
@@ -41,6 +41,6 @@ class Bottleneck(Adapter):
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         delta: Tensor = self.up(self.dropout(F.relu(self.down(x))))
         return delta * self.scale

@@ -20,5 +20,5 @@ class NoAdapter(Adapter):
 
     Spec = NoAdapterSpec
 
-    def forward(self, x: Tensor) -> Tensor | None:
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor | None:
         return None

@@ -6,6 +6,7 @@ Shapes: patches (B, P, C), prefix tokens already taken off; decisions (B, P), or
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -61,12 +62,15 @@ class Moment:
         progress: fraction of the training done, for schedules.
         threshold: () float32, the site's threshold on logits.
         padding: (B, P) bool, True at padding tokens, or None.
+        attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
+            None unless the dispatcher's class says `needs_attention`.
     """
 
     training: bool
     progress: float
     threshold: Tensor
     padding: Tensor | None = None
+    attention: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +99,8 @@ class Dispatcher(nn.Module, ABC):
     """
 
     Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
+    needs_attention: ClassVar[bool] = False
+    """Whether `decide` asks its moment for the class token's attention; refused on backbones that cannot tell it."""
 
     def __init__(self, spec: DispatcherSpec, place: Place) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class Family(ABC):
     """
 
     children: ClassVar[Mapping[str, Sequence[str]]]
+    norms: ClassVar[Mapping[str, str]] = {}
+    """For each branch, the block's child that normalises its input; none for a branch that is normalised after."""
 
     @abstractmethod
     def matches(self, backbone: nn.Module) -> bool:
@@ -52,6 +54,27 @@ class Family(ABC):
     def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
         """(B, N) bool, True at padding tokens of x (B, N, C), or None when there are none."""
         return None
+
+    def normalised(self, block: nn.Module, branch: str, x: Tensor) -> Tensor:
+        """x (B, N, C) as the branch's own norm makes it; only asked for branches that `norms` names."""
+        out: Tensor = getattr(block, self.norms[branch])(x)
+        return out
+
+    def mlp_input(self, block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+        """What the MLP branch reads: the tokens after the attention, or the block's own input x in parallel blocks."""
+        return attended
+
+    def attend(self, block: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
+        """The tokens after the attention: x + branch, (B, N, C); otherwise where attention changes their number."""
+        return x + branch
+
+    def attention_refusal(self, backbone: nn.Module) -> str | None:
+        """Why the class token's attention cannot be had from these blocks, or None when it can."""
+        return "this family does not tell the class token's attention"
+
+    def class_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads."""
+        raise NotImplementedError
 
     @abstractmethod
     def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

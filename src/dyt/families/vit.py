@@ -21,6 +21,7 @@ class ViT(Family):
     """With LayerScale, DropPath, qk-norm, any MLP, pre-norm stem, prefix tokens, pooling and dynamic image size."""
 
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
+    norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
 
     def matches(self, backbone: nn.Module) -> bool:
         return isinstance(backbone, VisionTransformer) and all(

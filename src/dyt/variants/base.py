@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from pydantic import field_validator
 from timm.layers import DropPath  # type: ignore[attr-defined]
 from timm.models import register_notrace_module
 from torch import Tensor, nn
@@ -24,7 +25,20 @@ POINTWISE = frozenset({"mlp"})
 
 
 class VariantSpec(ComponentSpec):
-    """Base of the variants' specs."""
+    """Fields that every variant has.
+
+    `layers`: which blocks are dynamic, counted from 0 (from the end when negative), in ascending order; None for all.
+    The others stay plain timm blocks, without dispatcher and adapter.
+    """
+
+    layers: tuple[int, ...] | None = None
+
+    @field_validator("layers")
+    @classmethod
+    def _some(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and (not layers or len(set(layers)) != len(layers)):
+            raise ValueError("layers names at least one block, and none twice; leave it out for all blocks")
+        return layers
 
 
 class DynamicBlock(nn.Module, ABC):
@@ -71,21 +85,39 @@ class DynamicBlock(nn.Module, ABC):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C), with whatever the backbone passes to its blocks beside x."""
 
+    def attended(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens after the attention, and what the MLP branch reads, for the attention branch's output."""
+        after = self.family.attend(self, x, branch)
+        return after, self.family.mlp_input(self, x, after)
+
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The whole branch, every token computed: what the original block's residual adds."""
         method = getattr(self.family, name)
         fn = partial(method, self) if name in POINTWISE else lambda y, *a, **k: method(self, y, Tokens(), *a, **k)
         return self._frozen(fn)(x, *args, **kwargs)
 
-    def dispatch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X)."""
-        site = self.sites[name]
+    def dispatch(self, name: str, x: Tensor, entered: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X), in the shape of x.
+
+        Args:
+            name: the branch.
+            x: the tokens that it reads, (B, N, C) or (B, H, W, C).
+            entered: the tokens that entered the block, for dispatchers that ask for its attention.
+            args, kwargs: what the backbone passes to its blocks beside x.
+        """
+        site, family = self.sites[name], self.family
         assert isinstance(site, Site)
-        route = site.route(x, self.family.padding(self, x, *args, **kwargs))
-        method, noisy = getattr(self.family, name), self._stochastic(name)
+        flat = x.flatten(1, -2)
+        attention = None
+        if site.dispatcher.needs_attention:
+            attention = partial(family.class_attention, self, entered, *args, **kwargs)
+        route = site.route(flat, family.padding(self, x, *args, **kwargs), attention)
+        method, noisy, norm = getattr(family, name), self._stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:
-            return site.pointwise(self._frozen(lambda y: method(self, y, *args, **kwargs)), x, route, noisy)
-        return site.mixing(self._frozen(lambda y, t: method(self, y, t, *args, **kwargs)), x, route, noisy)
+            fn = self._frozen(lambda y: method(self, y, *args, **kwargs))
+            return site.pointwise(fn, flat, route, noisy, norm).reshape(x.shape)
+        mixed = self._frozen(lambda y, t: method(self, y, t, *args, **kwargs))
+        return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)
 
     def _frozen(self, fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""

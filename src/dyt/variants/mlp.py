@@ -11,7 +11,7 @@ from dyt.variants.base import DynamicBlock, VariantSpec
 
 
 class MLPVariantSpec(VariantSpec):
-    """`mlp`, without fields."""
+    """`mlp`, with the fields that every variant has."""
 
     type: str = "mlp"
 
@@ -24,5 +24,5 @@ class MLPVariant(DynamicBlock):
     dispatched = ("mlp",)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        x = x + self.branch("attn", x, *args, **kwargs)
-        return x + self.dispatch("mlp", x, *args, **kwargs)
+        after, read = self.attended(x, self.branch("attn", x, *args, **kwargs))
+        return after + self.dispatch("mlp", read, x, *args, **kwargs)

@@ -1,0 +1,28 @@
+"""`attn_mlp`: a dispatcher and an adapter on each of attention and MLP (paper fig. 3c)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dyt.registry import variants
+from dyt.variants.base import DynamicBlock, VariantSpec
+
+
+class AttentionMLPVariantSpec(VariantSpec):
+    """`attn_mlp`, with the fields that every variant has."""
+
+    type: str = "attn_mlp"
+
+
+@variants("attn_mlp")
+class AttentionMLPVariant(DynamicBlock):
+    """X' = X + M1 * Attn(X, active only) + Adapter1(X);  X'' = X' + M2 * MLP(X') + Adapter2(X')."""
+
+    Spec = AttentionMLPVariantSpec
+    dispatched = ("attn", "mlp")
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        after, read = self.attended(x, self.dispatch("attn", x, x, *args, **kwargs))
+        return after + self.dispatch("mlp", read, x, *args, **kwargs)

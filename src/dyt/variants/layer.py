@@ -1,0 +1,27 @@
+"""`layer`: one dispatcher decides for the whole layer, one adapter in parallel with it (paper fig. 3d)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dyt.registry import variants
+from dyt.variants.base import DynamicBlock, VariantSpec
+
+
+class LayerVariantSpec(VariantSpec):
+    """`layer`, with the fields that every variant has."""
+
+    type: str = "layer"
+
+
+@variants("layer")
+class LayerVariant(DynamicBlock):
+    """X' = X + M * (Layer(X, active only) - X) + Adapter(X)."""
+
+    Spec = LayerVariantSpec
+    dispatched = ("layer",)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x + self.dispatch("layer", x, x, *args, **kwargs)
