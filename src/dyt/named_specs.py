@@ -8,22 +8,56 @@ from dyt.errors import SpecError, nearest
 from dyt.spec import DyTSpec, parse
 
 _STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
+_ALWAYS: dict[str, Any] = {"dispatcher": {"type": "always"}, "objective": _STATIC}
+_NONE: dict[str, Any] = {"adapter": {"type": "none"}}
+_VTAB: dict[str, Any] = {"adapter": {"type": "bottleneck", "dim": 8}}
+_SWIN_B: dict[str, Any] = {"backbone": {"name": "swin_base_patch4_window7_224.ms_in22k"}}
+_VIT_L: dict[str, Any] = {"backbone": {"name": "vit_large_patch16_224.augreg_in21k"}}
+
+
+def _rate(rate: float) -> dict[str, Any]:
+    return {"objective": {"rate": rate}}
+
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's defaults (table 6, "dyt"): d = 64, r = 0.5, tau = 5, no remedy for short runs.
+    # The paper's defaults (table 6, "dyt"): MLP variant, d = 64, r = 0.5, tau = 5, no remedy for short runs.
     "dyt": {},
+    # Table 1: the other variants.
+    "dyt_attn": {"variant": {"type": "attn"}},
+    "dyt_attn_mlp": {"variant": {"type": "attn_mlp"}, **_rate(0.7)},
+    "dyt_layer": {"variant": {"type": "layer"}, **_rate(0.7)},
     # Table 3's settings on VTAB-1K: d = 8.
-    "dyt_vtab": {"adapter": {"type": "bottleneck", "dim": 8}},
-    # AdaptFormer is DyT with every token active and neither of the complete model's terms.
-    "static_adapter": {"dispatcher": {"type": "always"}, "objective": _STATIC},
-    "static_adapter_vtab": {
-        "dispatcher": {"type": "always"},
-        "adapter": {"type": "bottleneck", "dim": 8},
-        "objective": _STATIC,
-    },
-    # Only the head is trained.
-    "linear": {"dispatcher": {"type": "always"}, "adapter": {"type": "none"}, "objective": _STATIC},
+    "dyt_vtab": _VTAB,
+    "dyt_vtab_r0.7": {**_VTAB, **_rate(0.7)},
+    "dyt_vtab_r0.9": {**_VTAB, **_rate(0.9)},
+    # Baselines. AdaptFormer is DyT with every token active and neither of the complete model's terms.
+    "static_adapter": _ALWAYS,
+    "static_adapter_vtab": {**_ALWAYS, **_VTAB},
+    "linear": {**_ALWAYS, **_NONE},
+    "full": {**_ALWAYS, **_NONE, "trainable": "full"},
+    # Table 6: every weight trained, tokens dispatched, no adapter.
+    "dynamic_full": {**_NONE, "trainable": "full"},
+    # Table 7: dispatch level and strategy.
+    "dyt_sample": {"dispatcher": {"type": "learned", "level": "sample"}},
+    "dyt_random": {"dispatcher": {"type": "random"}},
+    "dyt_sample_random": {"dispatcher": {"type": "random", "level": "sample"}},
+    # Table 9: the temperature of the Gumbel-sigmoid.
+    "dyt_tau0.1": {"dispatcher": {"type": "learned", "temperature": 0.1}},
+    "dyt_tau1": {"dispatcher": {"type": "learned", "temperature": 1.0}},
+    "dyt_tau_schedule": {"dispatcher": {"type": "learned", "temperature": {"start": 5.0, "end": 0.1}}},
+    # Table 12: terms of the loss left out.
+    "dyt_vtab_without_distill": {**_VTAB, "objective": {"distill": 0.0}},
+    "dyt_vtab_without_complete": {**_VTAB, "objective": {"distill": 0.0, "complete": 0.0}},
+    # Tables 17 to 19: other backbones.
+    "full_swin_b": {**_SWIN_B, **_ALWAYS, **_NONE, "trainable": "full"},
+    "full_vit_l": {**_VIT_L, **_ALWAYS, **_NONE, "trainable": "full"},
+    "dyt_vit_l_vtab": {**_VIT_L, **_VTAB},
 }
+# Table 2: the MoE-adapter; table 8: the bottleneck; tables 17 and 18: rates on Swin-B and ViT-L.
+_PRESETS |= {f"dyt_moe{n}": {"adapter": {"type": "moe", "experts": n}} for n in (2, 4, 8, 12)}
+_PRESETS |= {f"dyt_d{d}": {"adapter": {"type": "bottleneck", "dim": d}} for d in (1, 4, 16, 256)}
+_PRESETS |= {f"dyt_swin_b_r{r}": {**_SWIN_B, **_rate(r)} for r in (0.1, 0.3, 0.5, 0.7, 0.9)}
+_PRESETS |= {f"dyt_vit_l_r{r}": {**_VIT_L, **_rate(r)} for r in (0.1, 0.3, 0.5, 0.7, 0.9)}
 
 
 def presets() -> list[str]:

@@ -14,6 +14,7 @@ from dyt.cli.errors import OneLine
 from dyt.cli.evaluate import evaluate
 from dyt.cli.listing import listing
 from dyt.cli.macs import macs
+from dyt.cli.paper import paper
 from dyt.cli.plot import plot
 from dyt.cli.predict import predict
 from dyt.cli.spec import spec
@@ -53,6 +54,7 @@ for name, verb in {
     "predict": predict,
     "bench": bench,
     "macs": macs,
+    "paper": paper,
     "plot": plot,
     "spec": spec,
     "list": listing,

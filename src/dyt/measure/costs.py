@@ -12,7 +12,7 @@ from dyt.assemble import build
 from dyt.backbone import create
 from dyt.measure.activity import random_masks
 from dyt.measure.macs import count_macs
-from dyt.model import execution, forced, head_keys, record
+from dyt.model import DynamicModel, execution, forced, head_keys, record
 from dyt.spec import DyTSpec
 
 
@@ -24,7 +24,9 @@ class Costs:
         size: (H, W) pixels.
         dense: the plain timm model.
         complete: the dynamic model with every token active: the dense model and its adapters.
-        executed: with the share `rate` of the patch tokens active at every site, routers included.
+        nominal: with exactly the share `rate` of an image's patch tokens active at every site, routers included; at
+            sample level the mean of all and none, in that share.
+        executed: the mean over images whose own shares differ around that rate.
         rate: that share.
         trainable: parameters trained, without the head, as the paper counts them.
         head: parameters of the head.
@@ -34,6 +36,7 @@ class Costs:
     size: tuple[int, int]
     dense: int
     complete: int
+    nominal: int
     executed: int
     rate: float
     trainable: int
@@ -63,9 +66,13 @@ def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
         routed = int(count_macs(model, batch[:1]))
     with forced(model, [route.active for route in routes]):
         routers = routed - int(count_macs(model, batch[:1]))  # forced masks leave the routers out
-    masks = random_masks([(route.active.shape[1], route.prefix) for route in routes], images, rate)
-    with forced(model, masks):
-        executed = float(count_macs(model, batch).double().mean())
+    tokens = [(route.active.shape[1], route.prefix) for route in routes]
+    if getattr(spec.dispatcher, "level", "token") == "sample":
+        none, every = (_forced_macs(model, batch[:1], random_masks(tokens, 1, share)) for share in (0.0, 1.0))
+        nominal = executed = none + rate * (every - none)
+    else:
+        nominal = _forced_macs(model, batch[:1], random_masks(tokens, 1, rate))
+        executed = _forced_macs(model, batch, random_masks(tokens, images, rate))
     head = head_keys(model.backbone)
     names = dict(model.backbone.named_parameters())
     trained = {name: p.numel() for name, p in names.items() if p.requires_grad and name not in head}
@@ -73,12 +80,18 @@ def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
         size=input_size(model.backbone),
         dense=dense_macs(create(spec.backbone, spec.head.num_classes)[0].eval(), batch[:1]),
         complete=complete,
+        nominal=round(nominal) + routers,
         executed=round(executed) + routers,
         rate=rate,
         trainable=sum(trained.values()),
         head=sum(names[name].numel() for name in head),
         total=sum(p.numel() for p in names.values()),
     )
+
+
+def _forced_macs(model: DynamicModel, batch: Tensor, masks: list[Tensor]) -> float:
+    with forced(model, masks):
+        return float(count_macs(model, batch).double().mean())
 
 
 def dense_macs(backbone: nn.Module, image: Tensor) -> int:

@@ -1,0 +1,76 @@
+"""`dyt paper`: the paper's tables that need no data, computed, beside what is printed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dyt.measure.paper import Line
+
+COLUMNS = ("table", "row", "preset", "M", "paper", "off", "GMACs", "ragged", "paper", "off")
+WORDS = ("row", "preset")
+
+
+def paper(
+    table: Annotated[
+        list[int] | None, typer.Option("--table", help="Only this table, e.g. 1; may be given more than once.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown to this file.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images with random masks that are averaged.")] = 4,
+) -> None:
+    """Build each preset of the paper on random weights; compare parameters (M) and multiply-accumulates (GMACs).
+
+    `GMACs` has exactly the nominal share of each image's tokens active, `ragged` random masks around that share.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from dyt.cli.progress import rounds
+    from dyt.measure.paper import ROWS, lines
+
+    chosen = table or []
+    wanted = [row for row in ROWS if not chosen or row.table in chosen]
+    found: list[Line] = []
+    with rounds("rows", len(wanted)) as done:
+        for line in lines(chosen, images):
+            found.append(line)
+            done(len(found))
+    rows = [_cells(line) for line in found]
+    console = Console()
+    for number in sorted({line.row.table for line in found}):
+        shown = Table(title=f"Table {number}", title_justify="left", box=SIMPLE_HEAD)
+        for column in COLUMNS[1:]:
+            shown.add_column(column, justify="left" if column in WORDS else "right")
+        for cells in rows:
+            if cells[0] == str(number):
+                shown.add_row(*cells[1:])
+        console.print(shown)
+    if markdown is not None:
+        rule = ["---" if column in WORDS else "---:" for column in COLUMNS]
+        text = "\n".join(f"| {' | '.join(cells)} |" for cells in (COLUMNS, rule, *rows))
+        markdown.write_text(text + "\n")
+        typer.echo(f"written to {markdown}")
+
+
+def _cells(line: Line) -> list[str]:
+    row = line.row
+    return [
+        str(row.table),
+        row.name,
+        row.preset,
+        f"{line.params:.2f}",
+        "" if row.params is None else f"{row.params:g}",
+        _off(line.params_off),
+        f"{line.nominal:.2f}",
+        f"{line.measured:.2f}",
+        "" if row.gmacs is None else f"{row.gmacs:g}",
+        _off(line.gmacs_off),
+    ]
+
+
+def _off(share: float | None) -> str:
+    return "" if share is None else f"{share:+.1%}"
