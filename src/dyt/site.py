@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,8 @@ class Site(nn.Module):
             route = Route(self._forced(steering.masks, x, padding), self.prefix, padding=padding, site=self.name)
         else:
             route = self._decided(x, padding, steering.progress)
+        if steering.keep_tokens:
+            route = replace(route, entered=x)
         for record in steering.records:
             record.append(route)
         return route
