@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 import dyt
 from dyt import steer
-from dyt.objective import classification, distillation, mean_over_ranks
+from dyt.errors import DyTError
+from dyt.objective import classification, distillation, feature_distance, mean_over_ranks
+from dyt.route import Route
 from laws.models import CLASSES, masks, tiny
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -35,6 +37,59 @@ def test_kl_is_of_complete_against_dynamic_with_a_detached_teacher() -> None:
         torch.testing.assert_close(dynamic.grad, ((q - p) / 3 * temperature).detach())
 
 
+def route(entered: torch.Tensor, prefix: int, padding: torch.Tensor | None = None) -> Route:
+    active = torch.ones(entered.shape[:2], dtype=torch.bool)
+    return Route(active, prefix, padding=padding, entered=entered)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_feature_distance_is_squared_distance_over_variance(prefix: int) -> None:
+    tokens = torch.randn(2, 2, 6, 5, 4) + 3.0  # pass, site, image, token, channel
+    ours, theirs = tokens.clone().requires_grad_(), tokens.flip(0).clone().requires_grad_()
+    dynamic, complete = ([route(x, prefix) for x in each[0]] for each in (ours, theirs))
+    found = feature_distance(dynamic, complete)
+    expected = []
+    for mine, teacher in zip(ours[0], theirs[0].detach(), strict=True):
+        a, b = (t[:, 0] if prefix else t.mean(1) for t in (mine, teacher))
+        expected.append(((a - b) ** 2).sum() / ((b - b.mean(0)) ** 2).sum())
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    found.backward()
+    assert theirs.grad is None
+    assert ours.grad is not None
+    assert bool(ours.grad[0].any())
+    assert feature_distance(complete, complete).item() == 0.0
+
+
+def test_feature_distance_leaves_padding_out_and_needs_two_images() -> None:
+    x, y = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    padding = torch.tensor([[False, False, True, True]] * 3)
+    found = feature_distance([route(x, 0, padding)], [route(y, 0, padding)])
+    torch.testing.assert_close(found, feature_distance([route(x[:, :2], 0)], [route(y[:, :2], 0)]))
+    with pytest.raises(DyTError, match="at least two"):
+        feature_distance([route(x[:1], 0)], [route(y[:1], 0)])
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_the_features_term_teaches_routers_and_adapters(pool: str) -> None:
+    """With no other term; and it alone asks for the complete pass."""
+    model = still(args={"global_pool": pool, "class_token": pool == "token"})
+    terms = {"complete": 0.0, "distill": 0.0, "rate_weight": 0.0}
+    _, without = dyt.TuningStep(model, terms)(X, Y)
+    loss, parts = dyt.TuningStep(model, {**terms, "features": 2.0})(X, Y)
+    assert without["features"].item() == 0.0 < parts["features"].item()
+    torch.testing.assert_close(loss, parts["cls"] + 2.0 * parts["features"])
+    parts["features"].backward()
+    first = model.sites[0]
+    assert all(p.grad is not None and bool(p.grad.any()) for p in first.parameters())
+
+
+def test_routes_keep_no_tokens_unless_asked() -> None:
+    model = still()
+    with dyt.record(model) as routes:
+        dyt.TuningStep(model)(X, Y)
+    assert all(r.entered is None for r in routes)
+
+
 def test_classification_takes_soft_labels_and_is_float32() -> None:
     logits = torch.randn(4, CLASSES)
     soft = F.one_hot(Y, CLASSES).float()
@@ -46,7 +101,7 @@ def test_the_parts_make_the_loss() -> None:
     model = still()
     objective = {"rate": 0.3, "rate_weight": 3.0, "complete": 0.5, "distill": 0.25, "temperature": 2.0}
     loss, parts = dyt.TuningStep(model, objective)(X, Y)
-    assert set(parts) == {"cls", "complete", "distill", "rate", "total", "active_rate"}
+    assert set(parts) == {"cls", "complete", "distill", "features", "rate", "total", "active_rate"}
     assert all(part.shape == () and part.dtype == torch.float32 for part in parts.values())
     with dyt.record(model) as routes:
         dynamic = model(X)

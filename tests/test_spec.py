@@ -26,6 +26,7 @@ def test_the_defaults_are_the_paper_s() -> None:
             "rate_weight": 2.0,
             "complete": 1.0,
             "distill": 1.0,
+            "features": 0.0,
             "temperature": 1.0,
             "asked": None,
             "control": "loss",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from dyt import steer
 from dyt.control import follow
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, execution, record
-from dyt.route import activation_rate
+from dyt.route import Route, activation_rate
 from dyt.spec import ObjectiveSpec, Ramp, parse
 
 
@@ -31,6 +31,41 @@ def distillation(complete: Tensor, dynamic: Tensor, temperature: float = 1.0) ->
     teacher = F.log_softmax(complete.detach().float() / temperature, dim=-1)
     student = F.log_softmax(dynamic.float() / temperature, dim=-1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def feature_distance(dynamic: Sequence[Route], complete: Sequence[Route]) -> Tensor:
+    """() float32: how far the dynamic pass's features are from the complete pass's, which is detached.
+
+    For each site the class token that enters it (the mean patch token where there is none), as the squared distance
+    over the variance of the complete pass's over the images of all ranks; then the mean over the sites. 0 where the
+    passes agree, about 1 where the dynamic pass tells nothing of the image.
+
+    Args:
+        dynamic: routes of the dynamic pass that kept their tokens.
+        complete: of the complete pass of the same images.
+
+    Raises:
+        DyTError: a single image, which has no variance.
+    """
+    terms, sums = [], []
+    for ours, theirs in zip(dynamic, complete, strict=True):
+        teacher = theirs.summary().detach().double()
+        term = (ours.summary().double() - teacher).square().sum()
+        size, square = teacher.new_tensor(len(teacher)), teacher.square().sum()
+        terms.append(term)
+        sums.append(torch.cat([torch.stack([term.detach(), size, square]), teacher.sum(0)]))
+    joint, world = torch.cat(sums), 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(joint)
+        world = dist.get_world_size()
+    found = []
+    for term, own in zip(terms, torch.split(joint, [len(s) for s in sums]), strict=True):
+        if own[1] < 2:
+            raise DyTError("objective.features compares images: a step needs at least two; use a larger batch")
+        variance = (own[2] - own[3:].square().sum() / own[1]).clamp_min(1e-6 * own[2])
+        share = world * term / variance  # averaged over the ranks by DistributedDataParallel, as in mean_over_ranks
+        found.append(share + (own[0] / variance - share).detach())
+    return torch.stack(found).mean().float()
 
 
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
@@ -80,10 +115,10 @@ class TuningStep(nn.Module):
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
 
         Returns:
-            The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `rate` (unweighted), `total` (the
-            loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its
-            weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count;
-            with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
+            The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
+            (unweighted), `total` (the loss), `active_rate` (detached). Terms that are off are 0; the complete pass is
+            not run when all its weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks,
+            weighted by count; with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -92,17 +127,18 @@ class TuningStep(nn.Module):
                 dispatcher that scores nothing.
         """
         o, now = self.objective, self._progress(progress)
-        with steer.steered(self.model.key, progress=now):
+        with steer.steered(self.model.key, progress=now, keep_tokens=o.features > 0):
             with record(self.model) as routes:
                 logits = self.model(images)
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
-            parts |= {"complete": zero, "distill": zero, "rate": zero, "active_rate": zero + 1}
-            if o.complete > 0 or o.distill > 0:
-                with execution(self.model, "complete"):
+            parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
+            if o.complete > 0 or o.distill > 0 or o.features > 0:
+                with execution(self.model, "complete"), record(self.model) as complete_routes:
                     complete = self.model(images)
                 parts["complete"] = classification(complete, labels) if o.complete > 0 else zero
                 parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
+                parts["features"] = feature_distance(routes, complete_routes) if o.features > 0 else zero
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
             parts["active_rate"] = rate.detach()
@@ -115,9 +151,8 @@ class TuningStep(nn.Module):
                 parts["rate"] = torch.stack([(r - a) ** 2 for r, a in zip(each, asked, strict=True)]).mean()
             if o.control == "threshold" and self.training:
                 follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
-        loss = (
-            parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
-        )
+        loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"]
+        loss = loss + o.features * parts["features"] + o.rate_weight * parts["rate"]
         return loss, {**parts, "total": loss}
 
     def _progress(self, progress: float | None) -> float:

@@ -48,6 +48,7 @@ class Route:
         logits: (B, P) float32, the router's logits before noise, detached; None when nothing was scored.
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
         site: the name of the branch, `blocks.3.mlp`.
+        entered: (B, N, C) the tokens that entered the branch, in the graph; None unless the steering keeps them.
     """
 
     active: Tensor
@@ -57,6 +58,18 @@ class Route:
     logits: Tensor | None = None
     dense: bool = False
     site: str = ""
+    entered: Tensor | None = None
+
+    def summary(self) -> Tensor:
+        """(B, C) float32: what stands for an image in the tokens that entered: the class token, or the mean patch."""
+        assert self.entered is not None, "only routes recorded while the steering keeps tokens have them"
+        if self.prefix:
+            return self.entered[:, 0].float()
+        kept = self.entered.float()
+        if self.padding is None:
+            return kept.mean(1)
+        real = (~self.padding).unsqueeze(-1)
+        return (kept * real).sum(1) / real.sum(1).clamp_min(1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if any."""

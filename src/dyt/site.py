@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,8 @@ class Site(nn.Module):
             route = Route(self._forced(steering.masks, x, padding), self.prefix, padding=padding, site=self.name)
         else:
             route = self._decided(x, padding, steering.progress, attention)
+        if steering.keep_tokens:
+            route = replace(route, entered=x)
         for record in steering.records:
             record.append(route)
         return route

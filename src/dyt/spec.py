@@ -122,8 +122,10 @@ class ObjectiveSpec(Spec):
     """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + weight (rate - r)^2.
 
     `rate`: the asked activation rate r. `layer_rates`: one rate for each dynamic block, in order, whose mean is `rate`;
-    the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
-    complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
+    the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
+    `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic). `features`: of
+    how far the class token on its way through the blocks is from the complete model's; 0 in the paper. With all three 0
+    the complete pass is not run (table 12).
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
     `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
@@ -136,6 +138,7 @@ class ObjectiveSpec(Spec):
     rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
+    features: Annotated[float, Field(ge=0.0)] = 0.0
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
     control: Literal["loss", "threshold"] = "loss"

@@ -146,6 +146,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "rate_weight": draw(st.floats(0, 30)),
         "complete": draw(st.floats(0, 3)),
         "distill": draw(st.floats(0, 3)),
+        "features": draw(st.floats(0, 3)),
         "temperature": draw(st.floats(0.1, 4)),
         "control": draw(st.sampled_from(["loss", "threshold"])),
         "asked": draw(st.none() | descents),

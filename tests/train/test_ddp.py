@@ -47,12 +47,12 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("bias", [0.3, -30.0], ids=["some active", "none active"])
 def test_two_processes_equal_one(runs: Runs, tmp_path: Path, bias: float) -> None:
-    dispatcher = {"type": "learned", "noise": 0.0, "bias": bias}
-    run = runs(**SILENT, dispatcher=dispatcher, train={"batch_size": 8, "calibrate": bias > 0})
+    dispatcher, objective = {"type": "learned", "noise": 0.0, "bias": bias}, {"features": 1.0}
+    run = runs(**SILENT, dispatcher=dispatcher, objective=objective, train={"batch_size": 8, "calibrate": bias > 0})
     one_result = fit(run, tmp_path / "one", progress=False)
     two = two_processes(run, tmp_path)
     for a, b in zip(metrics(tmp_path / "one"), two, strict=True):
-        for part in ("loss", "cls", "complete", "distill", "rate", "active_rate", "accuracy"):
+        for part in ("loss", "cls", "complete", "distill", "features", "rate", "active_rate", "accuracy"):
             assert b[part] == pytest.approx(a[part], abs=1e-5), part
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["test"]["images"] == one_result.test.images

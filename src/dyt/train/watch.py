@@ -12,7 +12,7 @@ from torch import Tensor
 from dyt.model import DynamicModel, record
 from dyt.train.ranks import summed
 
-PARTS = ("total", "cls", "complete", "distill", "rate")
+PARTS = ("total", "cls", "complete", "distill", "features", "rate")
 
 
 class Sums:
