@@ -25,6 +25,14 @@ def test_equals_masked(variant: str, name: str, case: Case, kinds: list[str], da
     laws.executor_equals_masked(case, data.draw(chosen(variant=variant)), name, kinds)
 
 
+@pytest.mark.parametrize("dispatcher", names("dispatchers"))
+@each_executor
+@given(data=st.data())
+def test_a_dispatcher_s_own_routes(dispatcher: str, name: str, data: st.DataObject) -> None:
+    case = data.draw(cases(dispatcher=dispatcher))
+    laws.own_routes_equal_masked(case, data.draw(chosen(dispatcher=dispatcher)), name)
+
+
 @each_executor
 @given(case=cases(dtypes=("float32",)), kinds=mask_kinds)
 def test_a_block_equals_its_branches_on_gathered_tokens(name: str, case: Case, kinds: list[str]) -> None:

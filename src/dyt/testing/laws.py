@@ -81,6 +81,16 @@ def executor_equals_masked(case: Sample, chosen: Chosen, executor: str, kinds: S
     case.close(out[executor], out["masked"])
 
 
+def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None:
+    """Law 2: what a dispatcher decides under an executor gives what `masked` makes of the same decisions."""
+    model, x = shaken(built(case, chosen)), case.images()
+    with torch.no_grad(), case.precision():
+        with execution(model, executor), record(model) as routes:
+            out = model(x)
+        with execution(model, "masked"), forced(model, [route.active for route in routes]):
+            case.close(out, model(x))
+
+
 def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: bool = False, steps: int = 2) -> None:
     """Law 3: the frozen backbone is bit-identical after training; no trainable gradient is None."""
     backbone = case.backbone()

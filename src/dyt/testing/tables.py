@@ -164,6 +164,12 @@ def _whole(
             first | {"executor": each, "kinds": mask_kinds},
         ),
         Law(
+            2,
+            "a dispatcher's own routes give the same in every executor",
+            laws.own_routes_equal_masked,
+            first | {"executor": each},
+        ),
+        Law(
             3,
             "training leaves the backbone, and reaches all that is to learn",
             laws.training_keeps_the_backbone,
