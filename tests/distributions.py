@@ -31,7 +31,7 @@ def run(*command: str | Path, cwd: Path, path: Path | None = None) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,4 +17,4 @@ def new_plugin(
     from dyt.scaffold import new_plugin
 
     folder = new_plugin(name, kind, out)
-    typer.echo(f"{folder} is written; next: pip install -e '{folder}' && pytest '{folder}'")
+    typer.echo(f"{folder} is written; next: pip install -e '{folder}[test]' && pytest '{folder}'")
