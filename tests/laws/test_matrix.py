@@ -69,11 +69,11 @@ def combinations() -> tuple[Combination, ...]:
 
 
 def sample(count: int) -> tuple[Combination, ...]:
-    """Every name at least once, then as many pairs of names as go into `count`; the same at every call."""
+    """Every name at least once, then as many pairs and triples of names as go into `count`; always the same."""
     shuffled = list(combinations())
     random.Random(0).shuffle(shuffled)
     chosen: list[Combination] = []
-    for size in (1, 2):
+    for size in (1, 2, 3):
         seen = {part for c in chosen for part in parts(c, size)}
         for combination in shuffled:
             if len(chosen) >= count and size > 1:
@@ -85,7 +85,7 @@ def sample(count: int) -> tuple[Combination, ...]:
 
 
 def parts(combination: Combination, size: int) -> set[tuple[tuple[int, str], ...]]:
-    """The names in it, or the pairs of names, each with its axis."""
+    """The names in it, or the pairs or triples of names, each with its axis."""
     return set(itertools.combinations(enumerate(astuple(combination)), size))
 
 
