@@ -11,6 +11,10 @@ hypothesis.settings.register_profile("dyt", derandomize=True, deadline=None, dat
 hypothesis.settings.load_profile("dyt")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run every combination of laws/test_matrix.py, not a sample")
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()

@@ -33,6 +33,8 @@ ORDER = (
     ("checkpoint",),
     ("official",),
     ("measure",),
+    ("testing",),
+    ("scaffold",),
     ("tasks",),
     ("train",),
     ("demo",),

@@ -26,7 +26,7 @@ CLASSES = {
     *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),
     *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
-ROOMS = {"adapters", "dispatchers", "executors", "families", "registry", "variants"}
+ROOMS = {"adapters", "dispatchers", "executors", "families", "registry", "testing", "variants"}
 
 
 def test_the_public_names() -> None:

@@ -2,7 +2,7 @@
 
 import builtins
 
-from dyt import adapters, dispatchers, executors, families, registry, variants
+from dyt import adapters, dispatchers, executors, families, registry, testing, variants
 from dyt.assemble import Support, build, supports
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
@@ -61,5 +61,6 @@ __all__ = [
     "registry",
     "save",
     "supports",
+    "testing",
     "variants",
 ]

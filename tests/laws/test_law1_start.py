@@ -1,7 +1,6 @@
 """Law 1: with fresh adapters and everything active the model equals the plain timm model, in any executor."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -9,32 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dyt
-from laws.models import Case, masks, spec
-from laws.strategies import cases, component, components, names
+from dyt.testing import laws, parts
+from laws.models import Case, spec
+from laws.strategies import SEEDS, cases, chosen, component, names
 
 
 @pytest.mark.parametrize("variant", names("variants"))
 @pytest.mark.parametrize("adapter", names("adapters"))
 @given(case=cases(), data=st.data())
 def test_everything_active_is_the_plain_backbone(variant: str, adapter: str, case: Case, data: st.DataObject) -> None:
-    chosen: dict[str, Any] = {
-        "variant": data.draw(component("variants", variant)),
-        "adapter": data.draw(component("adapters", adapter)),
-        "dispatcher": data.draw(components("dispatchers")),
-    }
-    backbone, x = case.backbone(), case.images()
-    with torch.no_grad(), case.precision():
-        plain = copy.deepcopy(backbone)(x)
-        model = dyt.build(spec(**chosen), backbone=backbone)
-        with dyt.execution(model, "complete"), dyt.record(model) as routes:
-            case.close(model(x), plain)
-        assert len(routes) == len(model.sites)
-        assert all(bool(route.active.all()) and route.logits is None and route.gate is None for route in routes)
-        for executor in names("executors"):
-            with dyt.forced(model, masks(model, x, ["all"], 0)), dyt.execution(model, executor):
-                out = model(x)
-            assert (out.dtype, out.shape) == (plain.dtype, plain.shape)
-            case.close(out, plain)
+    picked = data.draw(chosen(variant=variant, adapter=adapter))
+    laws.starts_as_the_backbone(case, picked, names("executors"))
+
+
+@pytest.mark.parametrize("name", names("adapters"))
+@given(data=st.data(), seed=SEEDS, training=st.booleans())
+def test_a_fresh_adapter_adds_nothing(name: str, data: st.DataObject, seed: int, training: bool) -> None:
+    parts.adapter_starts_at_zero(data.draw(component("adapters", name)), seed, training)
 
 
 @given(case=cases(dtypes=("float32",), stochastic=True))

@@ -1,7 +1,5 @@
 """Law 6: a spec survives JSON and YAML unchanged; a wrong one is refused by field, value, choices and nearest name."""
 
-import copy
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +11,8 @@ from hypothesis import strategies as st
 import dyt
 from dyt.slots import Spec
 from dyt.spec import parse
-from dyt.specfile import dump_yaml, parse_yaml, read, write
+from dyt.specfile import read, write
+from dyt.testing import laws
 from laws.strategies import specs
 
 many = settings(max_examples=100)
@@ -22,15 +21,7 @@ many = settings(max_examples=100)
 @many
 @given(plain=specs())
 def test_a_spec_survives_json_and_yaml(plain: dict[str, Any]) -> None:
-    kept = copy.deepcopy(plain)
-    spec = parse(dyt.DyTSpec, plain)
-    assert plain == kept
-    dumped = spec.model_dump(mode="json")
-    assert parse(dyt.DyTSpec, dumped) == spec
-    assert dyt.DyTSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert parse_yaml(dump_yaml(dumped)) == dumped
-    assert json.loads(json.dumps(dumped, allow_nan=False)) == dumped
-    assert type(parse(dyt.DyTSpec, dumped).dispatcher) is type(spec.dispatcher)
+    laws.spec_survives(plain)
 
 
 @given(plain=specs(), suffix=st.sampled_from([".json", ".yaml", ".yml"]))

@@ -17,9 +17,10 @@ from torch import nn
 
 import dyt
 from dyt.checkpoint import CHECKSUM, checksum
+from dyt.testing import laws
 from dyt.variants.base import DynamicBlock
 from laws.models import TINY, Case, shaken, spec, tiny, tiny_backbone
-from laws.strategies import cases, component, components, names
+from laws.strategies import cases, chosen, names
 
 CASE = Case(TINY, (32, 32), 2, 0)
 
@@ -52,39 +53,13 @@ def requires_grad(module: nn.Module) -> list[bool]:
 @pytest.mark.parametrize("dispatcher", names("dispatchers"))
 @pytest.mark.parametrize("variant", names("variants"))
 @settings(max_examples=8)
-@given(case=cases(), data=st.data(), full=st.booleans(), other_head=st.sampled_from([None, 0, 9]))
+@given(data=st.data(), full=st.booleans(), other_head=st.sampled_from([None, 0, 9]))
 def test_a_file_loads_into_an_equal_model(
-    dispatcher: str, variant: str, case: Case, data: st.DataObject, full: bool, other_head: int | None
+    dispatcher: str, variant: str, data: st.DataObject, full: bool, other_head: int | None
 ) -> None:
-    chosen: dict[str, Any] = {
-        "variant": data.draw(component("variants", variant)),
-        "dispatcher": data.draw(component("dispatchers", dispatcher)),
-        "adapter": data.draw(components("adapters")),
-        "trainable": "full" if full else "adapters",
-    }
-    plain = case.backbone()
-    model = shaken(dyt.build(spec(**chosen), backbone=copy.deepcopy(plain)))
-    for i, site in enumerate(model.sites):
-        site.threshold.fill_(0.1 * i)
-    if other_head is not None:
-        plain.reset_classifier(other_head)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        dyt.save(model, path)
-        assert [file.name for file in Path(folder).iterdir()] == [path.name]
-        again = dyt.load(path, backbone=plain)
-    assert not again.training
-    assert again.spec == model.spec
-    assert again.backbone is plain
-    ours, theirs = model.state_dict(), again.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(theirs[k], v) and theirs[k].dtype == v.dtype for k, v in ours.items())
-    assert requires_grad(again) == requires_grad(model)
-    with torch.no_grad(), case.precision():
-        torch.manual_seed(1)
-        logits = model(case.images())
-        torch.manual_seed(1)
-        assert torch.equal(again(case.images()), logits)
+    case = data.draw(cases(dispatcher=dispatcher))
+    picked = data.draw(chosen(variant=variant, dispatcher=dispatcher)) | {"trainable": "full" if full else "adapters"}
+    laws.file_loads_equal(case, picked, other_head)
 
 
 @pytest.fixture(scope="module")

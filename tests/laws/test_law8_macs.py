@@ -4,47 +4,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
+from dyt.testing import laws
 from laws.models import CLASSES, Case, masks, shaken, spec
-from laws.strategies import cases, component, components, mask_kinds, names
-
-
-def executed(model: dyt.DynamicModel, case: Case) -> int:
-    with torch.no_grad(), dyt.execution(model, "sparse"), FlopCounterMode(display=False) as counter:
-        model(case.images())
-    assert counter.get_total_flops() % 2 == 0
-    return int(counter.get_total_flops()) // 2
+from laws.strategies import cases, chosen, mask_kinds, names
 
 
 @pytest.mark.parametrize("variant", names("variants"))
 @pytest.mark.parametrize("policy", ["forced", "routed", "complete"])
 @given(case=cases(), kinds=mask_kinds, data=st.data())
-def test_the_sum_over_images_is_what_a_flop_counter_sees(
+def test_each_image_costs_what_a_flop_counter_sees(
     variant: str, policy: str, case: Case, kinds: list[str], data: st.DataObject
 ) -> None:
-    chosen = {
-        "adapter": data.draw(components("adapters")),
-        "dispatcher": data.draw(component("dispatchers", "learned")),
-    }
-    model = shaken(dyt.build(spec(variant={"type": variant}, **chosen), backbone=case.backbone()), 0.3)
-    x = case.images()
-    given_masks = masks(model, x, kinds, case.seed)
-    with case.precision():
-        if policy == "forced":
-            with dyt.forced(model, given_masks):
-                counted, seen = dyt.count_macs(model, x), executed(model, case)
-        elif policy == "complete":
-            with dyt.execution(model, "complete"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model(x)
-            with dyt.execution(model, "complete"):
-                counted, seen = dyt.count_macs(model, x), counter.get_total_flops() // 2
-        else:
-            counted, seen = dyt.count_macs(model, x), executed(model, case)
-    assert counted.dtype == torch.int64
-    assert counted.shape == (case.batch,)
-    assert abs(int(counted.sum()) - seen) <= case.batch  # each image's share is rounded to a whole number
+    picked = data.draw(chosen(variant=variant, dispatcher="learned"))
+    laws.macs_are_what_sparse_executes(case, picked, policy, kinds)
 
 
 @pytest.mark.parametrize("variant", names("variants"))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import dyt
+import dyt.testing
 
 SPEC = {
     "backbone": {
@@ -18,6 +19,12 @@ SPEC = {
 def test_it_is_found_by_its_entry_point():
     assert "largest" in dyt.list("dispatchers")
     assert dyt.registry.dispatchers.origin("largest").startswith("dyt-largest ")
+
+
+def test_it_keeps_the_laws():
+    """Those that the library's own dispatchers are held to, on random models; a message says what does not hold."""
+    report = dyt.testing.check("dispatchers", "largest")
+    assert {law.number for law in report.laws} == {1, 2, 3, 4, 5, 6, 7, 8}
 
 
 def test_it_keeps_the_largest():

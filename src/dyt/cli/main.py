@@ -16,6 +16,7 @@ from dyt.cli.listing import listing
 from dyt.cli.macs import macs
 from dyt.cli.paper import paper
 from dyt.cli.plot import plot
+from dyt.cli.plugin import new_plugin
 from dyt.cli.predict import predict
 from dyt.cli.spec import spec
 from dyt.cli.supports import supports
@@ -59,6 +60,7 @@ for name, verb in {
     "spec": spec,
     "list": listing,
     "supports": supports,
+    "new-plugin": new_plugin,
     "doctor": doctor,
 }.items():
     app.command(name)(verb)  # type: ignore[type-var]

@@ -101,6 +101,8 @@ class Dispatcher(nn.Module, ABC):
     Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
     needs_attention: ClassVar[bool] = False
     """Whether `decide` asks its moment for the class token's attention; refused on backbones that cannot tell it."""
+    draws_at_inference: ClassVar[bool] = False
+    """Whether `decide` draws random numbers at inference too, so that an image is not always routed alike (law 4)."""
 
     def __init__(self, spec: DispatcherSpec, place: Place) -> None:
         super().__init__()

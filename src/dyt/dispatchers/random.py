@@ -19,6 +19,7 @@ class Random(Dispatcher):
     """Draws from torch's default generator of the device, so that `torch.manual_seed` makes it repeatable."""
 
     Spec = RandomSpec
+    draws_at_inference = True
 
     def __init__(self, spec: RandomSpec, place: Place) -> None:
         super().__init__(spec, place)

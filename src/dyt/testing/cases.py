@@ -1,0 +1,187 @@
+"""Small models and batches from plain data, deterministic; no hypothesis here."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import GluMlp, Mlp, SwiGLU, SwiGLUPacked  # type: ignore[attr-defined]
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from dyt.assemble import build
+from dyt.model import DynamicModel, execution, record
+
+MLPS: dict[str, Callable[..., nn.Module]] = {"mlp": Mlp, "glu": GluMlp, "swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}
+CLASSES = 5
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+class Sample(ABC):
+    """One plain model with one batch of images; the same whenever it is asked.
+
+    Attributes:
+        image: (H, W).
+        batch: images.
+        seed: of weights and images.
+        layout: contiguous, channels_last or strided (a view that is not contiguous).
+        dtype: float32, autocast (bfloat16 under autocast) or bfloat16 (pure).
+        classes: outputs of the head.
+        prefix: prefix tokens, where they are known without the library.
+    """
+
+    image: tuple[int, int]
+    batch: int
+    seed: int
+    layout: str
+    dtype: str
+    classes: int
+    prefix: int | None
+
+    @abstractmethod
+    def plain(self) -> nn.Module:
+        """The model as its library makes it."""
+
+    def backbone(self) -> Any:
+        """The plain model, in eval mode, every parameter random so that no branch is trivially zero or one."""
+        torch.manual_seed(self.seed)
+        model = self.plain()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        return model.to(torch.bfloat16 if self.dtype == "bfloat16" else torch.float32).eval()
+
+    def images(self) -> Tensor:
+        """(batch, 3, H, W) in the asked layout."""
+        height, width = self.image
+        x = torch.randn(self.batch, 3, height, width, generator=torch.Generator().manual_seed(self.seed + 1))
+        if self.dtype == "bfloat16":
+            x = x.bfloat16()
+        if self.layout == "channels_last":
+            return x.to(memory_format=torch.channels_last)
+        return x.transpose(2, 3).contiguous().transpose(2, 3) if self.layout == "strided" else x
+
+    def labels(self) -> Tensor:
+        """(batch,) int64."""
+        return torch.arange(self.batch) % self.classes
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast, when the case asks for it."""
+        return torch.autocast("cpu", torch.bfloat16) if self.dtype == "autocast" else contextlib.nullcontext()
+
+    def close(self, actual: Tensor, expected: Tensor) -> None:
+        """Equal up to the rounding of the dtype: matrix products of other sizes are summed in another order."""
+        if self.dtype == "float32":
+            torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
+        else:
+            scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+            torch.testing.assert_close(actual, expected, atol=0.06 * scale, rtol=0)
+
+
+@dataclass(frozen=True)
+class Case(Sample):
+    """A random ViT of timm's. `vit`: arguments of VisionTransformer, `mlp_layer` by name; the rest as in `Sample`."""
+
+    vit: dict[str, Any]
+    image: tuple[int, int]
+    batch: int
+    seed: int
+    layout: str = "contiguous"
+    dtype: str = "float32"
+    classes: int = CLASSES
+
+    @property
+    def prefix(self) -> int:  # type: ignore[override]
+        """Class and register tokens."""
+        return int(self.vit.get("reg_tokens", 0)) + int(self.vit.get("class_token", True))
+
+    def plain(self) -> VisionTransformer:
+        args = self.vit | {"mlp_layer": MLPS[self.vit.get("mlp_layer", "mlp")]}
+        return VisionTransformer(num_classes=self.classes, **args)
+
+
+@dataclass(frozen=True)
+class GivenCase(Sample):
+    """A model of someone else's. `make` returns a fresh one at each call; the rest as in `Sample`."""
+
+    make: Callable[[], nn.Module]
+    image: tuple[int, int]
+    batch: int
+    seed: int
+    layout: str = "contiguous"
+    dtype: str = "float32"
+    classes: int = CLASSES
+    prefix: int | None = None
+
+    def plain(self) -> nn.Module:
+        return self.make()
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    """A whole spec for a given backbone of a `Case`, or with `backbone=tiny_backbone()` for one that is made."""
+    return {
+        "backbone": {"weights": "none"},
+        "head": {"num_classes": CLASSES},
+        "adapter": {"type": "bottleneck"},
+    } | changes
+
+
+def tiny_backbone(**args: Any) -> dict[str, Any]:
+    """A backbone spec that timm makes in a millisecond; JSON values only."""
+    return {"name": "vit_tiny_patch16_224", "weights": "none", "args": TINY | args}
+
+
+def tiny(args: dict[str, Any] | None = None, **changes: Any) -> DynamicModel:
+    """A dynamic model of two small blocks, 16 patch tokens and a class token, in eval mode, moved off its start."""
+    changes = {"adapter": {"type": "bottleneck", "dim": 16}} | changes
+    return shaken(build(spec(backbone=tiny_backbone(**(args or {})), **changes)))
+
+
+def shaken(model: DynamicModel, amount: float = 0.1) -> DynamicModel:
+    """The same model with everything that learns moved away from its start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * amount)
+    return model
+
+
+def token_shapes(model: DynamicModel, images: Tensor) -> list[tuple[int, int]]:
+    """(B, N) of the tokens of each site; they differ from stage to stage of a hierarchical backbone."""
+    with torch.no_grad(), execution(model, "complete"), record(model) as routes:
+        model(images)
+    return [(route.active.shape[0], route.active.shape[1]) for route in routes]
+
+
+def token_shape(model: DynamicModel, images: Tensor) -> tuple[int, int]:
+    """(B, N) of the tokens that the model's first site sees."""
+    return token_shapes(model, images)[0]
+
+
+def masks(model: DynamicModel, images: Tensor, kinds: Sequence[str], seed: int) -> list[Tensor]:
+    """One (B, N) mask per site, prefix True: `none` of the patches, `one`, `all`, a `random` half, or `ragged`."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for i, (site, (batch, count)) in enumerate(zip(model.sites, token_shapes(model, images), strict=True)):
+        chance = torch.rand(batch, count, generator=generator)
+        density = torch.rand(batch, 1, generator=generator).round(decimals=1)
+        match kinds[i % len(kinds)]:
+            case "none":
+                mask = torch.zeros_like(chance, dtype=torch.bool)
+            case "one":
+                mask = chance == chance[:, site.prefix :].amax(1, keepdim=True)
+            case "all":
+                mask = torch.ones_like(chance, dtype=torch.bool)
+            case "random":
+                mask = chance < 0.5
+            case "ragged":
+                mask = chance < density
+            case other:
+                raise ValueError(f"no kind of mask '{other}'")
+        mask[:, : site.prefix] = True
+        found.append(mask)
+    return found

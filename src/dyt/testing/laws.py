@@ -1,0 +1,244 @@
+"""The laws of docs/design.md for whole models, each a plain function of one example; no hypothesis here.
+
+Every function returns nothing, or raises an AssertionError that says what does not hold. `chosen` has the variant,
+dispatcher, adapter (and whatever else differs from the defaults) of a spec.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dyt.assemble import build
+from dyt.checkpoint import load, plain_state, save
+from dyt.measure.macs import count_macs
+from dyt.model import DynamicModel, execution, forced, head_keys, record
+from dyt.objective import TuningStep
+from dyt.route import activation_rate
+from dyt.spec import DyTSpec, parse
+from dyt.specfile import dump_yaml, parse_yaml
+from dyt.testing.cases import Sample, masks, shaken, spec
+
+Chosen = Mapping[str, Any]
+# Of rate and asked rate the square's slope is zero only if they are equal; no small number of tokens makes 0.3717.
+OBJECTIVE = {"rate": 0.3717}
+
+
+def require(holds: object, otherwise: str) -> None:
+    """An assertion that `python -O` keeps, with its words."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+def built(case: Sample, chosen: Chosen, backbone: nn.Module | None = None) -> DynamicModel:
+    """The case's backbone, or a given one, with the chosen components."""
+    wanted = spec(**{"head": {"num_classes": case.classes}, **chosen})
+    return build(wanted, backbone=case.backbone() if backbone is None else backbone)
+
+
+def starts_as_the_backbone(case: Sample, chosen: Chosen, executors: Sequence[str]) -> None:
+    """Law 1: with fresh adapters and everything active the model equals the plain one, in any executor."""
+    backbone, x = case.backbone(), case.images()
+    with torch.no_grad(), case.precision():
+        plain = copy.deepcopy(backbone)(x)
+        model = built(case, chosen, backbone)
+        with execution(model, "complete"), record(model) as routes:
+            case.close(model(x), plain)
+        require(len(routes) == len(model.sites), f"{len(routes)} routes were recorded of {len(model.sites)} sites")
+        for route in routes:
+            hidden = torch.zeros_like(route.active) if route.padding is None else route.padding
+            require((route.active | hidden).all(), f"{route.site} is not all active in the complete model")
+            require(route.logits is None and route.gate is None, f"{route.site} was decided in the complete model")
+        for executor in executors:
+            with forced(model, masks(model, x, ["all"], 0)), execution(model, executor):
+                out = model(x)
+            require((out.dtype, out.shape) == (plain.dtype, plain.shape), f"{executor}: {out.dtype} {out.shape}")
+            case.close(out, plain)
+
+
+def executor_equals_masked(case: Sample, chosen: Chosen, executor: str, kinds: Sequence[str]) -> None:
+    """Law 2: an executor equals `masked` under the same masks."""
+    model, x = shaken(built(case, chosen)), case.images()
+    given_masks, out = masks(model, x, kinds, case.seed), {}
+    with torch.no_grad(), case.precision(), forced(model, given_masks):
+        for name in ("masked", executor):
+            with execution(model, name), record(model) as routes:
+                out[name] = model(x)
+            for route, mask in zip(routes, given_masks, strict=True):
+                wanted = mask if route.padding is None else mask & ~route.padding
+                require(torch.equal(route.active, wanted), f"{route.site} did not keep its forced mask")
+                require(not route.dense, f"{route.site} calls a forced mask dense")
+    require(out[executor].dtype == out["masked"].dtype, f"{out[executor].dtype} in place of {out['masked'].dtype}")
+    case.close(out[executor], out["masked"])
+
+
+def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None:
+    """Law 2: what a dispatcher decides under an executor gives what `masked` makes of the same decisions."""
+    model, x = shaken(built(case, chosen)), case.images()
+    with torch.no_grad(), case.precision():
+        with execution(model, executor), record(model) as routes:
+            out = model(x)
+        with execution(model, "masked"), forced(model, [route.active for route in routes]):
+            case.close(out, model(x))
+
+
+def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: bool = False, steps: int = 2) -> None:
+    """Law 3: the frozen backbone is bit-identical after training; no trainable gradient is None."""
+    backbone = case.backbone()
+    names = set(backbone.state_dict())
+    model = built(case, {"objective": OBJECTIVE, **chosen}, backbone)
+    model.set_grad_checkpointing(checkpointing)
+    before = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    head = {f"backbone.{key}" for key in head_keys(model.backbone)}
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    expected = {name for name, _ in model.named_parameters() if ".sites." in name} | head
+    require(learning == expected, f"trainable, or not, against the plan: {sorted(learning ^ expected)}")
+    step = TuningStep(model).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(steps):
+        with case.precision():
+            loss, parts = step(case.images(), case.labels(), 0.5)
+        require(torch.isfinite(loss), f"the loss is {loss.item()}")
+        require(torch.equal(loss, parts["total"]), "the loss is not the total of its parts")
+        optimizer.zero_grad()
+        loss.backward()
+        without = [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        require(not without, f"trainable, but not reached by the gradient: {without}")
+        frozen = [k for k, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+        require(not frozen, f"frozen, but with a gradient: {frozen}")
+        optimizer.step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    require(changed <= learning, f"changed in training, though frozen: {sorted(changed - learning)}")
+    require(head <= changed, f"not changed in training: {sorted(head - changed)}")
+    require(set(plain_state(backbone)) == names, "the backbone's own state-dict keys are not what they were")
+
+
+def images_do_not_meet(case: Sample, chosen: Chosen, executor: str) -> None:
+    """Law 4: an image's routes and logits do not depend on the other images of its batch."""
+    model, x = shaken(built(case, chosen), 0.3), case.images()
+    with torch.no_grad(), execution(model, executor):
+        with record(model) as together:
+            logits = model(x)
+        for i in range(case.batch):
+            with record(model) as alone:
+                own = model(x[i : i + 1])
+            clear = [r.logits is None or bool((r.logits[i].abs() > 1e-4).all()) for r in together]
+            if not all(clear):
+                continue  # a logit within rounding of the threshold: another summation order may tip it
+            for route, single in zip(together, alone, strict=True):
+                same = torch.equal(route.active[i], single.active[0])
+                require(same, f"{route.site}: image {i} alone is routed otherwise than in its batch")
+            case.close(own[0], logits[i])
+
+
+def prefix_is_active(case: Sample, chosen: Chosen, training: bool) -> None:
+    """Law 5: prefix tokens are always active and never counted in the rate; a gate equals its decision."""
+    model = shaken(built(case, chosen), 1.0).train(training)
+    with case.precision(), record(model) as routes:
+        model(case.images())
+    for route in routes:
+        known = route.prefix if case.prefix is None else case.prefix
+        require(route.prefix == known, f"{route.site} has {route.prefix} prefix tokens, not {known}")
+        require(route.active[:, : route.prefix].all(), f"{route.site}: a prefix token is not active")
+        require(not route.active.shape[1] < route.prefix, f"{route.site} has fewer tokens than prefix tokens")
+        if route.padding is not None:
+            require(not (route.active & route.padding).any(), f"{route.site}: a padding token is active")
+        if route.gate is not None:
+            require(torch.equal(route.gate.bool(), route.active), f"{route.site}: gate and decision differ")
+    active, total = activation_rate(routes)
+    patches = [r.active[:, r.prefix :] for r in routes]
+    hidden = sum(0 if r.padding is None else int(r.padding[:, r.prefix :].sum()) for r in routes)
+    require(active.item() == sum(int(p.sum()) for p in patches), "the rate counts something beside active patches")
+    require(total.item() == sum(p.numel() for p in patches) - hidden, "the rate is not the share of the patch tokens")
+
+
+def spec_survives(plain: Mapping[str, Any]) -> None:
+    """Law 6: a spec survives JSON and YAML unchanged; plain data that it was made from is left alone."""
+    kept = copy.deepcopy(plain)
+    spec = parse(DyTSpec, plain)
+    require(plain == kept, "validating a spec changes the data that it is made from")
+    dumped = spec.model_dump(mode="json")
+    require(parse(DyTSpec, dumped) == spec, f"not the same spec again from {dumped}")
+    require(DyTSpec.model_validate_json(spec.model_dump_json()) == spec, "not the same spec again from its JSON")
+    require(parse_yaml(dump_yaml(dumped)) == dumped, f"not the same data again from YAML of {dumped}")
+    require(json.loads(json.dumps(dumped, allow_nan=False)) == dumped, f"not the same data again from JSON of {dumped}")
+    for slot in ("variant", "dispatcher", "adapter"):
+        same = type(getattr(parse(DyTSpec, dumped), slot)) is type(getattr(spec, slot))
+        require(same, f"the {slot}'s spec comes back as another class")
+
+
+def file_loads_equal(case: Sample, chosen: Chosen, other_head: int | None = None) -> None:
+    """Law 7: a saved file loads into an equal model; `other_head`: classes of the given backbone's head before."""
+    plain = case.backbone()
+    model = shaken(built(case, chosen, copy.deepcopy(plain)))
+    for i, site in enumerate(model.sites):
+        site.threshold.fill_(0.1 * i)
+    if other_head is not None:
+        plain.reset_classifier(other_head)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save(model, path)
+        require([file.name for file in path.parent.iterdir()] == [path.name], "save leaves more than its file")
+        again = load(path, backbone=plain)
+    require(not again.training, "a loaded model is in eval mode")
+    require(again.spec == model.spec, f"loaded {again.spec} in place of {model.spec}")
+    require(again.backbone is plain, "the given backbone was not used")
+    ours, theirs = model.state_dict(), again.state_dict()
+    require(list(ours) == list(theirs), f"other tensors: {sorted(set(ours) ^ set(theirs))}")
+    other = [k for k, v in ours.items() if not torch.equal(theirs[k], v) or theirs[k].dtype != v.dtype]
+    require(not other, f"tensors that are not what was saved: {other}")
+    grads = [[p.requires_grad for p in m.parameters()] for m in (model, again)]
+    require(grads[0] == grads[1], "other parameters are trainable than before")
+    with torch.no_grad(), case.precision():
+        torch.manual_seed(1)
+        logits = model(case.images())
+        torch.manual_seed(1)
+        require(torch.equal(again(case.images()), logits), "the loaded model answers otherwise than the saved one")
+
+
+def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kinds: Sequence[str]) -> None:
+    """Law 8: `count_macs` equals what a FLOP counter sees; `policy` is forced, routed or complete."""
+    model = shaken(built(case, chosen), 0.3)
+    x = case.images()
+    given_masks = masks(model, x, kinds, case.seed)
+    with case.precision():
+        if policy == "forced":
+            with forced(model, given_masks):
+                counted = count_macs(model, x)
+            seen = [executed(model, x[i : i + 1], "sparse", [m[i : i + 1] for m in given_masks]) for i in range(len(x))]
+        else:
+            with execution(model, "complete") if policy == "complete" else nullcontext():
+                counted = count_macs(model, x)
+            name = "complete" if policy == "complete" else "sparse"
+            seen = [executed(model, x[i : i + 1], name) for i in range(len(x))]
+    require(counted.dtype == torch.int64 and counted.shape == (case.batch,), f"{counted.dtype} {counted.shape}")
+    # Each image's share is rounded to a whole number.
+    near = all(abs(a - b) <= 1 for a, b in zip(counted.tolist(), seen, strict=True))
+    require(near, f"{policy}: count_macs says {counted.tolist()}, a FLOP counter sees {seen}")
+
+
+def executed(model: DynamicModel, image: Tensor, name: str, masks: Sequence[Tensor] | None = None) -> int:
+    """Multiply-accumulates of one forward, as torch's FLOP counter sees them.
+
+    One image at a time: in a batch `sparse` pads mixing branches to the longest image, which is executed, but is no
+    image's own cost.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(execution(model, name))
+        if masks is not None:
+            stack.enter_context(forced(model, masks))
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        model(image)
+    total = int(counter.get_total_flops())
+    require(total % 2 == 0, f"an odd number of operations: {total}")
+    return total // 2

@@ -1,0 +1,48 @@
+"""Tiny backbones for the matrix of combinations, by a name for people; every registered family has at least one.
+
+To add some, give a `Row` for each: the family, a function that makes a fresh one with CLASSES outputs, and the variants
+that it is expected to have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from laws.models import CLASSES, TINY
+from laws.strategies import DTYPES
+
+EVERY = ("attn", "attn_mlp", "layer", "mlp")
+"""The library's own variants, sorted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tiny backbone.
+
+    Attributes:
+        family: the registered name of the family that knows it.
+        make: makes the plain model, a fresh one at each call, with CLASSES outputs.
+        variants: those that it is expected to have.
+        image: (H, W).
+        dtypes: those that its library computes in.
+    """
+
+    family: str
+    make: Callable[[], nn.Module]
+    variants: tuple[str, ...] = EVERY
+    image: tuple[int, int] = (32, 32)
+    dtypes: tuple[str, ...] = DTYPES
+
+
+_vit = partial(VisionTransformer, num_classes=CLASSES, **TINY)
+
+BACKBONES: dict[str, Row] = {
+    "vit": Row("vit", _vit),
+    "vit with registers": Row("vit", partial(_vit, reg_tokens=4, init_values=0.1, qk_norm=True)),
+    "vit pooled by attention": Row("vit", partial(_vit, class_token=False, global_pool="map")),
+}
