@@ -59,7 +59,11 @@ class Site(nn.Module):
             DyTError: a forced mask that does not fit the batch.
         """
         steering = steer.current(self.key)
-        if steering.complete:
+        if steering.probe:
+            active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
+            gate = active.float().requires_grad_()
+            route = Route(active, self.prefix, gate, padding, site=self.name)
+        elif steering.complete:
             route = Route.all(x, self.prefix, padding, self.name)
         elif steering.masks is not None:
             route = Route(self._forced(steering.masks, x, padding), self.prefix, padding=padding, site=self.name)

@@ -31,6 +31,8 @@ class Steering:
         masks: forced masks, one (B, N) bool tensor per site, or None.
         executor: the executor to use, or None for the default (`masked` in train mode, `sparse` in eval mode).
         records: lists that each forward appends its routes to.
+        probe: every token active, no dispatcher, and each route's gate a leaf of ones that the features can be
+            differentiated by. Wins over `complete` and `masks`.
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
@@ -39,6 +41,7 @@ class Steering:
     masks: tuple[Tensor, ...] | None = None
     executor: Executor | None = None
     records: tuple[list[Route], ...] = ()
+    probe: bool = False
     keep_tokens: bool = False
     progress: float = 0.0
 

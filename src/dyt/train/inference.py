@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Images, Preparation, loader, transform, worth_caching
 from dyt.train.calibrate import calibrate_rate
 from dyt.train.evaluation import Report, evaluate
+from dyt.train.importance import start_routers
 from dyt.train.progress import Bar
 from dyt.train.randomness import derived, permutation
 from dyt.train.spec import RunSpec
@@ -23,6 +25,8 @@ from dyt.train.workers import worker_count
 BATCH = 64
 CALIBRATION_IMAGES = 1024
 """At most so many training images are looked at to set thresholds."""
+START_IMAGES, START_BATCH = 256, 32
+"""At most so many training images are looked at to start the routers; their graphs are kept, hence small batches."""
 
 
 class _Again:
@@ -69,18 +73,29 @@ class Inference:
 
     def calibrated(self, split: Split, rate: float) -> float:
         """Sets the thresholds on images of the split; the rate that was reached."""
+        with self._held(split, CALIBRATION_IMAGES, BATCH, "calibrating") as batches:
+            return calibrate_rate(self.model, batches, rate)
+
+    def started(self, split: Split, rate: float) -> dict[str, float]:
+        """Starts the routers from importance on images of the split; by site, how much of it they tell."""
+        with self._held(split, START_IMAGES, START_BATCH, "starting the routers") as batches:
+            return start_routers(self.model, batches, rate, seed=derived(self.run.train.seed, "importance", self.rank))
+
+    @contextmanager
+    def _held(self, split: Split, count: int, batch: int, what: str) -> Iterator[Iterable[Tensor]]:
+        """At most `count` images of the split, prepared as at inference, to be gone through more than once."""
         images = self.images(split, training=False, again=False)
-        chosen = permutation(len(images), self.run.train.seed, "calibration")[:CALIBRATION_IMAGES]
-        held = [batch for batch, _ in self._batches(images, chosen)]
-        with self.bar.task("calibrating", None) as task:
+        chosen = permutation(len(images), self.run.train.seed, "calibration")[:count]
+        held = [found for found, _ in self._batches(images, chosen, batch)]
+        with self.bar.task(what, None) as task:
 
             def prepared() -> Iterator[Tensor]:
-                for batch in held:
-                    self.bar.advance(task, len(batch) * self.world)
+                for found in held:
+                    self.bar.advance(task, len(found) * self.world)
                     self.check()
-                    yield self.normalized(batch)
+                    yield self.normalized(found)
 
-            return calibrate_rate(self.model, _Again(prepared), rate)
+            yield _Again(prepared)
 
     def evaluated(self, split: Split) -> Report:
         """The evaluation on a split, by all processes together."""
@@ -96,7 +111,7 @@ class Inference:
             device = self.accelerator.device
             return evaluate(self.model, ((self.normalized(batch), y.to(device)) for batch, y in batches), advance)
 
-    def _batches(self, images: Images, positions: Sequence[int]) -> DataLoader[Any]:
+    def _batches(self, images: Images, positions: Sequence[int], size: int = BATCH) -> DataLoader[Any]:
         """This process's share of these images, as they come from the loader."""
         mine = [(i, 0) for i in positions[self.rank :: self.world]]
-        return loader(images, [mine[i : i + BATCH] for i in range(0, len(mine), BATCH)], self.workers)
+        return loader(images, [mine[i : i + size] for i in range(0, len(mine), size)], self.workers)

@@ -123,6 +123,10 @@ class _Run:
         """Resumes or begins, trains to the end, and concludes."""
         with self.signals.caught(), self._tracked():
             self._restore()
+            if self.done == 0 and self.train.router_start == "importance":
+                told = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
+                mean = sum(told.values()) / max(len(told), 1)
+                self.bar.say(f"routers started from importance: they tell {mean:.0%} of it")
             if self.done < self.steps:
                 images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)
                 with self.bar.task("training", self.steps, self.done) as task:

@@ -29,8 +29,10 @@ class TrainSpec(Spec):
     dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to `min_lr`, updated every step.
     `clip`: largest norm of the gradient. `precision`: autocast of the forward. `grad_checkpointing`: recompute frozen
     branches in the backward. `eval_every`: epochs between evaluations on the test split; 0 evaluates at the end only.
-    `checkpoint_every`: steps between resume checkpoints; None writes one per epoch. `calibrate`: at the end set the
-    sites' thresholds so that the rate over training images, as at inference, is the asked one.
+    `checkpoint_every`: steps between resume checkpoints; None writes one per epoch. `router_start`: `random`, the
+    paper's truncated normal; or `importance`, before the first step fit the routers on training images to what each
+    token's branch is worth to the pretrained features, at the rate asked for at the start. `calibrate`: at the end set
+    the sites' thresholds so that the rate over training images, as at inference, is the asked one.
     """
 
     epochs: Count = 100
@@ -43,6 +45,7 @@ class TrainSpec(Spec):
     adapter_lr_scale: Positive = 1.0
     router_lr_scale: Positive = 1.0
     router_weight_decay: NotNegative | None = None
+    router_start: Literal["random", "importance"] = "random"
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0
     min_lr: NotNegative = 0.0

@@ -1,0 +1,189 @@
+"""Starting the routers from what each token's branch is worth to the pretrained model, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dyt import steer
+from dyt.control import threshold_for
+from dyt.errors import DyTError
+from dyt.executors.masked import Masked
+from dyt.model import DynamicModel, execution, record
+from dyt.route import Route
+from dyt.site import Site
+from dyt.train.ranks import summed
+
+FLOOR = 1e-6
+"""Importance below this share of the mean one counts as this, since its logarithm is what is fitted."""
+RIDGE = 1e-3
+"""Of the fit, as a share of the mean variance of the channels."""
+
+
+def token_importance(
+    model: DynamicModel, images: Tensor, probes: int, generator: torch.Generator
+) -> tuple[list[Route], list[Tensor]]:
+    """How much the pooled features move, to first order, when a token's branch is left out.
+
+    With every token active, let m be the multiplier of one token's branch output (M of paper eq. 2), 1 now, and f the
+    pooled features (before the head). The importance is the squared norm of df/dm, estimated from random signs v as
+    the mean of (d(v.f)/dm)^2: one backward pass a probe tells it for every token of every site.
+
+    Args:
+        model: in eval mode; nothing of it changes.
+        images: (B, 3, H, W).
+        probes: random sign vectors to average, at least 1.
+        generator: of the signs, on the CPU.
+
+    Returns:
+        The complete pass's routes, with the tokens that entered; and for each (B, P) float32, zero at padding tokens.
+    """
+    with (
+        torch.enable_grad(),
+        steer.steered(model.key, probe=True, keep_tokens=True, executor=Masked()),
+        record(model) as routes,
+    ):
+        features = model.forward_head(model.forward_features(images), pre_logits=True).float()
+    gates = [route.gate for route in routes if route.gate is not None]
+    found = [torch.zeros_like(route.active[:, route.prefix :], dtype=torch.float32) for route in routes]
+    for probe in range(probes):
+        signs = torch.randint(0, 2, features.shape, generator=generator).to(features) * 2 - 1
+        along = torch.autograd.grad((features * signs).sum(), gates, retain_graph=probe + 1 < probes, allow_unused=True)
+        for importance, route, grad in zip(found, routes, along, strict=True):
+            if grad is not None:  # a branch that the features never read
+                importance += grad[:, route.prefix :].square() / probes
+    return routes, found
+
+
+def start_routers(
+    model: DynamicModel, batches: Iterable[Tensor], rate: float, probes: int = 2, seed: int = 0
+) -> dict[str, float]:
+    """Fits each router to the logarithm of its tokens' importance, and sets all so that `rate` of the tokens is active.
+
+    A linear map of the tokens tells much of it (the share of the variance is returned), and one scale for all sites
+    makes the routers' start an allocation over depth as well: early blocks keep most tokens, and where the patch
+    tokens are never read again none is kept. The fit is ridge regression in closed form, over all processes' images.
+
+    Args:
+        model: left in the mode that it is in. Changes the routers' weights and biases only; thresholds are set to 0.
+        batches: images (B, 3, H, W), gone through twice.
+        rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
+        probes: backward passes a batch (`token_importance`).
+        seed: of the probes.
+
+    Returns:
+        By site, the share of the variance of the log importance that the router tells, in [0, 1].
+
+    Raises:
+        DyTError: no images, a rate outside (0, 1], or dispatchers without a linear router.
+    """
+    if not 0 < rate <= 1:
+        raise DyTError(f"start_routers: rate is {rate}; it must be above 0 and at most 1")
+    routers = [router_of(site) for site in model.sites]
+    fits = [_Fit(router.in_features) for router in routers]
+    generator, training = torch.Generator().manual_seed(seed), model.training
+    model.eval()
+    try:
+        held, mean = [], None
+        for images in batches:
+            routes, found = token_importance(model, images, probes, generator)
+            if mean is None:
+                mean = _mean(found)
+            for fit, site, route, importance in zip(fits, model.sites, routes, found, strict=True):
+                fit.add(*_pairs(site, route, importance, FLOOR * mean))
+            held.append(images.shape[0])
+        if not held:
+            raise DyTError("start_routers: no images were given")
+        told = {}
+        for site, router, fit in zip(model.sites, routers, fits, strict=True):
+            weight, bias, share = fit.solved()
+            told[site.name] = share
+            with torch.no_grad():
+                router.weight.copy_(weight[None])
+                router.bias.copy_(bias)
+        _shift(model, routers, batches, rate)
+    finally:
+        model.train(training)
+    return told
+
+
+def router_of(site: Site) -> nn.Linear:
+    """The site's linear router.
+
+    Raises:
+        DyTError: its dispatcher has none.
+    """
+    router = getattr(site.dispatcher, "router", None)
+    if not isinstance(router, nn.Linear):
+        raise DyTError(
+            f"site {site.name} has no linear router to start from importance: its dispatcher is a "
+            f"{type(site.dispatcher).__name__}; use a learned dispatcher, or train.router_start: random"
+        )
+    return router
+
+
+class _Fit:
+    """Ridge regression from sums, so that tokens need not be kept."""
+
+    def __init__(self, channels: int) -> None:
+        self.moments = torch.zeros(channels + 2, channels + 2, dtype=torch.float64)  # of (x, target, 1)
+
+    def add(self, x: Tensor, target: Tensor) -> None:
+        rows = torch.cat([x.double(), target.double()[:, None], torch.ones_like(target.double())[:, None]], 1)
+        self.moments += (rows.T @ rows).cpu()
+
+    def solved(self) -> tuple[Tensor, Tensor, float]:
+        """(C,) weight, () bias, share of the variance told."""
+        moments = summed(self.moments)
+        if dist.is_available() and dist.is_initialized():  # the same on every process, to the last bit
+            shared = moments.cuda() if dist.get_backend() == "nccl" else moments
+            dist.broadcast(shared, 0)
+            moments = shared.cpu()
+        count = moments[-1, -1]
+        mean = moments[-1, :-1] / count
+        spread = moments[:-1, :-1] / count - mean[:, None] * mean[None, :]
+        covariance, towards, variance = spread[:-1, :-1], spread[:-1, -1], float(spread[-1, -1])
+        ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
+        weight = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64), towards)
+        told = 2 * weight @ towards - weight @ covariance @ weight
+        return weight, mean[-1] - mean[:-1] @ weight, float(told) / variance if variance > 1e-9 else 0.0
+
+
+def _pairs(site: Site, route: Route, importance: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """What the router reads, (M, C), and the log importance that it is to tell, (M,)."""
+    assert route.entered is not None
+    patches = route.entered.detach()[:, route.prefix :].float()
+    real = torch.ones_like(importance, dtype=torch.bool)
+    if route.padding is not None:
+        real = ~route.padding[:, route.prefix :]
+    if site.dispatcher.level == "sample":
+        share = real.float() / real.sum(1, keepdim=True).clamp_min(1)
+        patches, importance = (patches * share[..., None]).sum(1), (importance * share).sum(1)
+    else:
+        patches, importance = patches[real], importance[real]
+    return patches, importance.clamp_min(floor).log()
+
+
+def _mean(found: Sequence[Tensor]) -> float:
+    total = summed(torch.stack([f.sum() for f in found]).sum())
+    return max(float(total / summed(torch.tensor(sum(f.numel() for f in found)))), 1e-30)
+
+
+@torch.no_grad()
+def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[Tensor], rate: float) -> None:
+    """One shift for all routers' biases, to where `rate` of these images' tokens are above 0."""
+    pooled = []
+    for images in batches:
+        with execution(model, "complete"), steer.steered(model.key, keep_tokens=True), record(model) as routes:
+            model(images)
+        for site, router, route in zip(model.sites, routers, routes, strict=True):
+            tokens, _ = _pairs(site, route, torch.ones_like(route.active[:, route.prefix :], dtype=torch.float32), 1.0)
+            pooled.append(nn.functional.linear(tokens, router.weight.float(), router.bias.float()).flatten())
+    threshold = threshold_for(torch.cat(pooled), rate)
+    shift = float(summed(threshold)) / float(summed(torch.ones(())))
+    for site, router in zip(model.sites, routers, strict=True):
+        router.bias.sub_(shift)
+        site.threshold.zero_()
