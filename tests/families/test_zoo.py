@@ -1,0 +1,300 @@
+"""Every family of `zoo.py` through the laws, against plain blocks of its own library."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import dyt
+from dyt.families import find
+from dyt.registry import families
+from dyt.variants.base import DynamicBlock
+from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
+from laws.models import shaken
+
+each = pytest.mark.parametrize("name", list(ZOO))
+each_variant = pytest.mark.parametrize(
+    ("name", "variant"), [(name, variant) for name, animal in ZOO.items() for variant in animal.variants]
+)
+
+
+def spec(variant: str, **changes: Any) -> dict[str, Any]:
+    chosen = {"head": {"num_classes": CLASSES}, "variant": {"type": variant}, "adapter": {"type": "none"}}
+    return chosen | changes
+
+
+def valid(model: dyt.DynamicModel, x: Any) -> Tensor:
+    """(B, N) bool: what may be active."""
+    with torch.no_grad(), dyt.execution(model, "complete"), dyt.record(model) as routes:
+        model(x)
+    return routes[0].active
+
+
+def some(model: dyt.DynamicModel, x: Any, kind: str) -> list[Tensor]:
+    """One mask per site: `none` or `all` of the patches, or a `ragged` part, other for each image and site."""
+    real, generator = valid(model, x), torch.Generator().manual_seed(5)
+    masks = []
+    for site in model.sites:
+        chance = torch.rand(real.shape, generator=generator)
+        density = torch.tensor([0.3, 0.6, 0.9])[:BATCH, None]
+        mask = {"none": chance < 0, "all": chance >= 0, "ragged": chance < density}[kind] & real
+        mask[:, : site.prefix] = True
+        masks.append(mask)
+    return masks
+
+
+def close(actual: Tensor, expected: Tensor, atol: float = 1e-4) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol * max(1.0, float(expected.abs().max())), rtol=1e-4)
+
+
+class Reference(nn.Module):
+    """A plain block whose branches run on the active tokens of each image alone, written without the library."""
+
+    def __init__(self, animal: Animal, block: nn.Module, variant: str, masks: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.animal, self.plain, self.variant, self.masks = animal, block, variant, masks
+
+    def branch(self, x: Tensor, without: str, active: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+        """What the block, without one of its branches, adds to x; for the active tokens of each image alone."""
+        if active is None:
+            return self.animal.part(self.plain, without)(x, **kwargs) - x
+        out = torch.zeros_like(x)
+        for image, on in enumerate(active):
+            index = on.nonzero().squeeze(1)
+            if len(index):
+                part = self.animal.part(self.plain, without)
+                mine = self.animal.alone(part, index, image, kwargs)
+                out[image, on] = (part(x[image : image + 1, on], **mine) - x[image : image + 1, on])[0]
+        return out
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        if self.variant == "layer":
+            return x + self.branch(x, "", self.masks["layer"], kwargs)
+        after = x + self.branch(x, "mlp", self.masks.get("attn"), kwargs)
+        read = x if self.animal.parallel else after
+        mlp = self.branch(read, "attn", None, kwargs)
+        return after + (mlp if "mlp" not in self.masks else mlp * self.masks["mlp"][..., None])
+
+
+def reference(animal: Animal, variant: str, model: dyt.DynamicModel, masks: list[Tensor]) -> nn.Module:
+    """The plain backbone with reference blocks for these masks."""
+    backbone, wanted = animal.backbone(), dict(zip((site.name for site in model.sites), masks, strict=True))
+    for path in families.get(animal.family)().blocks(backbone):
+        mine = {name.rpartition(".")[2]: m for name, m in wanted.items() if name.rpartition(".")[0] == path}
+        parent, _, name = path.rpartition(".")
+        block = Reference(animal, backbone.get_submodule(path), variant, mine)
+        backbone.get_submodule(parent).register_module(name, block)
+    return backbone
+
+
+@each
+def test_family_prefix_and_variants(name: str) -> None:
+    animal = ZOO[name]
+    backbone = animal.backbone()
+    found = find(backbone)
+    assert found is not None
+    assert found[0] == animal.family
+    assert set(animal.variants) | set(animal.refused) == set(VARIANTS)
+    for variant in animal.variants:
+        model = dyt.build(spec(variant), backbone=animal.backbone())
+        assert {site.prefix for site in model.sites} == {animal.prefix}
+    for variant, word in animal.refused.items():
+        before = {id(module): module.training for module in backbone.modules()}
+        with pytest.raises(dyt.UnsupportedError, match=word):
+            dyt.build(spec(variant), backbone=backbone)
+        assert {id(module): module.training for module in backbone.modules()} == before
+        assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@each_variant
+def test_everything_active_is_the_plain_backbone(name: str, variant: str) -> None:
+    animal = ZOO[name]
+    backbone = animal.backbone()
+    x = animal.images(backbone)
+    with torch.no_grad():
+        expected = copy.deepcopy(backbone)(x)
+        model = dyt.build(spec(variant, adapter={"type": "bottleneck"}), backbone=backbone)
+        with dyt.execution(model, "complete"):
+            close(model(x), expected)
+        for executor in ("masked", "sparse"):
+            with dyt.forced(model, some(model, x, "all")), dyt.execution(model, executor):
+                close(model(x), expected)
+
+
+@each_variant
+def test_branches_see_the_active_tokens_alone(name: str, variant: str) -> None:
+    """In both executors, zero active patches included, image by image against the plain blocks."""
+    animal = ZOO[name]
+    model = dyt.build(spec(variant), backbone=animal.backbone())
+    x = animal.images(model.backbone)
+    for kind in ("ragged", "none"):
+        masks = some(model, x, kind)
+        with torch.no_grad():
+            expected = reference(animal, variant, model, masks)(x)
+            for executor in ("masked", "sparse"):
+                with dyt.forced(model, masks), dyt.execution(model, executor):
+                    close(model(x), expected)
+
+
+@each
+def test_masks_matter(name: str) -> None:
+    """Or the tests above would say nothing: without most patches the answer is another one."""
+    animal = ZOO[name]
+    for variant in animal.variants:
+        model = dyt.build(spec(variant), backbone=animal.backbone())
+        x = animal.images(model.backbone)
+        out = []
+        for kind in ("none", "all"):
+            with torch.no_grad(), dyt.forced(model, some(model, x, kind)):
+                out.append(model(x))
+        assert (out[0] - out[1]).abs().max() > 1e-2
+
+
+@each
+def test_features_are_the_plain_backbone_s(name: str) -> None:
+    animal = ZOO[name]
+    backbone = animal.backbone()
+    x = animal.images(backbone)
+    plain, variant = copy.deepcopy(backbone), animal.variants[0]
+    model = dyt.build(spec(variant), backbone=backbone)
+    real = valid(model, x)[:, animal.prefix :]
+    fmt = "NLC" if isinstance(x, dict) else "NCHW"
+    with torch.no_grad(), dyt.execution(model, "complete"):
+        if not isinstance(x, dict):
+            close(model.forward_features(x), plain.forward_features(x))
+        last, between = model.forward_intermediates(x, output_fmt=fmt)
+        wanted, expected = plain.forward_intermediates(x, output_fmt=fmt)
+        assert len(between) == len(expected) > 0
+        for mine, theirs in zip(
+            [last[:, -real.shape[1] :], *between], [wanted[:, -real.shape[1] :], *expected], strict=True
+        ):
+            mine, theirs = (t if t.ndim == 3 else t.flatten(2).mT for t in (mine, theirs))
+            close(mine[real], theirs[real])
+
+
+@each_variant
+def test_training_reaches_what_is_to_be_trained(name: str, variant: str) -> None:
+    """Law 3; and recomputation in the backward pass changes no gradient."""
+    animal, found = ZOO[name], {}
+    for checkpointing in (False, True):
+        model = dyt.build(
+            spec(variant, adapter={"type": "bottleneck", "dim": 4, "dropout": 0.0}), backbone=animal.backbone()
+        )
+        torch.manual_seed(2)
+        model = shaken(model).train()
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(3)
+        loss, _ = dyt.TuningStep(model)(animal.images(model.backbone), torch.arange(BATCH) % CLASSES)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters()}
+        learning = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert all(g is None for n, g in gradients.items() if n not in learning)
+        assert all(gradients[n] is not None and bool(gradients[n].any()) for n in learning)
+        assert any(".sites." in n for n in learning)
+        found[checkpointing] = loss, {n: gradients[n] for n in learning}
+    torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=1e-4)
+
+
+@each
+def test_class_attention(name: str) -> None:
+    """It is what the library's own attention computes, read from inside it, or refused with the reason."""
+    animal = ZOO[name]
+    backbone = animal.backbone()
+    family = families.get(animal.family)()
+    reason = family.attention_refusal(backbone)
+    if animal.attention is not None:
+        assert reason is not None
+        assert animal.attention in reason
+        return
+    assert reason is None
+    x = animal.images(backbone)
+    model = dyt.build(spec("mlp"), backbone=animal.backbone())
+    expected, answers = maps(backbone, x), rows(model, x)
+    ways = len(expected) // len(answers)
+    real = valid(model, x)[:, animal.prefix :]
+    for i, answer in enumerate(answers):
+        whole = torch.cat(expected[i * ways : (i + 1) * ways], 1)
+        assert answer.dtype == torch.float32
+        assert answer.shape == real.shape
+        torch.testing.assert_close(answer[real], whole.mean(1)[:, 0, animal.prefix :][real], atol=1e-5, rtol=1e-4)
+        assert answer.std() > 1e-4  # an attention that is the same everywhere would prove nothing
+
+
+def maps(backbone: nn.Module, x: Any) -> list[Tensor]:
+    """The attention (B, H, N, N) of each block of a plain backbone, as its dropout sees it on timm's unfused path."""
+    seen: list[Tensor] = []
+    hooks = []
+    for path, module in backbone.named_modules():
+        if path.startswith("blocks.") and hasattr(module, "fused_attn"):
+            module.fused_attn = False
+            hooks.append(module.attn_drop.register_forward_hook(lambda m, i, o: seen.append(o)))
+    with torch.no_grad():
+        backbone(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def rows(model: dyt.DynamicModel, x: Any) -> list[Tensor]:
+    """The family's answer at each block, for the tokens that enter it when everything is active."""
+    found: list[Tensor] = []
+
+    def ask(block: nn.Module, args: Any, kwargs: Any) -> None:
+        assert isinstance(block, DynamicBlock)
+        found.append(block.family.class_attention(block, *args, **kwargs))
+
+    blocks = [module for module in model.modules() if isinstance(module, DynamicBlock)]
+    hooks = [block.register_forward_pre_hook(ask, with_kwargs=True) for block in blocks]
+    with torch.no_grad(), dyt.execution(model, "complete"):
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+LOW: dict[str, Callable[[dyt.DynamicModel], Any]] = {
+    "autocast": lambda model: torch.autocast("cpu", torch.bfloat16),
+    "bfloat16": lambda model: model.bfloat16() and torch.no_grad(),
+}
+
+
+@each
+@pytest.mark.parametrize("precision", list(LOW))
+def test_low_precision(name: str, precision: str) -> None:
+    """Masks, biases and rotary embeddings fit the dtype that the tokens have; sparse is masked up to rounding."""
+    animal = ZOO[name]
+    variant = "layer" if "layer" in animal.variants else animal.variants[0]
+    model, out = dyt.build(spec(variant), backbone=animal.backbone()), {}
+    x = animal.images(model.backbone)
+    masks = some(model, x, "ragged")
+    with torch.no_grad(), LOW[precision](model), dyt.forced(model, masks):
+        if precision == "bfloat16":
+            x = (
+                {k: t.bfloat16() if t.is_floating_point() else t for k, t in x.items()}
+                if isinstance(x, dict)
+                else x.bfloat16()
+            )
+        for executor in ("masked", "sparse"):
+            with dyt.execution(model, executor):
+                out[executor] = model(x)
+    assert bool(out["masked"].isfinite().all())
+    close(out["sparse"].float(), out["masked"].float(), 0.1)
+
+
+@each
+def test_costs_are_what_a_flop_counter_sees(name: str) -> None:
+    animal = ZOO[name]
+    model = dyt.build(spec("mlp"), backbone=animal.backbone())
+    x = animal.images(model.backbone)
+    if isinstance(x, dict):
+        pytest.skip("count_macs takes images")
+    with dyt.forced(model, some(model, x, "ragged")):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(x)
+        assert abs(int(dyt.count_macs(model, x).sum()) - counter.get_total_flops() // 2) <= BATCH
