@@ -18,6 +18,8 @@ from dyt.variants.base import DynamicBlock
 from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
 from laws.models import shaken
 
+# The square's slope is zero only where the rate is the asked one, which no number of tokens here makes 0.3717.
+OBJECTIVE = {"rate": 0.3717}
 each = pytest.mark.parametrize("name", list(ZOO))
 each_variant = pytest.mark.parametrize(
     ("name", "variant"), [(name, variant) for name, animal in ZOO.items() for variant in animal.variants]
@@ -183,9 +185,8 @@ def test_training_reaches_what_is_to_be_trained(name: str, variant: str) -> None
     """Law 3; and recomputation in the backward pass changes no gradient."""
     animal, found = ZOO[name], {}
     for checkpointing in (False, True):
-        model = dyt.build(
-            spec(variant, adapter={"type": "bottleneck", "dim": 4, "dropout": 0.0}), backbone=animal.backbone()
-        )
+        chosen = {"adapter": {"type": "bottleneck", "dim": 4, "dropout": 0.0}, "objective": OBJECTIVE}
+        model = dyt.build(spec(variant, **chosen), backbone=animal.backbone())
         torch.manual_seed(2)
         model = shaken(model).train()
         model.set_grad_checkpointing(checkpointing)
@@ -264,6 +265,7 @@ LOW: dict[str, Callable[[dyt.DynamicModel], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of timm's RmsNorm under autocast
 @each
 @pytest.mark.parametrize("precision", list(LOW))
 def test_low_precision(name: str, precision: str) -> None:

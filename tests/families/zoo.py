@@ -273,9 +273,11 @@ ZOO: dict[str, Animal] = {
     # cait
     "cait": Animal("cait", model("cait_xxs24_224"), 0, **CAIT),
     # naflexvit
-    "naflexvit": Animal("vit", model("naflexvit_base_patch16_gap", **NAFLEX), 4, images=naflex, alone=with_rope),
+    "naflexvit": Animal(
+        "vit", model("naflexvit_base_patch16_gap", **NAFLEX), 4, images=naflex, alone=with_rope, attention=NO_CLASS
+    ),
     "naflexvit class token": Animal(
-        "vit", model("naflexvit_base_patch16_map", **NAFLEX), 1, images=naflex, alone=with_rope
+        "vit", model("naflexvit_base_patch16_map", class_token=True, **NAFLEX), 2, images=naflex, alone=with_rope
     ),
     "naflexvit rope": Animal(
         "eva",
