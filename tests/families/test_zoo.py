@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dyt
 from dyt.families import find
 from dyt.registry import families
-from dyt.variants.base import DynamicBlock
+from families.reading import maps, rows
 from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
 from laws.models import shaken
 
@@ -227,38 +227,6 @@ def test_class_attention(name: str) -> None:
         assert answer.std() > 1e-4  # an attention that is the same everywhere would prove nothing
 
 
-def maps(backbone: nn.Module, x: Any) -> list[Tensor]:
-    """The attention (B, H, N, N) of each block of a plain backbone, as its dropout sees it on timm's unfused path."""
-    seen: list[Tensor] = []
-    hooks = []
-    for path, module in backbone.named_modules():
-        if path.startswith("blocks.") and hasattr(module, "fused_attn"):
-            module.fused_attn = False
-            hooks.append(module.attn_drop.register_forward_hook(lambda m, i, o: seen.append(o)))
-    with torch.no_grad():
-        backbone(x)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-def rows(model: dyt.DynamicModel, x: Any) -> list[Tensor]:
-    """The family's answer at each block, for the tokens that enter it when everything is active."""
-    found: list[Tensor] = []
-
-    def ask(block: nn.Module, args: Any, kwargs: Any) -> None:
-        assert isinstance(block, DynamicBlock)
-        found.append(block.family.class_attention(block, *args, **kwargs))
-
-    blocks = [module for module in model.modules() if isinstance(module, DynamicBlock)]
-    hooks = [block.register_forward_pre_hook(ask, with_kwargs=True) for block in blocks]
-    with torch.no_grad(), dyt.execution(model, "complete"):
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
 LOW: dict[str, Callable[[dyt.DynamicModel], Any]] = {
     "autocast": lambda model: torch.autocast("cpu", torch.bfloat16),
     "bfloat16": lambda model: model.bfloat16() and torch.no_grad(),
@@ -287,6 +255,44 @@ def test_low_precision(name: str, precision: str) -> None:
                 out[executor] = model(x)
     assert bool(out["masked"].isfinite().all())
     close(out["sparse"].float(), out["masked"].float(), 0.1)
+
+
+@each
+def test_padding_tokens_are_never_active(name: str) -> None:
+    animal = ZOO[name]
+    model = dyt.build(spec(animal.variants[0]), backbone=animal.backbone())
+    x = animal.images(model.backbone)
+    with torch.no_grad(), dyt.record(model) as routes, dyt.execution(model, "masked"):
+        model(x)
+    for route in routes:
+        if not isinstance(x, dict):
+            assert route.padding is None
+            continue
+        assert torch.equal(route.padding[:, animal.prefix :], ~x["patch_valid"])
+        assert not bool((route.active & route.padding).any())
+        assert bool(route.active[:, : animal.prefix].all())
+
+
+STOCHASTIC = {"drop_path_rate": 0.3, "proj_drop_rate": 0.2, "attn_drop_rate": 0.2}
+
+
+@each
+@pytest.mark.parametrize("variant", ["attn_mlp", "layer"])
+def test_complete_in_train_mode_draws_what_the_plain_backbone_draws(name: str, variant: str) -> None:
+    """Or it is refused: where attention and MLP are dropped together, they cannot be dispatched apart."""
+    animal = ZOO[name]
+    backbone = animal.backbone(**STOCHASTIC).train()
+    x, plain = animal.images(backbone), copy.deepcopy(backbone)
+    if animal.parallel and variant != "layer":
+        with pytest.raises(dyt.UnsupportedError, match=r"drops attention and MLP together.*rate 0"):
+            dyt.build(spec(variant), backbone=backbone)
+        return
+    model = dyt.build(spec(variant), backbone=backbone)
+    torch.manual_seed(7)
+    expected = plain(x).detach()
+    torch.manual_seed(7)
+    with dyt.execution(model, "complete"):
+        close(model(x).detach(), expected)
 
 
 @each

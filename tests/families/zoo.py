@@ -78,7 +78,7 @@ class Animal:
 
     Attributes:
         family: the registered name of the family that should know it.
-        make: makes the plain backbone.
+        make: makes the plain backbone, with more arguments of its class.
         prefix: its number of prefix tokens, as its blocks see them.
         variants: those that can be built; `refused` has a word of the reason for each of the others.
         attention: None when the class token's attention can be had, or a word of the reason why not.
@@ -89,7 +89,7 @@ class Animal:
     """
 
     family: str
-    make: Callable[[], nn.Module]
+    make: Callable[..., nn.Module]
     prefix: int
     variants: tuple[str, ...] = VARIANTS
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -100,10 +100,10 @@ class Animal:
     no_attn: Callable[[nn.Module], None] = NO_ATTENTION
     parallel: bool = False
 
-    def backbone(self) -> nn.Module:
+    def backbone(self, **args: Any) -> nn.Module:
         """The plain backbone in eval mode, every parameter moved away from its start, always the same."""
         torch.manual_seed(11)
-        model = self.make().eval()
+        model = self.make(**args).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -117,10 +117,10 @@ class Animal:
         return found
 
 
-def model(name: str, **args: Any) -> Callable[[], nn.Module]:
+def model(name: str, **args: Any) -> Callable[..., nn.Module]:
     """A timm model by name, made tiny; None takes one of the tiny arguments away."""
     merged = {key: value for key, value in (TINY | args).items() if value is not None}
-    return lambda: timm.create_model(name, **merged)
+    return lambda **more: timm.create_model(name, **merged, **more)
 
 
 # How blocks are called with some tokens alone ------------------------------------------------------------------------
@@ -189,9 +189,9 @@ def without_fused(start: int, stop: int, bias: bool) -> Callable[[nn.Module], No
     return change
 
 
-def vit(**args: Any) -> Callable[[], nn.Module]:
+def vit(**args: Any) -> Callable[..., nn.Module]:
     """timm's VisionTransformer, for what no model of timm's list has."""
-    return lambda: VisionTransformer(**(TINY | args))
+    return lambda **more: VisionTransformer(**(TINY | args), **more)
 
 
 FUSED = {"no_mlp": without_fused(32, 160, True), "no_attn": without_fused(0, 32, False), "parallel": True}

@@ -35,7 +35,7 @@ class RotaryFamily(IsotropicFamily):
         """The block's attention of x (B, K, C), normalised before where it has to be."""
         if rope is not None:
             rope = gather_rope(rope, tokens.index, block.attn.num_prefix_tokens)
-        out: Tensor = block.attn(x, rope=rope, attn_mask=mask_for(x, tokens, attn_mask, is_causal))
+        out: Tensor = block.attn(x, rope=rope, attn_mask=mask_for(x, tokens, attn_mask, is_causal), is_causal=False)
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:

@@ -41,7 +41,7 @@ class ViT(IsotropicFamily):
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         mask = mask_for(x, tokens, attn_mask, is_causal)
-        out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask)))
+        out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask, is_causal=False)))
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:

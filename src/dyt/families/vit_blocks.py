@@ -36,7 +36,7 @@ class ResPostViT(IsotropicFamily):
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         mask = mask_for(x, tokens, attn_mask, is_causal)
-        out: Tensor = block.drop_path1(block.norm1(block.attn(x, attn_mask=mask)))
+        out: Tensor = block.drop_path1(block.norm1(block.attn(x, attn_mask=mask, is_causal=False)))
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:
@@ -66,7 +66,7 @@ class ParallelThingsViT(IsotropicFamily):
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         mask = mask_for(x, tokens, attn_mask, is_causal)
-        found = [way.drop_path(way.ls(way.attn(way.norm(x), attn_mask=mask))) for way in block.attns]
+        found = [way.drop_path(way.ls(way.attn(way.norm(x), attn_mask=mask, is_causal=False))) for way in block.attns]
         return torch.stack(found).sum(0)
 
     def attention_refusal(self, backbone: Any) -> str | None:
