@@ -29,8 +29,8 @@ def pooled_logits(routes: Sequence[Route], sites: Sequence[Site] = ()) -> Tensor
     for route, site in zip_longest(routes, sites):
         if route.logits is None:
             raise DyTError(
-                f"site {route.site} has no logits to put a threshold on: its dispatcher scores no tokens; use a "
-                f"learned dispatcher, or objective.control: loss and no calibration"
+                f"site {route.site} has no logits to put a threshold on: its dispatcher scores no tokens or "
+                f"fixes their number; use a learned dispatcher, or objective.control: loss and no calibration"
             )
         hidden = None if route.padding is None else route.padding[:, route.prefix :]
         logits = route.logits if site is None else route.logits - site.threshold

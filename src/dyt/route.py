@@ -48,7 +48,7 @@ class Route:
         gate: (B, N) float32 equal to `active` in value, carrying the straight-through gradient to the router; None when
             nothing is to be learned from this route (inference, forced, complete, a dispatcher without weights).
         padding: (B, N) bool, True at padding tokens; None when there are none.
-        logits: (B, P) float32, the router's logits before noise, detached; None when nothing was scored.
+        logits: (B, P) float32, the router's logits before noise, detached; None when no threshold decided.
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
         site: the name of the branch, `blocks.3.mlp`.
         entered: (B, N, C) the tokens that entered the branch, in the graph; None unless the steering keeps them.
@@ -103,3 +103,11 @@ def activation_rate(routes: Sequence[Route]) -> tuple[Tensor, Tensor]:
     """
     counts = [route.counts() for route in routes]
     return torch.stack([a.sum() for a, _ in counts]).sum(), torch.stack([t.sum() for _, t in counts]).sum()
+
+
+def mean_token(x: Tensor, padding: Tensor | None = None) -> Tensor:
+    """(B, 1, C) float32: the mean token of each image of x (B, N, C), padding (B, N) left out; zeros if none."""
+    if padding is None:
+        return x.sum(1, keepdim=True, dtype=torch.float32) / max(x.shape[1], 1)
+    kept = x.masked_fill(padding.unsqueeze(-1), 0).sum(1, keepdim=True, dtype=torch.float32)
+    return kept / (~padding).sum(1)[:, None, None].clamp_min(1)

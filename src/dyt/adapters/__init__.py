@@ -2,6 +2,20 @@
 
 from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
 from dyt.adapters.bottleneck import Bottleneck, BottleneckSpec
+from dyt.adapters.moe import MoE, MoESpec
 from dyt.adapters.none import NoAdapter, NoAdapterSpec
+from dyt.adapters.projection import Projection, ProjectionSpec
 
-__all__ = ["Adapter", "AdapterSpec", "Bottleneck", "BottleneckSpec", "NoAdapter", "NoAdapterSpec", "PlacedSpec"]
+__all__ = [
+    "Adapter",
+    "AdapterSpec",
+    "Bottleneck",
+    "BottleneckSpec",
+    "MoE",
+    "MoESpec",
+    "NoAdapter",
+    "NoAdapterSpec",
+    "PlacedSpec",
+    "Projection",
+    "ProjectionSpec",
+]

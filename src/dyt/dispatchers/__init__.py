@@ -2,13 +2,20 @@
 
 from dyt.dispatchers import sampling
 from dyt.dispatchers.always import Always, AlwaysSpec
+from dyt.dispatchers.attention import Attention, AttentionSpec
 from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, Place, RatedSpec
+from dyt.dispatchers.counted import CountedSpec
 from dyt.dispatchers.learned import Learned, LearnedSpec
 from dyt.dispatchers.random import Random, RandomSpec
+from dyt.dispatchers.scored import ScoredSpec
+from dyt.dispatchers.topk import TopK, TopKSpec
 
 __all__ = [
     "Always",
     "AlwaysSpec",
+    "Attention",
+    "AttentionSpec",
+    "CountedSpec",
     "Decision",
     "Dispatcher",
     "DispatcherSpec",
@@ -19,5 +26,8 @@ __all__ = [
     "Random",
     "RandomSpec",
     "RatedSpec",
+    "ScoredSpec",
+    "TopK",
+    "TopKSpec",
     "sampling",
 ]

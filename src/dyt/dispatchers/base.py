@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.registry import dispatchers
+from dyt.route import mean_token
 from dyt.slots import ComponentSpec
 from dyt.spec import Rate
 
@@ -80,7 +81,8 @@ class Decision:
     Attributes:
         active: (B, P) bool, or (B, 1) at sample level.
         gate: float32 of that shape, equal to `active`, with the straight-through gradient; None when there is none.
-        logits: float32 of that shape, before noise and threshold; None when nothing was scored.
+        logits: float32 of that shape, before noise and threshold, when `active` follows from them and the moment's
+            threshold; None when no threshold was applied.
         dense: True when every token is active whatever the input.
     """
 
@@ -121,15 +123,6 @@ class Dispatcher(nn.Module, ABC):
         spread = [None if t is None else t.expand(size) for t in (decision.active, decision.gate, decision.logits)]
         assert spread[0] is not None
         return Decision(spread[0], spread[1], spread[2], decision.dense)
-
-
-def mean_token(patches: Tensor, padding: Tensor | None) -> Tensor:
-    """(B, 1, C) float32: the mean patch token of each image of (B, P, C), padding (B, P) left out; zeros if none."""
-    patches = patches.float()
-    if padding is None:
-        return patches.sum(1, keepdim=True) / max(patches.shape[1], 1)
-    kept = (~padding).to(patches.dtype).unsqueeze(-1)
-    return (patches * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_min(1)
 
 
 def bernoulli(tokens: Tensor, rate: float) -> Tensor:

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import torch
-from pydantic import field_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dyt.dispatchers import sampling
-from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, Place
+from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
+from dyt.dispatchers.scored import ScoredSpec, linear_scores
 from dyt.registry import dispatchers
-from dyt.spec import Schedule, at, ends
+from dyt.spec import Schedule, at
 
 
-class LearnedSpec(DispatcherSpec):
-    """`learned`. The defaults are the paper's; the rest are remedies for short runs (docs: short runs).
+class LearnedSpec(ScoredSpec):
+    """`learned`. The defaults are the paper's; `noise` and `bias` are remedies for short runs (docs: short runs).
 
-    `temperature`: tau of the Gumbel-sigmoid, constant or a ramp over training (table 9: 5 to 0.1). `noise`:
-    factor on the Gumbel noise, constant or a ramp over training; 0 at the end makes what was trained what runs. `bias`:
-    the router's starting bias, above 0 for a start with more tokens active; a ramp is read over depth, from the first
-    site to the last.
+    `bias`: the router's starting bias, above 0 for a start with more tokens active; a ramp is read over depth, from the
+    first site to the last.
     """
 
-    over_training: ClassVar[tuple[str, ...]] = ("temperature", "noise")
-
     type: str = "learned"
-    temperature: Schedule = 5.0
-    noise: Schedule = 1.0
     bias: Schedule = 0.0
-
-    @field_validator("temperature")
-    @classmethod
-    def _above_zero(cls, value: Schedule) -> Schedule:
-        if min(ends(value)) <= 0:
-            raise ValueError("temperature must be above 0")
-        return value
-
-    @field_validator("noise")
-    @classmethod
-    def _not_negative(cls, value: Schedule) -> Schedule:
-        if min(ends(value)) < 0:
-            raise ValueError("noise must not be below 0")
-        return value
 
 
 @dispatchers("learned")
@@ -65,8 +41,7 @@ class Learned(Dispatcher):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, P) float32 logits of tokens (B, P, C)."""
-        with torch.autocast(tokens.device.type, enabled=False):
-            return F.linear(tokens.float(), self.router.weight.float(), self.router.bias.float()).squeeze(-1)
+        return linear_scores(self.router, tokens)
 
     def decide(self, tokens: Tensor, moment: Moment) -> Decision:
         logits = self.logits(tokens)

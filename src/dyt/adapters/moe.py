@@ -1,0 +1,89 @@
+"""`moe`: a mixture of E bottleneck adapters whose weights are mixed for each image (paper section 3.4, eq. 7).
+
+Shapes: B images, N tokens, C channels, d hidden units, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyt.adapters.projection import Projection, ProjectionSpec
+from dyt.registry import adapters
+from dyt.route import mean_token
+
+
+class MoESpec(ProjectionSpec):
+    """`moe`: the fields of the bottleneck adapter, for each expert, and the mixture's own.
+
+    `experts`: E, 2 to 12 in the paper's table 2. `normalisation`: of the router's E logits into the weights alpha; the
+    paper does not name one. `softmax`: they sum to 1; `sigmoid`: each between 0 and 1 by itself; `none`: the logits.
+    """
+
+    type: str = "moe"
+    experts: Annotated[int, Field(ge=1)] = 4
+    normalisation: Literal["softmax", "sigmoid", "none"] = "softmax"
+
+
+class Experts(nn.Module):
+    """E linear maps C_in -> C_out of which each image uses a mixture: x W^T + b, W = sum_i alpha_i W_i, b likewise.
+
+    Mixing first costs E (C_in + 1) C_out multiply-accumulates an image and then one map's N C_in C_out; the other order
+    of the same sums, x times the joined weights and then alpha, would cost E times N C_in C_out.
+
+    Attributes:
+        weight: (E, C_out, C_in).
+        bias: (E, C_out).
+    """
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(experts, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(experts, outputs))
+
+    def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """(B, N, C_in) -> (B, N, C_out) with the mixture alpha (B, E) of each image."""
+        weight = (alpha @ self.weight.flatten(1)).view(alpha.shape[0], *self.weight.shape[1:])
+        return torch.baddbmm((alpha @ self.bias).unsqueeze(1), x, weight.mT)
+
+
+@adapters("moe")
+class MoE(Projection):
+    """s * up(relu(down(X))) with down and up mixed from E experts by alpha = softmax(mean(X) W_r + b_r), one per image.
+
+    The mean is over all tokens of the image, prefix included, padding left out. The router starts as the dispatchers'
+    do, each expert as the bottleneck adapter does: a fresh adapter adds exactly zero. Router and alpha are float32,
+    also under autocast.
+    """
+
+    Spec = MoESpec
+
+    def __init__(self, spec: MoESpec, dim: int) -> None:
+        super().__init__(spec, dim)
+        self.normalisation = spec.normalisation
+        self.router = nn.Linear(dim, spec.experts)
+        self.down = Experts(spec.experts, dim, spec.dim)
+        self.up = Experts(spec.experts, spec.dim, dim)
+        nn.init.trunc_normal_(self.router.weight, std=0.02)
+        nn.init.zeros_(self.router.bias)
+        for weight in self.down.weight:  # one by one: the fan-in is that of one expert
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+    def alpha(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """(B, E) float32, the weights of the experts for the tokens x (B, N, C); padding (B, N) is left out."""
+        with torch.autocast(x.device.type, enabled=False):
+            mean = mean_token(x, padding).squeeze(1)
+            logits = F.linear(mean, self.router.weight.float(), self.router.bias.float())
+        if self.normalisation == "none":
+            return logits
+        return logits.softmax(-1) if self.normalisation == "softmax" else logits.sigmoid()
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        alpha = self.alpha(x, padding).to(self.down.weight.dtype)
+        return self.delta(x, partial(self.down, alpha=alpha), partial(self.up, alpha=alpha))

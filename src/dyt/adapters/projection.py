@@ -1,0 +1,56 @@
+"""What the adapters that go down to d hidden units and up again share: s * up(dropout(act(down(X)))) (paper eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from timm.layers import get_act_fn  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", "elu", "leaky_relu", "tanh"]
+"""timm's names of activations."""
+
+
+class ProjectionSpec(PlacedSpec):
+    """Fields of an adapter with down and up projections; the defaults are the released code's.
+
+    `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `activation`: between down and up. `scale`: s, fixed, or
+    where training starts with `scale_learnable`. `dropout`: on the hidden units, in training.
+    """
+
+    dim: Annotated[int, Field(ge=1)] = 64
+    activation: Activation = "relu"
+    scale: float = 0.1
+    scale_learnable: bool = False
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _learns(self) -> ProjectionSpec:
+        if self.scale_learnable and self.scale == 0:
+            raise ValueError("a learnable scale must not start at 0: up starts there too, and neither would move")
+        return self
+
+
+class Projection(Adapter):
+    """Base of such adapters: subclass it with two projections, of which up starts at zero.
+
+    Attributes:
+        scale: s, a number, or a parameter () when it is learned.
+    """
+
+    def __init__(self, spec: AdapterSpec, dim: int) -> None:
+        super().__init__(spec, dim)
+        assert isinstance(spec, ProjectionSpec)
+        self.scale = nn.Parameter(torch.tensor(spec.scale)) if spec.scale_learnable else spec.scale
+        self.activation: Callable[[Tensor], Tensor] = get_act_fn(spec.activation)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def delta(self, x: Tensor, down: Callable[[Tensor], Tensor], up: Callable[[Tensor], Tensor]) -> Tensor:
+        """The delta (B, N, C) of x (B, N, C), for projections down to (B, N, d) and up from it."""
+        delta: Tensor = up(self.dropout(self.activation(down(x)))) * self.scale
+        return delta

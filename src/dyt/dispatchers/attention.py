@@ -1,0 +1,40 @@
+"""`attention`: a fixed number of active tokens per image, those that the class token attends to (EViT, 2202.07800)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
+from dyt.dispatchers.counted import CountedSpec, largest, number
+from dyt.registry import dispatchers
+
+
+class AttentionSpec(CountedSpec):
+    """`attention`, with the fields of every dispatcher of a fixed number."""
+
+    type: str = "attention"
+
+
+@dispatchers("attention")
+class Attention(Dispatcher):
+    """The k patch tokens with the largest class-token attention, the mean over heads, at the block's input.
+
+    Nothing is learned, and training decides as inference does. Of equal attentions the first are taken. A backbone
+    whose family cannot tell the class token's attention is refused when the model is built.
+    """
+
+    Spec = AttentionSpec
+    needs_attention: ClassVar[bool] = True
+
+    def __init__(self, spec: AttentionSpec, place: Place) -> None:
+        super().__init__(spec, place)
+        self.count, self.rate = spec.count, place.rate if spec.rate is None else spec.rate
+
+    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        assert moment.attention is not None, "given by the block to a dispatcher that needs it"
+        # Not under no_grad: autocast would keep the weights that it casts there, cut off from their gradient.
+        attention = moment.attention().detach()
+        wanted = number(tokens, moment.padding, self.rate, self.count)
+        return Decision(largest(attention, wanted, moment.padding))

@@ -1,0 +1,48 @@
+"""What the dispatchers that learn a linear score of each token share: the fields of the sampling, and the score."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyt.dispatchers.base import DispatcherSpec
+from dyt.spec import Schedule, ends
+
+
+class ScoredSpec(DispatcherSpec):
+    """Fields of a dispatcher that samples in training; the defaults are the paper's.
+
+    `temperature`: tau of the sigmoid whose gradient is taken, constant or a ramp over training (table 9: 5 to 0.1).
+    `noise`: factor on the Gumbel noise, constant or a ramp over training; 0 at the end makes what was trained
+    what runs.
+    """
+
+    over_training: ClassVar[tuple[str, ...]] = ("temperature", "noise")
+
+    temperature: Schedule = 5.0
+    noise: Schedule = 1.0
+
+    @field_validator("temperature")
+    @classmethod
+    def _above_zero(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) <= 0:
+            raise ValueError("temperature must be above 0")
+        return value
+
+    @field_validator("noise")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) < 0:
+            raise ValueError("noise must not be below 0")
+        return value
+
+
+def linear_scores(router: nn.Linear, tokens: Tensor) -> Tensor:
+    """(B, P) float32, also under autocast: the score of each token of (B, P, C) by a router C -> 1."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        bias = None if router.bias is None else router.bias.float()
+        return F.linear(tokens.float(), router.weight.float(), bias).squeeze(-1)
