@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dyt
+from dyt.variants import DynamicBlock
 from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
 
 CASE = Case(TINY, (32, 32), 2, 0)
@@ -126,3 +127,52 @@ def test_the_same_seed_builds_the_same_model() -> None:
     states = [model.state_dict() for model in models]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert models[0].num_classes == CLASSES
+
+
+@pytest.mark.parametrize(("layers", "dynamic"), [(None, [0, 1, 2, 3]), ([1, 3], [1, 3]), ([-1, 0], [0, 3]), ([2], [2])])
+def test_only_the_named_layers_are_dynamic(layers: list[int] | None, dynamic: list[int]) -> None:
+    model = dyt.build(spec(backbone=tiny_backbone(depth=4), variant={"type": "attn_mlp", "layers": layers}))
+    assert [site.name for site in model.sites] == [f"blocks.{i}.{b}" for i in dynamic for b in ("attn", "mlp")]
+    assert [site.index for site in model.sites] == list(range(2 * len(dynamic)))
+    kinds = [isinstance(block, DynamicBlock) for block in model.backbone.blocks]
+    assert kinds == [i in dynamic for i in range(4)]
+    assert all(
+        p.requires_grad == (".sites." in n or n.startswith("head")) for n, p in model.backbone.named_parameters()
+    )
+
+
+def test_depth_is_counted_over_the_dynamic_layers() -> None:
+    dispatcher = {"type": "learned", "bias": {"start": 4.0, "end": 0.0}}
+    model = dyt.build(
+        spec(backbone=tiny_backbone(depth=5), variant={"type": "mlp", "layers": [1, 2, 4]}) | {"dispatcher": dispatcher}
+    )
+    assert [site.dispatcher.router.bias.item() for site in model.sites] == [4.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([0, 2], r"variant\.layers: no block 2; the backbone has blocks 0 to 1, or -2 to -1 counted from the end"),
+        ([-3], r"variant\.layers: no block -3; "),
+        ([1, -1], r"variant\.layers: \[1, -1\] names a block twice"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused_unchanged(layers: list[int], words: str) -> None:
+    backbone = CASE.backbone()
+    chosen = spec(variant={"type": "mlp", "layers": layers})
+    unchanged(backbone, lambda: dyt.build(chosen, backbone=backbone), dyt.SpecError, words)
+
+
+def test_rates_per_layer_are_those_of_the_dynamic_blocks() -> None:
+    variant = {"type": "attn_mlp", "layers": [0, 2]}
+    chosen = spec(backbone=tiny_backbone(depth=3), variant=variant, dispatcher="topk")
+    model = dyt.build(chosen | {"objective": {"layer_rates": [0.25, 0.75]}})
+    assert [site.dispatcher.rate for site in model.sites] == [0.25, 0.25, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(None, 2), ([1], 1)])
+def test_another_number_of_rates_than_dynamic_blocks_is_refused_unchanged(layers: Any, blocks: int) -> None:
+    backbone = CASE.backbone()
+    chosen = spec(variant={"type": "attn_mlp", "layers": layers}, objective={"layer_rates": [0.5, 0.5, 0.5]})
+    words = f"layer_rates: 3 rates given for {blocks} dynamic blocks; give one each"
+    unchanged(backbone, lambda: dyt.build(chosen, backbone=backbone), dyt.SpecError, words)

@@ -66,6 +66,26 @@ def test_a_step_holds_the_asked_rate_without_a_rate_loss() -> None:
     assert [float(site.threshold) for site in model.sites] == before
 
 
+def test_sites_follow_thresholds_of_their_own_where_rates_are_per_layer() -> None:
+    model = tiny(dispatcher={"type": "learned", "bias": {"start": 1.0, "end": -1.0}})
+    with torch.no_grad(), dyt.record(model) as routes:
+        model(X)
+    follow(model, routes, [0.25, 0.5, 1.0])
+    shares = [float((r.logits > s.threshold).float().mean()) for r, s in zip(routes, model.sites, strict=True)]
+    assert shares == [0.25, 0.5, 1.0]
+
+
+def test_a_step_holds_the_rate_of_each_layer() -> None:
+    objective = {"layer_rates": [0.75, 0.5, 0.25], "rate_weight": 0.0, "control": "threshold"}
+    model = tiny(dispatcher={"type": "learned", "noise": 0.0}, objective=objective)
+    step = dyt.TuningStep(model).train()
+    for _ in range(3):
+        with dyt.record(model) as routes:
+            step(X, Y)
+    rates = [float(route.active[:, 1:].float().mean()) for route in routes[:3]]
+    assert rates == pytest.approx([0.75, 0.5, 0.25], abs=0.05)
+
+
 def test_a_dispatcher_without_logits_is_refused() -> None:
     model = tiny(dispatcher={"type": "random"}, objective={"control": "threshold"})
     with pytest.raises(dyt.DyTError, match=r"blocks\.0\.mlp has no logits .* objective\.control: loss"):

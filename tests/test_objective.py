@@ -205,3 +205,44 @@ def test_without_ranks_the_mean_is_a_quotient() -> None:
     mean.backward()
     assert (mean.item(), total.grad.item()) == (0.75, 0.25)  # type: ignore[union-attr]
     assert mean_over_ranks(torch.tensor(0.0), torch.tensor(0.0)).item() == 0.0
+
+
+@pytest.mark.parametrize("variant", ["mlp", "attn_mlp"])
+def test_rates_per_layer_are_asked_of_each_site(variant: str) -> None:
+    """Of both sites of a block; the term is the mean of the sites' own squares, active_rate that of all tokens."""
+    model = still(variant=variant, objective={"layer_rates": [0.2, 0.7]})
+    step = dyt.TuningStep(model)
+    with dyt.record(model) as routes:
+        _, parts = step(X, Y)
+    routes = routes[: len(model.sites)]
+    own = torch.stack([route.active[:, 1:].float().mean() for route in routes])
+    asked = torch.tensor([0.2, 0.7]).repeat_interleave(len(routes) // 2)
+    torch.testing.assert_close(parts["rate"], ((own - asked) ** 2).mean())
+    torch.testing.assert_close(parts["active_rate"], own.mean())
+    # Each router's gradient from the term is that of its own square: at a bias, the sum of the gate's slopes.
+    biases = [site.dispatcher.router.bias for site in model.sites]
+    found = torch.cat(torch.autograd.grad(parts["rate"], biases, retain_graph=True))
+    last = -1  # later sites' routes depend on earlier biases too, but not on the last one's
+    slope = torch.sigmoid(routes[last].logits / 5.0)
+    slope = (slope * (1 - slope) / 5.0).mean()
+    torch.testing.assert_close(found[last], 2 * (own[last] - asked[last]) * slope / len(routes))
+
+
+def test_an_objective_of_the_step_s_own_may_have_rates_per_layer() -> None:
+    model = still()
+    _, parts = dyt.TuningStep(model, {"layer_rates": [0.1, 0.9]})(X, Y)
+    with dyt.record(model) as routes:
+        model(X)
+    own = [route.active[:, 1:].float().mean() for route in routes]
+    torch.testing.assert_close(parts["rate"], ((own[0] - 0.1) ** 2 + (own[1] - 0.9) ** 2) / 2)
+    with pytest.raises(dyt.DyTError, match="layer_rates: 3 rates given for 2 dynamic blocks"):
+        dyt.TuningStep(model, {"layer_rates": [0.1, 0.9, 0.5]})
+
+
+def test_rates_per_layer_come_down_together() -> None:
+    asked = {"start": 1.0, "until": 1.0, "shape": "linear"}
+    model = still(objective={"layer_rates": [0.2, 0.6], "asked": asked})
+    with dyt.record(model) as routes:
+        _, parts = dyt.TuningStep(model)(X, Y, 0.5)
+    own = [route.active[:, 1:].float().mean() for route in routes]
+    torch.testing.assert_close(parts["rate"], ((own[0] - 0.6) ** 2 + (own[1] - 0.8) ** 2) / 2)

@@ -18,9 +18,10 @@ def test_the_defaults_are_the_paper_s() -> None:
     paper: dict[str, Any] = {
         "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}},
         "head": {"num_classes": 100},
-        "variant": {"type": "mlp"},
+        "variant": {"type": "mlp", "layers": None},
         "dispatcher": {"level": "token", "type": "learned", "temperature": 5.0, "noise": 1.0, "bias": 0.0},
-        "adapter": {"type": "bottleneck", "dim": 64, "scale": 0.1, "dropout": 0.1},
+        "adapter": {"type": "bottleneck", "dim": 64, "scale": 0.1, "dropout": 0.1, "activation": "relu"}
+        | {"scale_learnable": False, "placement": "parallel", "input": "block"},
         "objective": {
             "rate": 0.5,
             "rate_weight": 2.0,
@@ -112,3 +113,39 @@ def test_the_asked_rate() -> None:
     assert dyt.ObjectiveSpec(rate=0.4).asked_rate(0.0) == 0.4
     objective = dyt.ObjectiveSpec(rate=0.4, asked=Descent(start=1.0, until=0.5, shape="linear"))
     assert [objective.asked_rate(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.7, 0.4, 0.4])
+
+
+def test_rates_per_layer_have_the_rate_as_their_mean() -> None:
+    objective = parse(dyt.ObjectiveSpec, {"layer_rates": [0.2, 0.4, 0.9]})
+    assert objective.rate == pytest.approx(0.5)
+    assert objective.layer_rates == (0.2, 0.4, 0.9)
+    assert parse(dyt.ObjectiveSpec, objective.model_dump(mode="json")) == objective
+    assert parse(dyt.ObjectiveSpec, {"layer_rates": [0.2, 0.4], "rate": 0.3}).rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"layer_rates": [0.2, 0.4], "rate": 0.5}, r"the mean of layer_rates is 0\.3 and rate is 0\.5; leave rate out"),
+        ({"layer_rates": []}, "layer_rates has one rate for each dynamic block; leave it out for `rate` in all"),
+        ({"layer_rates": [0.5, 0.0]}, r"layer_rates\.1: .*greater than 0 .*given 0\.0"),
+        ({"layer_rates": [0.5, 1.5]}, r"layer_rates\.1: .*less than or equal to 1 .*given 1\.5"),
+        ({"layer_rates": [0.5, "x"]}, r"layer_rates\.1: .*given 'x'"),
+        ({"layer_rates": 0.5}, r"layer_rates: .*given 0\.5"),
+    ],
+)
+def test_rates_per_layer_that_make_no_sense_are_refused(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(dyt.SpecError, match=words):
+        parse(dyt.ObjectiveSpec, fields)
+
+
+def test_the_rate_asked_of_a_layer_comes_down_to_its_own() -> None:
+    asked = {"start": 1.0, "until": 0.5, "shape": "linear"}
+    objective = parse(dyt.ObjectiveSpec, {"layer_rates": [0.2, 0.8], "asked": asked})
+    assert [objective.asked_of(0.2, p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("layers", [[], [1, 1]])
+def test_layers_that_make_no_sense_are_refused(layers: list[int]) -> None:
+    with pytest.raises(dyt.SpecError, match=r"variant\.layers: .*names at least one block, and none twice"):
+        parse(dyt.DyTSpec, {"variant": {"type": "mlp", "layers": layers}})

@@ -83,6 +83,23 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
     return share + (joint - share).detach()
 
 
+def asked_rates(model: DynamicModel, objective: ObjectiveSpec) -> list[float]:
+    """The rate that is asked of each of the model's sites: its block's of `layer_rates`, or `rate` of all.
+
+    Raises:
+        DyTError: another number of `layer_rates` than the model has dynamic blocks.
+    """
+    blocks = [site.name.rpartition(".")[0] for site in model.sites]
+    if objective.layer_rates is None:
+        return [objective.rate] * len(blocks)
+    distinct = list(dict.fromkeys(blocks))
+    if len(objective.layer_rates) != len(distinct):
+        given, wanted = len(objective.layer_rates), len(distinct)
+        raise DyTError(f"layer_rates: {given} rates given for {wanted} dynamic blocks; give one each")
+    of = dict(zip(distinct, objective.layer_rates, strict=True))
+    return [of[block] for block in blocks]
+
+
 class TuningStep(nn.Module):
     """One fine-tuning step's forward: the dynamic pass, then the complete pass, and the loss of both.
 
@@ -91,12 +108,16 @@ class TuningStep(nn.Module):
     Args:
         model: the dynamic model.
         objective: an ObjectiveSpec, a dict of its fields, or None for the model's spec.
+
+    Raises:
+        DyTError: another number of `layer_rates` than the model has dynamic blocks.
     """
 
     def __init__(self, model: DynamicModel, objective: ObjectiveSpec | Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.model = model
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
+        self.rates = asked_rates(model, self.objective)
         dispatcher = model.spec.dispatcher
         timed = getattr(dispatcher, "over_training", ())
         self.scheduled = self.objective.asked is not None or any(
@@ -146,7 +167,7 @@ class TuningStep(nn.Module):
             if o.layer_rates is None:
                 parts["rate"] = (rate - o.asked_rate(now)) ** 2
             else:
-                asked = [o.asked_of(site.rate, now) for site in self.model.sites]
+                asked = [o.asked_of(rate, now) for rate in self.rates]
                 each = [mean_over_ranks(*activation_rate([route])) for route in routes]
                 parts["rate"] = torch.stack([(r - a) ** 2 for r, a in zip(each, asked, strict=True)]).mean()
             if o.control == "threshold" and self.training:

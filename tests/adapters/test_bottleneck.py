@@ -90,7 +90,7 @@ def test_a_learnable_scale_starts_at_the_spec_s_and_learns(kind: str) -> None:
 
 
 def test_a_scale_that_could_never_learn_is_refused() -> None:
-    with pytest.raises(dyt.SpecError, match="adapter: .* a learnable scale must not start at 0"):
+    with pytest.raises(dyt.SpecError, match=r"adapter: .* a learnable scale must not start at 0"):
         tiny(adapter={"type": "bottleneck", "scale": 0.0, "scale_learnable": True})
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import dyt
 from dyt.dispatchers import Learned, LearnedSpec, Moment, Place, sampling
 from dyt.spec import Ramp
+from dyt.specfile import parse_yaml
 from laws.models import tiny
 
 ZERO = torch.zeros(())
@@ -130,3 +131,27 @@ def test_the_mean_token_is_float32() -> None:
     decision = dispatcher(x, Moment(False, 0.0, ZERO))
     assert decision.logits is not None
     torch.testing.assert_close(decision.logits, exact.expand(2, 33), atol=1e-5, rtol=1e-5)
+
+
+def test_the_schedule_of_table_9_is_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tau from 5 to 0.1 over training: written in YAML, read at the step's progress, and trained at its end."""
+    text = "dispatcher: {type: learned, temperature: {start: 5.0, end: 0.1}}"
+    model = tiny(**parse_yaml(text), objective={"rate": 0.3717}).train()
+    seen, original = [], sampling.gumbel_sigmoid
+
+    def spy(logits: torch.Tensor, noise: torch.Tensor | None, temperature: float) -> Any:
+        seen.append(temperature)
+        return original(logits, noise, temperature)
+
+    monkeypatch.setattr(sampling, "gumbel_sigmoid", spy)
+    step, x = dyt.TuningStep(model), torch.randn(4, 3, 32, 32)
+    for progress in (0.0, 0.5, 1.0):
+        loss, _ = step(x, torch.arange(4), progress)
+    assert seen == pytest.approx([5.0, 5.0, 2.55, 2.55, 0.1, 0.1])
+    loss.backward()
+    for site in model.sites:
+        assert site.dispatcher.router.weight.grad is not None
+        assert bool(torch.isfinite(site.dispatcher.router.weight.grad).all())
+        assert bool(site.dispatcher.router.weight.grad.any())
+    with pytest.raises(dyt.DyTError, match="this spec has schedules: pass progress"):
+        step(x, torch.arange(4))

@@ -63,3 +63,36 @@ def test_no_images_and_no_logits_are_refused(weights: Path) -> None:
         calibrate_rate(model(weights), [], 0.5)
     with pytest.raises(dyt.DyTError, match="scores no tokens"):
         calibrate_rate(model(weights, dispatcher="always"), [torch.randn(1, 3, 32, 32)], 0.5)
+
+
+@pytest.mark.parametrize("variant", ["mlp", "attn_mlp"])
+def test_rates_by_site_are_each_site_s_own(weights: Path, variant: str) -> None:
+    tuned = model(weights, variant=variant, dispatcher={"type": "learned", "bias": {"start": -2.0, "end": 2.0}})
+    batches, seen = [torch.randn(6, 3, 32, 32), torch.randn(3, 3, 32, 32)], []
+    rates = [(i + 1) / (len(tuned.sites) + 1) for i in range(len(tuned.sites))]
+    tuned.backbone.patch_embed.register_forward_pre_hook(lambda *_: seen.append(1))
+    reached = calibrate_rate(tuned, batches, rates, tolerance=0.01)
+    assert len(seen) <= 2 * (len(tuned.sites) + 1)
+    with torch.no_grad(), dyt.record(tuned) as routes:
+        for images in batches:
+            tuned(images)
+    for i, rate in enumerate(rates):
+        active, total = dyt.route.activation_rate(routes[i :: len(rates)])
+        assert float(active / total) == pytest.approx(rate, abs=0.01)
+    assert rate_of(tuned, batches) == pytest.approx(reached)
+
+
+def test_sites_that_are_near_enough_are_left(weights: Path) -> None:
+    tuned, batches = model(weights), [torch.randn(8, 3, 32, 32)]
+    rates = [0.3] * len(tuned.sites)
+    calibrate_rate(tuned, batches, rates)
+    before = [float(site.threshold) for site in tuned.sites]
+    calibrate_rate(tuned, batches, rates)
+    assert [float(site.threshold) for site in tuned.sites] == before
+
+
+def test_another_number_of_rates_than_sites_is_refused(weights: Path) -> None:
+    with pytest.raises(dyt.DyTError, match=r"5 rates given, the model has [0-9]+ sites; give one for each, or"):
+        calibrate_rate(model(weights), [torch.randn(1, 3, 32, 32)], [0.5] * 5)
+    with pytest.raises(dyt.DyTError, match="above 0 and at most 1"):
+        calibrate_rate(model(weights), [torch.randn(1, 3, 32, 32)], [0.5, 0.0])

@@ -17,66 +17,110 @@ ROUNDS = 10
 """At most; each is one pass over the images. Two or three are usual."""
 
 
-def calibrate_rate(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolerance: float = 0.005) -> float:
-    """Shifts all sites' thresholds by one common amount so that the rate over these images, at inference, is `rate`.
+def calibrate_rate(
+    model: DynamicModel, batches: Iterable[Tensor], rate: float | Sequence[float], tolerance: float = 0.005
+) -> float:
+    """Sets the sites' thresholds so that the rate over these images, at inference, is `rate`.
 
-    What the routers learned, which tokens and how many in which layer, stays; only how many in all is set. Early
-    decisions change later logits, so the shift is found by iterating: the quantile of the pooled logits, then the
-    images again. With several processes each is given its own images; the rate is that of all of them.
+    One rate shifts all thresholds by one common amount: what the routers learned, which tokens and how many in which
+    layer, stays; only how many in all is set. Early decisions change later logits, so the shift is found by iterating:
+    the quantile of the pooled logits, then the images again. A rate for each site sets each threshold by its own
+    logits, front to back: behind sites that are settled a site's logits no longer change.
+
+    With several processes each is given its own images; the rate is that of all of them.
 
     Args:
         model: in whatever mode, which is left as it was. Changes the sites' `threshold` only.
-        batches: images (B, 3, H, W), gone through several times.
-        rate: the asked rate, mean over the patch tokens of all sites, in (0, 1].
-        tolerance: how near is near enough.
+        batches: images (B, 3, H, W), gone through several times: for rates by site at most once more than there are
+            sites.
+        rate: the asked rate, mean over the patch tokens of all sites, in (0, 1]; or one for each of `model.sites`.
+        tolerance: how near is near enough, for the mean or for each site.
 
     Returns:
-        The rate that was reached; the nearest one where logits that are all alike leave a gap.
+        The rate that was reached, over all sites; the nearest one where logits that are all alike leave a gap.
 
     Raises:
-        DyTError: a rate outside (0, 1], no images, or a site whose dispatcher scores nothing.
+        DyTError: a rate outside (0, 1], another number of rates than sites, no images, or a site whose dispatcher
+            scores nothing.
     """
-    if not 0 < rate <= 1:
-        raise DyTError(f"calibrate_rate: rate is {rate}; it must be above 0 and at most 1")
-    sites, training = model.sites, model.training
+    asked = [rate] if isinstance(rate, (int, float)) else list(rate)
+    for each in asked:
+        if not 0 < each <= 1:
+            raise DyTError(f"calibrate_rate: rate is {each}; it must be above 0 and at most 1")
+    single = isinstance(rate, (int, float))
+    if not single and len(asked) != len(model.sites):
+        raise DyTError(
+            f"calibrate_rate: {len(asked)} rates given, the model has {len(model.sites)} sites; give one for each, or "
+            f"one for all"
+        )
+    training = model.training
     model.eval()
     try:
-        best: tuple[float, float, list[Tensor]] | None = None
-        for _ in range(ROUNDS):
-            excess, reached = _pooled(model, sites, batches)
-            if best is None or abs(reached - rate) < best[0]:
-                best = abs(reached - rate), reached, [site.threshold.clone() for site in sites]
-            if best[0] <= tolerance:
-                break
-            shift = _quantile(excess, rate)
-            for site in sites:
-                site.threshold += shift
+        return _shifted(model, batches, asked[0], tolerance) if single else _each(model, batches, asked, tolerance)
     finally:
         model.train(training)
+
+
+def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolerance: float) -> float:
+    """One common shift, from the quantile of the pooled logits; keeps the best of the rounds."""
+    sites = model.sites
+    best: tuple[float, float, list[Tensor]] | None = None
+    for _ in range(ROUNDS):
+        excess = torch.cat(_excess(model, sites, batches))
+        reached = _active(excess)
+        if best is None or abs(reached - rate) < best[0]:
+            best = abs(reached - rate), reached, [site.threshold.clone() for site in sites]
+        if best[0] <= tolerance:
+            break
+        shift = _quantile(excess, rate)
+        for site in sites:
+            site.threshold += shift
     assert best is not None
     for site, threshold in zip(sites, best[2], strict=True):
         site.threshold.copy_(threshold)
     return best[1]
 
 
+def _each(model: DynamicModel, batches: Iterable[Tensor], rates: Sequence[float], tolerance: float) -> float:
+    """Each site by its own logits. The pass that settles a site also moves those behind it, as a first guess."""
+    sites = model.sites
+    for settled in range(len(sites) + 1):
+        excess = _excess(model, sites, batches)
+        off = [
+            i
+            for i, (values, rate) in enumerate(zip(excess, rates, strict=True))
+            if i >= settled and abs(_active(values) - rate) > tolerance
+        ]
+        if not off:
+            break
+        for i in off:
+            sites[i].threshold += _quantile(excess[i], rates[i])
+    return _active(torch.cat(excess))
+
+
 @torch.no_grad()
-def _pooled(model: DynamicModel, sites: Sequence[Site], batches: Iterable[Tensor]) -> tuple[Tensor, float]:
-    """All logits minus their site's threshold (M,), and the share of them above 0 over all processes."""
-    pooled = []
+def _excess(model: DynamicModel, sites: Sequence[Site], batches: Iterable[Tensor]) -> list[Tensor]:
+    """For each site, all its logits minus its threshold, (M,)."""
+    found: list[list[Tensor]] = [[] for _ in sites]
     for images in batches:
         with record(model) as routes:
             model(images)
-        pooled.append(pooled_logits(routes, sites))
-    excess = torch.cat(pooled) if pooled else torch.empty(0)
-    total = _total(excess.numel())
-    if total == 0:
+        for pooled, route, site in zip(found, routes, sites, strict=True):
+            pooled.append(pooled_logits([route], [site]))
+    excess = [torch.cat(pooled) if pooled else torch.empty(0) for pooled in found]
+    if _total(sum(values.numel() for values in excess)) == 0:
         raise DyTError("calibrate_rate: no images were given")
-    return excess, _total(int((excess > 0).sum())) / total
+    return excess
+
+
+def _active(excess: Tensor) -> float:
+    """The share of all processes' values that are above 0."""
+    return _total(int((excess > 0).sum())) / max(_total(excess.numel()), 1)
 
 
 def _quantile(excess: Tensor, rate: float) -> float:
     """The shift above which a share `rate` of all processes' values lies, by bisection: only counts are shared."""
-    total = _total(excess.numel())
+    total = max(_total(excess.numel()), 1)
     low, high = -_most(-excess) - 1.0, _most(excess)
     for _ in range(50):
         middle = (low + high) / 2

@@ -71,8 +71,8 @@ class Inference:
         """(B, 3, H, W) from a loader, as the model wants it, on its device."""
         return self.preparation.normalized(images.to(self.accelerator.device, non_blocking=True))
 
-    def calibrated(self, split: Split, rate: float) -> float:
-        """Sets the thresholds on images of the split; the rate that was reached."""
+    def calibrated(self, split: Split, rate: float | Sequence[float]) -> float:
+        """Sets the thresholds on images of the split, for one rate or one for each site; the rate that was reached."""
         with self._held(split, CALIBRATION_IMAGES, BATCH, "calibrating") as batches:
             return calibrate_rate(self.model, batches, rate)
 

@@ -19,7 +19,7 @@ from dyt.assemble import build
 from dyt.checkpoint import put, save, stored
 from dyt.errors import SpecError
 from dyt.model import head_keys
-from dyt.objective import TuningStep
+from dyt.objective import TuningStep, asked_rates
 from dyt.tasks.data import Data, open_data
 from dyt.tasks.loading import Images, loader, seeded
 from dyt.train import optim
@@ -216,7 +216,8 @@ class _Run:
     def _conclude(self) -> Result:
         t, objective = self.train, self.run.model.objective
         training = self.sums.report()
-        reached = self.inference.calibrated(self.data.train, objective.rate) if t.calibrate else None
+        rates = objective.rate if objective.layer_rates is None else asked_rates(self.model, objective)
+        reached = self.inference.calibrated(self.data.train, rates) if t.calibrate else None
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
