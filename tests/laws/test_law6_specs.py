@@ -91,6 +91,13 @@ def test_a_wrong_component_is_named_with_the_nearest(plain: dict[str, Any], data
         ({"adapter": {"type": "bottleneck", "dim": 0}}, ["adapter.dim", "greater than or equal to 1", "given 0"]),
         ({"adapter": {"type": "bottleneck", "dropout": 1.0}}, ["adapter.dropout", "less than 1", "given 1.0"]),
         ({"adapter": {"type": "none", "dim": 8}}, ["adapter.dim: no such field; allowed: type", "given 8"]),
+        ({"adapter": {"type": "moe", "experts": 0}}, ["adapter.experts", "greater than or equal to 1", "given 0"]),
+        (
+            {"adapter": {"type": "moe", "normalisation": "max"}},
+            ["adapter.normalisation", "'softmax', 'sigmoid' or 'none'", "given 'max'"],
+        ),
+        ({"dispatcher": {"type": "topk", "level": "sample"}}, ["dispatcher.level", "leave level at token", "'sample'"]),
+        ({"dispatcher": {"type": "attention", "rate": 0.5, "count": 2}}, ["dispatcher", "give one of them"]),
         ({"dispatcher": {"type": "learned", "level": "image"}}, ["dispatcher.level", "'token' or 'sample'", "'image'"]),
         ({"dispatcher": {"type": "learned", "temperature": 0}}, ["dispatcher.temperature", "above 0", "given 0"]),
         ({"dispatcher": {"type": "learned", "noise": -0.1}}, ["dispatcher.noise", "must not be below 0", "given -0.1"]),

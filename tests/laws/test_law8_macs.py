@@ -13,11 +13,12 @@ from laws.strategies import cases, chosen, mask_kinds, names
 
 @pytest.mark.parametrize("variant", names("variants"))
 @pytest.mark.parametrize("policy", ["forced", "routed", "complete"])
-@given(case=cases(), kinds=mask_kinds, data=st.data())
+@given(dispatcher=st.sampled_from(["learned", "topk", "attention"]), kinds=mask_kinds, data=st.data())
 def test_each_image_costs_what_a_flop_counter_sees(
-    variant: str, policy: str, case: Case, kinds: list[str], data: st.DataObject
+    variant: str, policy: str, dispatcher: str, kinds: list[str], data: st.DataObject
 ) -> None:
-    picked = data.draw(chosen(variant=variant, dispatcher="learned"))
+    case = data.draw(cases(dispatcher=dispatcher))
+    picked = data.draw(chosen(variant=variant, dispatcher=dispatcher))
     laws.macs_are_what_sparse_executes(case, picked, policy, kinds)
 
 

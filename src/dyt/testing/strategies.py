@@ -116,21 +116,43 @@ def ramps(draw: st.DrawFn, low: float, high: float) -> dict[str, Any]:
 
 _LEVEL = st.sampled_from(["token", "sample"])
 _RATE = st.floats(0.01, 1)
+_SAMPLING: dict[str, st.SearchStrategy[Any]] = {
+    "temperature": st.floats(0.1, 10) | ramps(0.1, 10),
+    "noise": st.floats(0, 2) | ramps(0, 2),
+}
+_RATE_OR_COUNT: list[st.SearchStrategy[dict[str, Any]]] = [
+    st.just({}),
+    st.fixed_dictionaries({"rate": _RATE}),
+    st.fixed_dictionaries({"count": st.integers(1, 20)}),
+]
+_PROJECTION: dict[str, st.SearchStrategy[Any]] = {
+    "placement": st.sampled_from(["parallel", "sequential"]),
+    "input": st.sampled_from(["block", "normalised"]),
+    "dim": st.integers(1, 16),
+    "activation": st.sampled_from(["relu", "gelu", "silu", "tanh"]),
+    "scale": st.floats(0.1, 2),
+    "scale_learnable": st.booleans(),
+    "dropout": st.floats(0, 0.5),
+}
+_MIXTURE: dict[str, st.SearchStrategy[Any]] = {
+    "experts": st.integers(1, 4),
+    "normalisation": st.sampled_from(["softmax", "sigmoid", "none"]),
+}
+# Layers that a model of any depth has.
+_VARIANT = st.fixed_dictionaries({}, optional={"layers": st.sampled_from([None, [0], [-1]])})
 _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ("dispatchers", "learned"): st.fixed_dictionaries(
-        {},
-        optional={
-            "level": _LEVEL,
-            "temperature": st.floats(0.1, 10) | ramps(0.1, 10),
-            "noise": st.floats(0, 2) | ramps(0, 2),
-            "bias": st.floats(-2, 2) | ramps(-2, 2),
-        },
+        {}, optional={"level": _LEVEL, **_SAMPLING, "bias": st.floats(-2, 2) | ramps(-2, 2)}
     ),
+    ("dispatchers", "topk"): st.tuples(st.one_of(_RATE_OR_COUNT), st.fixed_dictionaries({}, optional=_SAMPLING)).map(
+        lambda parts: parts[0] | parts[1]
+    ),
+    ("dispatchers", "attention"): st.one_of(_RATE_OR_COUNT),
     ("dispatchers", "random"): st.fixed_dictionaries({}, optional={"level": _LEVEL, "rate": _RATE | st.none()}),
     ("dispatchers", "always"): st.fixed_dictionaries({}, optional={"level": _LEVEL}),
-    ("adapters", "bottleneck"): st.fixed_dictionaries(
-        {}, optional={"dim": st.integers(1, 16), "scale": st.floats(0.1, 2), "dropout": st.floats(0, 0.5)}
-    ),
+    ("adapters", "bottleneck"): st.fixed_dictionaries({}, optional=_PROJECTION),
+    ("adapters", "moe"): st.fixed_dictionaries({}, optional=_PROJECTION | _MIXTURE),
+    **{("variants", name): _VARIANT for name in ("attn", "mlp", "attn_mlp", "layer")},
 }
 
 
@@ -191,8 +213,12 @@ descents = ramps(0.01, 1).map(lambda ramp: {key: value for key, value in ramp.it
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
     """Whole specs as plain data that validate; strings and arguments are arbitrary."""
+    rates: list[st.SearchStrategy[dict[str, Any]]] = [
+        st.fixed_dictionaries({"rate": _RATE}),
+        st.fixed_dictionaries({"layer_rates": st.lists(_RATE, min_size=1, max_size=4)}),
+    ]
     objective = {
-        "rate": draw(_RATE),
+        **draw(st.one_of(rates)),
         "rate_weight": draw(st.floats(0, 30)),
         "complete": draw(st.floats(0, 3)),
         "distill": draw(st.floats(0, 3)),
