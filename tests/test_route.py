@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dyt.route import Route, Tokens, activation_rate
+from dyt.route import Route, Tokens, activation_rate, mean_token
 
 T, F = True, False
 
@@ -70,3 +70,15 @@ def test_they_are_frozen() -> None:
     for value in (Route(torch.ones(1, 1, dtype=torch.bool), 0), Tokens()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             value.valid = None  # type: ignore[union-attr,misc]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_token_is_float32_and_leaves_padding_out(dtype: torch.dtype) -> None:
+    x = (torch.randn(3, 33, 4) + 3).to(dtype)
+    padding = torch.arange(33) >= torch.tensor([[33], [20], [0]])
+    torch.testing.assert_close(mean_token(x), x.float().mean(1, keepdim=True))
+    found = mean_token(x.masked_fill(padding[..., None], torch.inf), padding)
+    assert found.dtype == torch.float32
+    assert found.shape == (3, 1, 4)
+    torch.testing.assert_close(found[1, 0], x[1, :20].float().mean(0))
+    assert not found[2].any()
