@@ -181,6 +181,15 @@ def test_calibration_brings_inference_to_the_asked_rate(runs: Runs, tmp_path: Pa
     assert thresholds != {0.0}
 
 
+def test_calibration_brings_each_layer_to_its_own_rate(runs: Runs, tmp_path: Path) -> None:
+    asked = {"objective": {"layer_rates": [0.75, 0.25]}, "train": {"epochs": 1, "calibrate": True}}
+    result = fit(runs(**asked), tmp_path, progress=False)
+    assert result.calibrated_rate == pytest.approx(0.5, abs=0.03)
+    first, second = result.test.active_rates.values()
+    assert (first, second) == pytest.approx((0.75, 0.25), abs=0.12)
+    assert len({float(site.threshold) for site in dyt.load(tmp_path / "model.safetensors").sites}) == 2
+
+
 def test_calibration_without_logits_is_refused(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(DyTError, match=r"blocks\.0\.mlp.*scores no tokens"):
         fit(runs(dispatcher="random", train={"epochs": 1, "calibrate": True}), tmp_path, progress=False)
