@@ -40,6 +40,9 @@ class ViT(Family):
         assert isinstance(backbone, VisionTransformer)
         return backbone.num_prefix_tokens
 
+    def prompt_refusal(self, backbone: nn.Module) -> str | None:
+        return None
+
     def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))  # type: ignore[operator]
         return out
