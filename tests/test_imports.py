@@ -23,6 +23,7 @@ ORDER = (
     NEIGHBOURS,
     ("site",),
     ("variants",),
+    ("tuners",),
     ("model",),
     ("named_specs",),
     ("hub",),

@@ -2,7 +2,7 @@
 
 import builtins
 
-from dyt import adapters, dispatchers, executors, families, registry, testing, variants
+from dyt import adapters, dispatchers, executors, families, registry, testing, tuners, variants
 from dyt.assemble import Support, build, supports
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
@@ -18,7 +18,8 @@ __version__ = "0.1.0"
 
 
 def list(kind: str) -> builtins.list[str]:
-    """The registered names of a kind: dispatchers, adapters, variants, executors or families; plug-ins included.
+    """The registered names of a kind: dispatchers, adapters, variants, executors, families or tuners; plug-ins
+    included.
 
     Raises:
         DyTError: an unknown kind.
@@ -62,5 +63,6 @@ __all__ = [
     "save",
     "supports",
     "testing",
+    "tuners",
     "variants",
 ]

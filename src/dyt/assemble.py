@@ -13,12 +13,13 @@ from dyt import backbone as backbones
 from dyt import families, registry, steer
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
-from dyt.model import DynamicModel, heads, start_head
+from dyt.model import DynamicModel, heads, start_head, tuned_keys
 from dyt.named_specs import preset, presets
 from dyt.site import Site
 from dyt.slots import ComponentSpec
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
+from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 
 DEFAULT_EXECUTORS = ("masked", "sparse")
@@ -58,12 +59,12 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
-        trainable, or everything with `trainable: full`.
+        trainable, with what the spec's tuner trains, or everything with `trainable: full`.
 
     Raises:
         SpecError: a wrong spec, or a backbone whose head has another number of classes.
-        UnsupportedError: a backbone that is already dynamic, or one whose blocks no family knows, or a variant that its
-            family does not offer. Nothing was changed.
+        UnsupportedError: a backbone that is already dynamic, or one whose blocks no family knows, or a variant or tuner
+            that its family does not offer. Nothing was changed.
         WeightsError: pretrained weights that cannot be had.
     """
     spec = resolve(spec)
@@ -73,20 +74,31 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     else:
         _check_given(backbone, spec)
         new_head = False
-    key = steer.Key()
-    replaced = _dynamic_blocks(backbone, spec, key)  # everything that can be refused is refused before the first change
+    key, tuner = steer.Key(), tuner_of(spec)
+    # everything that can be refused is refused before the first change
+    replaced = _dynamic_blocks(backbone, spec, key, tuner)
     for path, block in replaced.items():
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, block)
-    _freeze(backbone, spec)
+    if tuner is not None:
+        tuner.apply(backbone, next(iter(replaced.values())).family)
+    _freeze(backbone, spec, tuner)
     if new_head:
         start_head(backbone)
-    model = DynamicModel(backbone, spec, key)
+    model = DynamicModel(backbone, spec, key, tuner)
     if getattr(backbone, "grad_checkpointing", False):
         # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
     return model
+
+
+def tuner_of(spec: DyTSpec) -> Tuner | None:
+    """What tunes the backbone of this spec; None for nothing."""
+    if spec.tuner is None:
+        return None
+    made: Tuner = registry.tuners.get(spec.tuner.type)(spec.tuner)
+    return made
 
 
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
@@ -102,7 +114,7 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
         )
 
 
-def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[str, DynamicBlock]:
+def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: Tuner | None) -> dict[str, DynamicBlock]:
     found = families.find(backbone)
     if found is None:
         raise UnsupportedError(f"{_unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
@@ -116,8 +128,9 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[
     dispatcher = registry.dispatchers.get(spec.dispatcher.type)
     adapter = registry.adapters.get(spec.adapter.type)
     _check_parts(family, backbone, spec, variant, dispatcher)
+    _check_tuner(family, backbone, spec, tuner, dispatcher)
     train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
-    prefix = family.prefix_tokens(backbone)
+    prefix = family.prefix_tokens(backbone) + (0 if tuner is None else tuner.prompts)
     blocks: dict[str, DynamicBlock] = {}
     paths = _chosen(family.blocks(backbone), spec.variant)
     rates = _rates(spec, len(paths))
@@ -164,6 +177,19 @@ def _check_parts(
         )
 
 
+def _check_tuner(
+    family: families.Family, backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None, dispatcher: type[Dispatcher]
+) -> None:
+    """Refuses a tuner that the backbone's family cannot have, or the dispatcher."""
+    if tuner is None or spec.tuner is None:
+        return
+    reason = tuner.refusal(backbone, family)
+    if reason is None and tuner.prompts and dispatcher.needs_attention:
+        reason = f"dispatcher '{spec.dispatcher.type}' ranks by attention among the backbone's own tokens"
+    if reason is not None:
+        raise UnsupportedError(f"tuner '{spec.tuner.type}' is not available for {type(backbone).__name__}: {reason}")
+
+
 def _chosen(paths: Sequence[str], spec: ComponentSpec) -> list[str]:
     """The blocks that a variant's `layers` names, or all of them."""
     layers: tuple[int, ...] | None = getattr(spec, "layers", None)
@@ -198,8 +224,12 @@ def _unknown_blocks(backbone: nn.Module) -> str:
     return f"no family knows the blocks of {type(backbone).__name__}{inside}"
 
 
-def _freeze(backbone: nn.Module, spec: DyTSpec) -> None:
+def _freeze(backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None) -> None:
     backbone.requires_grad_(spec.trainable == "full")
+    tuned = tuned_keys(backbone, tuner)
+    for name, parameter in backbone.named_parameters():
+        if name in tuned:
+            parameter.requires_grad_(True)
     for module in backbone.modules():
         if isinstance(module, Site):
             module.requires_grad_(True)

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dyt import families
-from dyt.assemble import build
+from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
 from dyt.errors import CheckpointError
-from dyt.model import DynamicModel, head_keys
+from dyt.model import DynamicModel, head_keys, tuned_keys
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
+from dyt.tuners.base import Tuner
 
 FORMAT, VERSION = "dyt", "1"
 CHECKSUM = "sha256"
@@ -30,10 +31,11 @@ CHECKSUM = "sha256"
 
 
 def save(model: DynamicModel, path: str | Path) -> None:
-    """Writes the adapters, dispatchers, thresholds and head (with `trainable: full` the whole model) and the spec.
+    """Writes the spec and the adapters, dispatchers, thresholds, head, and what a tuner trains.
 
-    Stored keys are `sites.blocks.3.mlp.adapter.down.weight` and `backbone.head.weight`, independent of how modules
-    nest. The file is written beside its place and moved there whole, so that an interrupted save leaves what was there.
+    With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
+    `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. The file is
+    written beside its place and moved there whole, so that an interrupted save leaves what was there.
 
     Raises:
         CheckpointError: a directory that does not exist.
@@ -44,7 +46,7 @@ def save(model: DynamicModel, path: str | Path) -> None:
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model).items()}
     metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.model_dump_json()}
     if model.spec.trainable != "full":
-        metadata["backbone_sha256"] = fingerprint(model.backbone)
+        metadata["backbone_sha256"] = fingerprint(model.backbone, model.tuner)
     metadata[CHECKSUM] = checksum(tensors, metadata)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -92,7 +94,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         raise CheckpointError(
             f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
         )
-    given = None if full else fingerprint(backbone)
+    given = None if full else fingerprint(backbone, tuner_of(spec))
     if not full and metadata.get("backbone_sha256") != given:
         raise CheckpointError(
             f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the "
@@ -118,11 +120,18 @@ def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> s
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
-    """Live tensors by stored key: all of the sites, the head, and if `whole` the backbone (None: as the spec says)."""
+    """Live tensors by stored key: all of the sites, what the tuner trains, the head, and if `whole` the backbone.
+
+    `whole` None: as the spec says.
+    """
     whole = model.spec.trainable == "full" if whole is None else whole
     sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
-    head = head_keys(model.backbone)
-    return sites | {f"backbone.{k}": v for k, v in plain_state(model.backbone).items() if whole or k in head}
+    head, tuner, tuned = head_keys(model.backbone), model.tuner, {}
+    if tuner is not None:
+        parameters = dict(model.backbone.named_parameters())
+        tuned = {f"tuner.{tuner.stored(k)}": parameters[k] for k in sorted(tuned_keys(model.backbone, tuner))}
+    plain = plain_state(model.backbone, tuner)
+    return sites | tuned | {f"backbone.{k}": v for k, v in plain.items() if whole or k in head}
 
 
 def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None = None) -> None:
@@ -132,16 +141,24 @@ def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None =
             target.copy_(tensors[key])
 
 
-def plain_state(backbone: nn.Module) -> dict[str, Tensor]:
-    """The backbone's state dict without what is ours: timm's keys alone."""
+def plain_state(backbone: nn.Module, tuner: Tuner | None = None) -> dict[str, Tensor]:
+    """The backbone's state dict without what is ours, or the tuner's that it was tuned by: timm's keys alone."""
     ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, Site)}
-    return {k: v for k, v in backbone.state_dict(keep_vars=True).items() if not k.startswith(tuple(ours) or ("\0",))}
+    named = backbone.state_dict(keep_vars=True).items()
+    theirs = {k: v for k, v in named if not k.startswith(tuple(ours) or ("\0",))}
+    if tuner is None:
+        return theirs
+    return {plain: v for k, v in theirs.items() if (plain := tuner.plain(k)) is not None}
 
 
-def fingerprint(backbone: nn.Module) -> str:
-    """sha256 over the names, shapes, dtypes and values of the backbone's tensors, the head and our sites left out."""
-    head = head_keys(backbone)
-    return checksum({key: tensor for key, tensor in plain_state(backbone).items() if key not in head}, {})
+def fingerprint(backbone: nn.Module, tuner: Tuner | None = None) -> str:
+    """sha256 over the names, shapes, dtypes and values of the backbone's tensors, under their plain names.
+
+    Left out are the head, our sites, and what the tuner adds or trains: a tuned backbone and the plain one that it was
+    made of have the same.
+    """
+    aside = head_keys(backbone) | tuned_keys(backbone, tuner)
+    return checksum({key: tensor for key, tensor in plain_state(backbone, tuner).items() if key not in aside}, {})
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

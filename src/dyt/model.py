@@ -15,6 +15,7 @@ from dyt.registry import UnknownNameError, executors
 from dyt.route import Route
 from dyt.site import Site
 from dyt.spec import DyTSpec
+from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 
 COMPLETE = "complete"
@@ -30,12 +31,13 @@ class DynamicModel(nn.Module):
         backbone: the timm model, its blocks replaced in place.
         spec: what it was built from.
         key: its identity for steering.
+        tuner: how the backbone itself is tuned; None for not at all.
     """
 
-    def __init__(self, backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> None:
+    def __init__(self, backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: Tuner | None = None) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.spec, self.key = spec, key
+        self.spec, self.key, self.tuner = spec, key, tuner
         self.training = backbone.training
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,7 +69,14 @@ class DynamicModel(nn.Module):
         return out
 
     def forward_intermediates(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """timm's `forward_intermediates`."""
+        """timm's `forward_intermediates`.
+
+        Raises:
+            UnsupportedError: a tuner whose own tokens are among those between the blocks (shallow prompts).
+        """
+        reason = None if self.tuner is None else self.tuner.intermediates_refusal()
+        if reason is not None:
+            raise UnsupportedError(f"forward_intermediates is not available: {reason}")
         return self.backbone.forward_intermediates(images, *args, **kwargs)
 
     def get_classifier(self) -> Any:
@@ -129,6 +138,15 @@ def head_keys(backbone: nn.Module) -> set[str]:
     """State-dict names of the classifiers' parameters."""
     own = {id(p) for head in heads(backbone) for p in head.parameters()}
     return {name for name, p in backbone.named_parameters() if id(p) in own}
+
+
+def tuned_keys(backbone: nn.Module, tuner: Tuner | None) -> set[str]:
+    """Names of the backbone's parameters that the tuner trains: none of our sites, none of the classifiers."""
+    if tuner is None:
+        return set()
+    ours = [*heads(backbone), *(module for module in backbone.modules() if isinstance(module, Site))]
+    aside = {id(p) for module in ours for p in module.parameters()}
+    return {name for name, p in backbone.named_parameters() if id(p) not in aside and tuner.trains(name)}
 
 
 def start_head(backbone: nn.Module) -> None:

@@ -8,8 +8,9 @@ from dyt.errors import SpecError, nearest
 from dyt.spec import DyTSpec, parse
 
 _STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
-_ALWAYS: dict[str, Any] = {"dispatcher": {"type": "always"}, "objective": _STATIC}
+_STATIC_ADAPTER: dict[str, Any] = {"dispatcher": {"type": "always"}, "objective": _STATIC}
 _NONE: dict[str, Any] = {"adapter": {"type": "none"}}
+_ALONE: dict[str, Any] = {**_STATIC_ADAPTER, **_NONE}
 _VTAB: dict[str, Any] = {"adapter": {"type": "bottleneck", "dim": 8}}
 _SWIN_B: dict[str, Any] = {"backbone": {"name": "swin_base_patch4_window7_224.ms_in22k"}}
 _VIT_L: dict[str, Any] = {"backbone": {"name": "vit_large_patch16_224.augreg_in21k"}}
@@ -30,11 +31,20 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "dyt_vtab": _VTAB,
     "dyt_vtab_r0.7": {**_VTAB, **_rate(0.7)},
     "dyt_vtab_r0.9": {**_VTAB, **_rate(0.9)},
-    # Baselines. AdaptFormer is DyT with every token active and neither of the complete model's terms.
-    "static_adapter": _ALWAYS,
-    "static_adapter_vtab": {**_ALWAYS, **_VTAB},
-    "linear": {**_ALWAYS, **_NONE},
-    "full": {**_ALWAYS, **_NONE, "trainable": "full"},
+    # The paper's baselines (tables 3 and 6), nothing dispatched; docs/baselines.md says what each computes, and why so.
+    # AdaptFormer is DyT with every token active and neither of the complete model's terms.
+    "adaptformer": _STATIC_ADAPTER,
+    "adaptformer_vtab": {**_STATIC_ADAPTER, **_VTAB},
+    "static_adapter": _STATIC_ADAPTER,
+    "static_adapter_vtab": {**_STATIC_ADAPTER, **_VTAB},
+    "linear": _ALONE,
+    "full": {**_ALONE, "trainable": "full"},
+    "bitfit": {**_ALONE, "tuner": {"type": "bitfit"}},
+    "lora": {**_ALONE, "tuner": {"type": "lora", "rank": 32}},
+    "lora_vtab": {**_ALONE, "tuner": {"type": "lora", "rank": 8}},
+    "vpt": {**_ALONE, "tuner": {"type": "vpt", "tokens": 8}},
+    "vpt_vtab": {**_ALONE, "tuner": {"type": "vpt", "tokens": 57}},
+    "vpt_shallow": {**_ALONE, "tuner": {"type": "vpt", "tokens": 50, "deep": False}},
     # Table 6: every weight trained, tokens dispatched, no adapter.
     "dynamic_full": {**_NONE, "trainable": "full"},
     # Table 7: dispatch level and strategy.
@@ -49,8 +59,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "dyt_vtab_without_distill": {**_VTAB, "objective": {"distill": 0.0}},
     "dyt_vtab_without_complete": {**_VTAB, "objective": {"distill": 0.0, "complete": 0.0}},
     # Tables 17 to 19: other backbones.
-    "full_swin_b": {**_SWIN_B, **_ALWAYS, **_NONE, "trainable": "full"},
-    "full_vit_l": {**_VIT_L, **_ALWAYS, **_NONE, "trainable": "full"},
+    "full_swin_b": {**_SWIN_B, **_ALONE, "trainable": "full"},
+    "full_vit_l": {**_VIT_L, **_ALONE, "trainable": "full"},
     "dyt_vit_l_vtab": {**_VIT_L, **_VTAB},
 }
 # Table 2: the MoE-adapter; table 8: the bottleneck; tables 17 and 18: rates on Swin-B and ViT-L.

@@ -177,8 +177,9 @@ class ObjectiveSpec(Spec):
 class DyTSpec(Spec):
     """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
 
-    The defaults are the paper's. `trainable`: `adapters` (adapters, dispatchers and head; the backbone is frozen) or
-    `full` (everything, the paper's dynamic_full).
+    The defaults are the paper's. `tuner`: how the backbone itself is tuned (LoRA, prompts, biases; the paper's
+    baselines), None for not at all. `trainable`: `adapters` (adapters, dispatchers, head and what the tuner trains; the
+    backbone is frozen) or `full` (everything, the paper's dynamic_full).
     """
 
     backbone: BackboneSpec = BackboneSpec()
@@ -188,8 +189,15 @@ class DyTSpec(Spec):
         default={"type": "learned"}, validate_default=True
     )
     adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)
+    tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DyTSpec:
+        if self.tuner is not None and self.trainable == "full":
+            raise ValueError(f"trainable: full trains the whole backbone; leave out it or tuner '{self.tuner.type}'")
+        return self
 
 
 def parse(cls: type[S], data: Any) -> S:

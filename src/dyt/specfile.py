@@ -178,6 +178,8 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
 def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
     for depth, key in enumerate(keys[:-1]):
         inner = data.setdefault(key, {})
+        if inner is None:  # an optional part that is left out: `tuner.type=lora`
+            inner = data[key] = {}
         if not isinstance(inner, dict):
             raise SpecError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no fields")
         data = inner

@@ -20,7 +20,11 @@ PACKAGES = (
     "matplotlib",
     "typer",
 )
-OPTIONAL = {"datasets": "Hugging Face datasets as training data", "tensorboard": "TensorBoard logs"}
+OPTIONAL = {
+    "datasets": "Hugging Face datasets as training data",
+    "peft": "the tuner lora",
+    "tensorboard": "TensorBoard logs",
+}
 
 
 def doctor() -> None:

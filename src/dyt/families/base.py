@@ -68,6 +68,21 @@ class Family(ABC):
         """The tokens after the attention: x + branch, (B, N, C); otherwise where attention changes their number."""
         return x + branch
 
+    def prompt_refusal(self, backbone: nn.Module) -> str | None:
+        """Why no learned tokens can stand between prefix and patches inside the blocks, or None when they can."""
+        return "this family does not tell that its blocks take tokens without a position"
+
+    def uncalled(self, block: nn.Module) -> Sequence[str]:
+        """Linear layers of the block whose weight is read but which are not called, so that no other could stand in."""
+        found = []
+        for name, module in block.named_modules():
+            dot = f"{name}." if name else ""
+            if getattr(module, "q_bias", None) is not None and hasattr(module, "qkv"):
+                found.append(f"{dot}qkv")  # timm's attentions that join the biases of q, k and v by hand
+            if getattr(module, "qkv_bias", None) is not None and hasattr(module, "in_proj"):
+                found.append(f"{dot}in_proj")  # and its blocks that compute attention and MLP in one product
+        return found
+
     def attention_refusal(self, backbone: nn.Module) -> str | None:
         """Why the class token's attention cannot be had from these blocks, or None when it can."""
         return "this family does not tell the class token's attention"

@@ -33,6 +33,9 @@ class ViT(IsotropicFamily):
     backbones = (VisionTransformer, NaFlexVit)
     block = Block
 
+    def prompt_refusal(self, backbone: nn.Module) -> str | None:
+        return None
+
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return out

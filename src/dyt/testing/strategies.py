@@ -152,6 +152,18 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ("dispatchers", "always"): st.fixed_dictionaries({}, optional={"level": _LEVEL}),
     ("adapters", "bottleneck"): st.fixed_dictionaries({}, optional=_PROJECTION),
     ("adapters", "moe"): st.fixed_dictionaries({}, optional=_PROJECTION | _MIXTURE),
+    ("tuners", "lora"): st.fixed_dictionaries(
+        {},
+        optional={
+            "rank": st.integers(1, 4),
+            "alpha": st.none() | st.floats(0.5, 8),
+            "dropout": st.floats(0, 0.5),
+            "targets": st.sampled_from([["attn.qkv"], ["attn.proj", "attn.qkv"]]),
+        },
+    ),
+    ("tuners", "vpt"): st.fixed_dictionaries(
+        {}, optional={"tokens": st.integers(1, 3), "deep": st.booleans(), "dropout": st.floats(0, 0.5)}
+    ),
     **{("variants", name): _VARIANT for name in ("attn", "mlp", "attn_mlp", "layer")},
 }
 
@@ -228,6 +240,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "asked": draw(st.none() | descents),
     }
     args = draw(st.dictionaries(st.text().filter(lambda name: name not in _TAKEN), _PLAIN, max_size=3))
+    tuner = draw(st.none() | components("tuners"))
     return {
         "backbone": {"name": draw(st.text(min_size=1)), "weights": draw(st.text(min_size=1)), "args": args},
         "head": {"num_classes": draw(st.integers(0, 2000))},
@@ -235,5 +248,6 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "dispatcher": draw(components("dispatchers")),
         "adapter": draw(components("adapters")),
         "objective": objective,
-        "trainable": draw(st.sampled_from(["adapters", "full"])),
+        "tuner": tuner,
+        "trainable": draw(st.sampled_from(["adapters", "full"])) if tuner is None else "adapters",
     }

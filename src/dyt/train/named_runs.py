@@ -83,7 +83,8 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """A run's plain data with the model of a preset: its variant, dispatcher, adapter and objective, and no remedies.
+    """A run's plain data with the model of a preset: its variant, dispatcher, adapter, tuner and objective, and no
+    remedies.
 
     Backbone, head and the training stay, but for the remedies among its options (those
     of routers and adapters, and `calibrate`), which are of no use without those of the model.
@@ -92,7 +93,7 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
         SpecError: an unknown preset.
     """
     chosen = preset(name).model_dump(
-        mode="json", include={"variant", "dispatcher", "adapter", "objective", "trainable"}
+        mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable"}
     )
     dropped = {"router_lr_scale", "router_weight_decay", "router_start", "adapter_lr_scale", "calibrate"}
     train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}

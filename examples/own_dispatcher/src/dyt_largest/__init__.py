@@ -33,4 +33,4 @@ class Largest(Dispatcher):
             norms = norms.masked_fill(moment.padding, -1.0)
         kept = norms.topk(round(self.rate * norms.shape[1]), dim=1).indices
         active = torch.zeros_like(norms, dtype=torch.bool).scatter(1, kept, True)
-        return Decision(active, logits=norms)
+        return Decision(active)

@@ -1,0 +1,109 @@
+"""`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119), shallow or deep."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dyt.errors import UnsupportedError
+from dyt.families.base import Family
+from dyt.registry import tuners
+from dyt.tuners.base import Tuner, TunerSpec
+
+
+class VPTSpec(TunerSpec):
+    """`vpt`. `tokens`: prompts p. `deep`: each block has prompts of its own (VPT-Deep, eq. 5), or the first block alone
+    and theirs are handed on (VPT-Shallow, eq. 4). `dropout`: on the prompts, in training.
+
+    Deep prompts of 8 tokens are the 0.07 M and the 18.32 GMACs of ViT-B in the paper's table 6.
+    """
+
+    type: str = "vpt"
+    tokens: Annotated[int, Field(ge=1)] = 8
+    deep: bool = True
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Prompts(nn.Module):
+    """The prompts of a block, and the hooks that put them among its tokens and take them out again.
+
+    The order inside is [prefix, prompts, patches]. Nothing about a forward is kept here.
+
+    Args:
+        count: p.
+        like: a parameter of the block, for device and dtype.
+        dim: channels C.
+        prefix: number of prefix tokens.
+        dropout: rate.
+        bound: prompts start uniform in [-bound, bound].
+    """
+
+    def __init__(self, count: int, like: Tensor, dim: int, prefix: int, dropout: float, bound: float) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.tokens = nn.Parameter(like.new_empty(1, count, dim).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(dropout)
+
+    def extra_repr(self) -> str:
+        return f"tokens={tuple(self.tokens.shape)}, prefix={self.prefix}"
+
+    def insert(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The block's arguments with (B, prefix + p + patches, C) in the place of its tokens (B, N, C).
+
+        Raises:
+            UnsupportedError: an attention mask, which would be of the tokens without prompts.
+        """
+        x, *rest = args
+        if any(isinstance(value, Tensor) for value in (*rest, *kwargs.values())):
+            raise UnsupportedError("prompts do not combine with attn_mask: it does not know of them")
+        prompts = self.dropout(self.tokens).to(x.dtype).expand(x.shape[0], -1, -1)
+        return (torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *rest), kwargs
+
+    def remove(self, block: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        """The block's output (B, prefix + p + patches, C) without the prompts: (B, N, C)."""
+        return torch.cat([out[:, : self.prefix], out[:, self.prefix + self.tokens.shape[1] :]], 1)
+
+
+@tuners("vpt")
+class VPT(Tuner):
+    """Prompts take part in attention and go through every MLP: they count as prefix tokens there, never dispatched.
+
+    They are put in front of a block and taken out behind it, so that timm's forward, position embedding, pooling and
+    head never see them: with `deep` behind each block, where the next one has its own, else behind the last.
+    """
+
+    Spec = VPTSpec
+
+    def __init__(self, spec: VPTSpec) -> None:
+        super().__init__(spec)
+        self.spec, self.prompts = spec, spec.tokens
+
+    def refusal(self, backbone: nn.Module, family: Family) -> str | None:
+        return family.prompt_refusal(backbone)
+
+    def apply(self, backbone: nn.Module, family: Family) -> None:
+        blocks = [backbone.get_submodule(path) for path in family.blocks(backbone)]
+        prefix = family.prefix_tokens(backbone)
+        area = math.prod(backbone.patch_embed.patch_size)  # type: ignore[union-attr, arg-type]
+        for block in blocks if self.spec.deep else blocks[:1]:
+            dim, like = family.dim(backbone, block), next(block.parameters())
+            bound = math.sqrt(6 / (3 * area + dim))  # the authors': Xavier's, as for the patch embedding
+            prompts = Prompts(self.spec.tokens, like, dim, prefix, self.spec.dropout, bound).train(block.training)
+            block.add_module("prompts", prompts)
+            block.register_forward_pre_hook(prompts.insert, with_kwargs=True)
+            (block if self.spec.deep else blocks[-1]).register_forward_hook(prompts.remove)
+
+    def trains(self, name: str) -> bool:
+        return name.endswith(".prompts.tokens")
+
+    def plain(self, name: str) -> str | None:
+        return None if self.trains(name) else name
+
+    def intermediates_refusal(self) -> str | None:
+        if self.spec.deep:
+            return None
+        return "shallow prompts stay among the tokens from the first block to the last; use tuner.deep: true"
