@@ -5,55 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from timm.layers.attention import Attention
+from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from dyt.families.base import Family
+from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
+from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attn", "ls1", "drop_path1")
 MLP = ("norm2", "mlp", "ls2", "drop_path2")
+NO_CLASS_TOKEN = "it has no class token"
 
 
 @families("vit")
-class ViT(Family):
-    """With LayerScale, DropPath, qk-norm, any MLP, pre-norm stem, prefix tokens, pooling and dynamic image size."""
+class ViT(IsotropicFamily):
+    """DeiT (one token or two), DINOv2 with registers, CLIP, SigLIP, AIMv2, NaFlexViT without rotary embedding, hybrids.
+
+    LayerScale, DropPath, qk-norm, gated and differential attention, any MLP, pre-norm stem, any pooling, any image
+    size, an attention mask. Tokens that the mask lets none see are padding.
+    """
 
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
+    backbones = (VisionTransformer, NaFlexVit)
+    block = Block
 
-    def matches(self, backbone: nn.Module) -> bool:
-        return isinstance(backbone, VisionTransformer) and all(
-            isinstance(block, Block) and type(block).forward is Block.forward for block in backbone.blocks
-        )
-
-    def blocks(self, backbone: nn.Module) -> Sequence[str]:
-        assert isinstance(backbone, VisionTransformer)
-        return [f"blocks.{i}" for i in range(len(backbone.blocks))]
-
-    def dim(self, backbone: nn.Module, block: nn.Module) -> int:
-        assert isinstance(backbone, VisionTransformer)
-        return backbone.embed_dim
-
-    def prefix_tokens(self, backbone: nn.Module) -> int:
-        assert isinstance(backbone, VisionTransformer)
-        return backbone.num_prefix_tokens
-
-    def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))  # type: ignore[operator]
+    def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return out
 
     def attn(
-        self, block: nn.Module, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        sees = tokens.sees()
-        if sees is None and tokens.index is None:
-            mask = attn_mask
-        elif is_causal or attn_mask is not None:
-            raise ValueError("attention dispatch does not combine with attn_mask or is_causal; use the mlp variant")
-        else:
-            mask, is_causal = sees, False
-        attended = block.attn(block.norm1(x), attn_mask=mask, is_causal=is_causal)  # type: ignore[operator]
-        out: Tensor = block.drop_path1(block.ls1(attended))  # type: ignore[operator]
+        mask = mask_for(x, tokens, attn_mask, is_causal)
+        out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask)))
         return out
+
+    def attention_refusal(self, backbone: Any) -> str | None:
+        if not backbone.has_class_token:
+            return NO_CLASS_TOKEN
+        kinds = {type(block.attn) for block in backbone.blocks} - {Attention}
+        return f"{kinds.pop().__name__} has no one map of attention" if kinds else None
+
+    def class_attention(
+        self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        attn, y = block.attn, block.norm1(x)
+        width = attn.num_heads * attn.head_dim
+        q = attn.q_norm(split_heads(outputs(attn.qkv, y[:, :1], 0, width), attn.num_heads))
+        k = attn.k_norm(split_heads(outputs(attn.qkv, y, width, 2 * width), attn.num_heads))
+        return class_row(q, k, attn.scale, prefix_of(block), mask_for(x, Tokens(), attn_mask, is_causal))
