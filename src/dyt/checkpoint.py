@@ -21,6 +21,7 @@ from dyt.assemble import build
 from dyt.backbone import create, faults
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel, head_keys
+from dyt.reducers import Stage
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 
@@ -30,7 +31,7 @@ CHECKSUM = "sha256"
 
 
 def save(model: DynamicModel, path: str | Path) -> None:
-    """Writes the adapters, dispatchers, thresholds and head (with `trainable: full` the whole model) and the spec.
+    """Writes adapters, dispatchers, thresholds, reducers and head (`trainable: full`: the whole model) and the spec.
 
     Stored keys are `sites.blocks.3.mlp.adapter.down.weight` and `backbone.head.weight`, independent of how modules
     nest. The file is written beside its place and moved there whole, so that an interrupted save leaves what was there.
@@ -118,9 +119,11 @@ def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> s
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
-    """Live tensors by stored key: all of the sites, the head, and if `whole` the backbone (None: as the spec says)."""
+    """Live tensors by stored key: of sites, reducers and head, and if `whole` the backbone (None: as the spec says)."""
     whole = model.spec.trainable == "full" if whole is None else whole
     sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
+    for stage in model.stages:
+        sites |= {f"reducers.{stage.name}.{k}": v for k, v in stage.reducer_state().items()}
     head = head_keys(model.backbone)
     return sites | {f"backbone.{k}": v for k, v in plain_state(model.backbone).items() if whole or k in head}
 
@@ -134,7 +137,7 @@ def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None =
 
 def plain_state(backbone: nn.Module) -> dict[str, Tensor]:
     """The backbone's state dict without what is ours: timm's keys alone."""
-    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, Site)}
+    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, (Site, Stage))}
     return {k: v for k, v in backbone.state_dict(keep_vars=True).items() if not k.startswith(tuple(ours) or ("\0",))}
 
 

@@ -81,8 +81,9 @@ class TuningStep(nn.Module):
 
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `rate` (unweighted), `total` (the
-            loss), `active_rate` (detached). Terms that are off are 0; the complete pass is not run when both its
-            weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count;
+            loss), `active_rate` (detached); and `reducer`, weight included, where a reducer asks for a term of its own.
+            Terms that are off are 0; the complete pass is not run when both its weights are 0. The rate is the mean of
+            M over all patch tokens of all sites and ranks, weighted by count;
             with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
@@ -92,8 +93,9 @@ class TuningStep(nn.Module):
                 dispatcher that scores nothing.
         """
         o, now = self.objective, self._progress(progress)
+        penalties: list[Tensor] = []
         with steer.steered(self.model.key, progress=now):
-            with record(self.model) as routes:
+            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,)):
                 logits = self.model(images)
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
@@ -118,6 +120,9 @@ class TuningStep(nn.Module):
         loss = (
             parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"] + o.rate_weight * parts["rate"]
         )
+        if penalties:
+            parts["reducer"] = torch.stack(penalties).sum()
+            loss = loss + parts["reducer"]
         return loss, {**parts, "total": loss}
 
     def _progress(self, progress: float | None) -> float:

@@ -301,9 +301,10 @@ adapters: Registry[Any] = Registry("adapters")
 variants: Registry[Any] = Registry("variants")
 executors: Registry[Any] = Registry("executors")
 families: Registry[Any] = Registry("families")
+reducers: Registry[Any] = Registry("reducers")
 
 KINDS: Mapping[str, Registry[Any]] = MappingProxyType(
-    {registry.kind: registry for registry in (dispatchers, adapters, variants, executors, families)}
+    {registry.kind: registry for registry in (dispatchers, adapters, variants, executors, families, reducers)}
 )
 """Every catalogue by its kind."""
 
@@ -318,5 +319,6 @@ __all__ = [
     "dispatchers",
     "executors",
     "families",
+    "reducers",
     "variants",
 ]

@@ -19,10 +19,12 @@ class Tokens:
     Attributes:
         index: (B, K) int64, the original positions of the K tokens given; None for "all of them, in order".
         valid: (B, K) bool, False for a token that no other may see (it sees itself); None for "all valid".
+        bias: (B, 1 or N, N) float32 of all N tokens, added to the attention logits (queries by keys); None for nothing.
     """
 
     index: Tensor | None = None
     valid: Tensor | None = None
+    bias: Tensor | None = None
 
     def sees(self) -> Tensor | None:
         """(B, 1, K, K) bool, True where a query may see a key, or None when every token sees every token.

@@ -175,7 +175,8 @@ class DyTSpec(Spec):
     """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
 
     The defaults are the paper's. `trainable`: `adapters` (adapters, dispatchers and head; the backbone is frozen) or
-    `full` (everything, the paper's dynamic_full).
+    `full` (everything, the paper's dynamic_full). `reducer`: what lowers the number of tokens from block to block, a
+    peer of DyT that can be had with it or instead; None for nothing, as in the paper.
     """
 
     backbone: BackboneSpec = BackboneSpec()
@@ -187,6 +188,7 @@ class DyTSpec(Spec):
     adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
+    reducer: Annotated[ComponentSpec, Slot("reducers")] | None = None
 
 
 def parse(cls: type[S], data: Any) -> S:

@@ -31,6 +31,7 @@ class Steering:
         masks: forced masks, one (B, N) bool tensor per site, or None.
         executor: the executor to use, or None for the default (`masked` in train mode, `sparse` in eval mode).
         records: lists that each forward appends its routes to.
+        penalties: lists that each forward appends the loss terms of its reducers to.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -38,6 +39,7 @@ class Steering:
     masks: tuple[Tensor, ...] | None = None
     executor: Executor | None = None
     records: tuple[list[Route], ...] = ()
+    penalties: tuple[list[Tensor], ...] = ()
     progress: float = 0.0
 
     @property

@@ -12,7 +12,7 @@ def listing(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="dispatchers, adapters, variants, executors, families, presets or recipes; all by default."
+            help="dispatchers, adapters, variants, executors, families, reducers, presets or recipes; all by default."
         ),
     ] = None,
 ) -> None:
