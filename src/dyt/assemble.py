@@ -15,7 +15,7 @@ from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head
 from dyt.named_specs import preset, presets
-from dyt.reducers import Position, Reducer, ReducerSpec, Stage
+from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.site import Site
 from dyt.slots import ComponentSpec
 from dyt.spec import DyTSpec, parse
@@ -188,13 +188,13 @@ def _stages(
     paths, prefix, whole = family.blocks(backbone), family.prefix_tokens(backbone), family.reads_patches(backbone)
     own = cast(ReducerSpec, spec.reducer)
     layers = reducer.layers(own, len(paths))
-    stages = {}
+    stages, underway = {}, Underway()
     for i, path in enumerate(paths):
         block, acts = backbone.get_submodule(path), None
         if i in layers:
             acts = reducer(own, Position(family.dim(backbone, block), layers.index(i), i, len(layers)))
         like = next(block.parameters())
-        stage = Stage(path, acts, prefix, key, path == paths[0], path == paths[-1], whole)
+        stage = Stage(path, acts, prefix, key, underway, path == paths[0], path == paths[-1], whole)
         stages[path] = stage.to(device=like.device, dtype=like.dtype)
     return stages
 

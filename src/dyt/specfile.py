@@ -177,7 +177,9 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
 
 def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
     for depth, key in enumerate(keys[:-1]):
-        inner = data.setdefault(key, {})
+        if data.get(key) is None:  # an optional component that is off
+            data[key] = {}
+        inner = data[key]
         if not isinstance(inner, dict):
             raise SpecError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no fields")
         data = inner

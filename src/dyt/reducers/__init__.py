@@ -3,7 +3,7 @@
 from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
 from dyt.reducers.dynamicvit import DynamicViT, DynamicViTSpec
 from dyt.reducers.evit import EViT, EViTSpec
-from dyt.reducers.stage import Stage
+from dyt.reducers.stage import Stage, Underway
 from dyt.reducers.tome import ToMe, ToMeSpec
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "Stage",
     "ToMe",
     "ToMeSpec",
+    "Underway",
 ]

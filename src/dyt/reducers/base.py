@@ -69,7 +69,7 @@ class Carried:
 
         log(size) of the key: proportional attention (ToMe, arXiv:2210.09461, eq. 1), as if each token were there as
         often as it has patches. log(kept) of the key, but 0 for a token seeing itself: DynamicViT's attention masking
-        (arXiv:2106.02034, eq. 8 to 10), with the gradient of a kept and of a dropped token's weight.
+        (arXiv:2106.02034, section 3.3), with the gradient of a kept and of a dropped token's weight.
         """
         bias = self.sizes.log()[:, None, :] if self.sizes is not None and self.proportional else None
         if self.kept is not None:

@@ -23,7 +23,7 @@ class DynamicViTSpec(ReducerSpec):
 
     As a list: the share of each stage, not ascending. `layers`: the blocks before which a stage stands, from 0; None
     for the quarters of the depth, 3, 6 and 9 of 12 as in the paper. `ratio_weight`: lambda of the paper's ratio loss
-    (eq. 14 and 16), the squared difference between the share and what an image keeps in fine-tuning.
+    (section 3.4), the squared difference between the share and what an image keeps in fine-tuning.
     """
 
     type: str = "dynamicvit"
@@ -41,7 +41,7 @@ class DynamicViTSpec(ReducerSpec):
 
 
 class Predictor(nn.Module):
-    """DynamicViT's predictor (its eq. 1 to 6): per patch token the logit of being kept.
+    """DynamicViT's predictor (its section 3.2): per patch token the logit of being kept.
 
     Half of the embedding speaks of the token, the other half is averaged over the tokens that are still kept.
     """

@@ -14,19 +14,19 @@ from dyt.reducers.base import Carried, Reducer, Scene
 from dyt.route import Tokens
 
 
-class _Underway(threading.local):
-    """The forwards that this thread is in the middle of, by model.
+class Underway(threading.local):
+    """The forward that the present thread is in the middle of; one for each model, shared by its stages.
 
-    A forward never changes threads, and another thread's cannot be seen. Not a ContextVar, which torch.compile cannot
+    A forward never changes threads, and no other thread's can be seen. Not a ContextVar, which torch.compile cannot
     set. What the branches compute with is passed to them, so that recomputation in the backward pass needs none of it.
+    A copied or loaded model gets one of its own, shared by its stages.
     """
 
-    def __init__(self) -> None:
-        self.carried: dict[steer.Key, Carried] = {}
-        self.keys: dict[steer.Key, Tensor] = {}
+    carried: Carried | None = None
+    keys: Tensor | None = None
 
-
-_underway = _Underway()
+    def __reduce__(self) -> tuple[type[Underway], tuple[()]]:
+        return Underway, ()
 
 
 class Stage(nn.Module):
@@ -37,16 +37,25 @@ class Stage(nn.Module):
         reducer: what acts here, or None.
         prefix: number of prefix tokens.
         key: the identity of the model, for steering.
+        underway: the model's, the same for all its stages.
         first: whether a forward starts here.
         last: whether it ends here.
         whole: whether the head reads patch tokens, all of which it is then given.
     """
 
     def __init__(
-        self, name: str, reducer: Reducer | None, prefix: int, key: steer.Key, first: bool, last: bool, whole: bool
+        self,
+        name: str,
+        reducer: Reducer | None,
+        prefix: int,
+        key: steer.Key,
+        underway: Underway,
+        first: bool,
+        last: bool,
+        whole: bool,
     ) -> None:
         super().__init__()
-        self.name, self.prefix, self.key = name, prefix, key
+        self.name, self.prefix, self.key, self.underway = name, prefix, key, underway
         self.first, self.last, self.whole = first, last, whole
         self.reducer = reducer
 
@@ -65,7 +74,7 @@ class Stage(nn.Module):
     def enter(self, x: Tensor) -> Tensor:
         """The tokens that the block works on, for those that are passed to it, (B, N, C)."""
         if self.first:
-            _underway.carried[self.key] = Carried(x.shape[1] - self.prefix)
+            self.underway.carried = Carried(x.shape[1] - self.prefix)
         return self._reduced("entry", x)
 
     def tokens(self) -> Tokens:
@@ -74,7 +83,7 @@ class Stage(nn.Module):
 
     def hear(self, keys: Tensor) -> None:
         """Takes the keys (B, N, D) of the attention that has just been computed."""
-        _underway.keys[self.key] = keys
+        self.underway.keys = keys
 
     def middle(self, x: Tensor, attention: Callable[[], Tensor]) -> Tensor:
         """The tokens that the MLP is given, for those after the attention, (B, N, C)."""
@@ -89,7 +98,7 @@ class Stage(nn.Module):
         """The tokens that the block passes on, (B, N, C); for a head that reads patch tokens, each patch's own."""
         if not self.last:
             return x
-        carried = _underway.carried.pop(self.key)
+        carried, self.underway.carried = self._carried(), None
         if not self.whole or carried.source is None:
             return x
         index = carried.source + self.prefix
@@ -97,19 +106,19 @@ class Stage(nn.Module):
         return torch.cat([x[:, : self.prefix], everywhere], 1)
 
     def _reduced(self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None) -> Tensor:
-        keys = _underway.keys.pop(self.key, None)
+        keys, self.underway.keys = self.underway.keys, None
         if self.reducer is None or self.reducer.where != where:
             return x
         steering = steer.current(self.key)
         scene = Scene(self.prefix, self.training and not steering.complete, keys, attention)
         reduced = self.reducer.reduce(x, self._carried(), scene)
-        _underway.carried[self.key] = reduced.carried
+        self.underway.carried = reduced.carried
         if reduced.penalty is not None:
             for penalties in steering.penalties:
                 penalties.append(reduced.penalty)
         return reduced.x
 
     def _carried(self) -> Carried:
-        if self.key not in _underway.carried:
+        if self.underway.carried is None:
             raise DyTError(f"{self.name} was run without the blocks before it, which tell the sizes of its tokens")
-        return _underway.carried[self.key]
+        return self.underway.carried
