@@ -106,6 +106,11 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
         },
     ),
     ("dispatchers", "random"): st.fixed_dictionaries({}, optional={"level": _LEVEL, "rate": _RATE | st.none()}),
+    ("reducers", "tome"): st.fixed_dictionaries(
+        {}, optional={"r": st.integers(0, 9) | st.lists(st.integers(0, 9), max_size=3), "proportional": st.booleans()}
+    ),
+    ("reducers", "evit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "fuse": st.booleans()}),
+    ("reducers", "dynamicvit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "ratio_weight": st.floats(0, 9)}),
     ("dispatchers", "always"): st.fixed_dictionaries({}, optional={"level": _LEVEL}),
     ("adapters", "bottleneck"): st.fixed_dictionaries(
         {}, optional={"dim": st.integers(1, 16), "scale": st.floats(0.1, 2), "dropout": st.floats(0, 0.5)}
@@ -159,4 +164,5 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "adapter": draw(components("adapters")),
         "objective": objective,
         "trainable": draw(st.sampled_from(["adapters", "full"])),
+        "reducer": draw(st.none() | components("reducers")),
     }
