@@ -21,6 +21,7 @@ ORDER = (
     ("route",),
     ("steer",),
     NEIGHBOURS,
+    ("reducers",),
     ("site",),
     ("variants",),
     ("tuners",),

@@ -26,7 +26,7 @@ CLASSES = {
     *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),
     *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
-ROOMS = {"adapters", "dispatchers", "executors", "families", "registry", "testing", "tuners", "variants"}
+ROOMS = {"adapters", "dispatchers", "executors", "families", "reducers", "registry", "testing", "tuners", "variants"}
 
 
 def test_the_public_names() -> None:
@@ -73,6 +73,7 @@ def test_types_are_shipped() -> None:
         ("executors", {"masked", "sparse"}),
         ("families", {"vit"}),
         ("tuners", {"bitfit", "lora", "vpt"}),
+        ("reducers", {"dynamicvit", "evit", "tome"}),
     ],
 )
 def test_the_built_ins_are_listed(kind: str, names: set[str]) -> None:

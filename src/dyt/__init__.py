@@ -2,7 +2,7 @@
 
 import builtins
 
-from dyt import adapters, dispatchers, executors, families, registry, testing, tuners, variants
+from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
 from dyt.assemble import Support, build, supports
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def list(kind: str) -> builtins.list[str]:
-    """The registered names of a kind: dispatchers, adapters, variants, executors, families or tuners; plug-ins
+    """The registered names of a kind: dispatchers, adapters, variants, executors, families, tuners or reducers; plug-ins
     included.
 
     Raises:
@@ -59,6 +59,7 @@ __all__ = [
     "preset",
     "presets",
     "record",
+    "reducers",
     "registry",
     "save",
     "supports",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head, tuned_keys
 from dyt.named_specs import preset, presets
+from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.site import Site
 from dyt.slots import ComponentSpec
 from dyt.spec import DyTSpec, parse
@@ -80,6 +81,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     for path, block in replaced.items():
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, block)
+        if block.stage is not None and block.stage.needs_keys:
+            block.family.listen(block)
     if tuner is not None:
         tuner.apply(backbone, next(iter(replaced.values())).family)
     _freeze(backbone, spec, tuner)
@@ -134,6 +137,7 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
     blocks: dict[str, DynamicBlock] = {}
     paths = _chosen(family.blocks(backbone), spec.variant)
     rates = _rates(spec, len(paths))
+    stages = _stages(family, backbone, spec, variant, dispatcher, key)
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
     for path, rate in zip(paths, rates, strict=True):
         block = backbone.get_submodule(path)
@@ -146,7 +150,7 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
             site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor), rate)
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
-        blocks[path] = variant(spec.variant, block, family, sites)
+        blocks[path] = variant(spec.variant, block, family, sites, stages.get(path))
     return blocks
 
 
@@ -190,6 +194,61 @@ def _check_tuner(
         raise UnsupportedError(f"tuner '{spec.tuner.type}' is not available for {type(backbone).__name__}: {reason}")
 
 
+def _stages(
+    family: families.Family,
+    backbone: nn.Module,
+    spec: DyTSpec,
+    variant: type[DynamicBlock],
+    dispatcher: type[Dispatcher],
+    key: steer.Key,
+) -> dict[str, Stage]:
+    """The stage of every block by its path; none without a reducer."""
+    if spec.reducer is None:
+        return {}
+    reducer: type[Reducer] = registry.reducers.get(spec.reducer.type)
+    reason = _reducer_refusal(family, backbone, spec, variant, dispatcher, reducer)
+    if reason is not None:
+        raise UnsupportedError(
+            f"reducer '{spec.reducer.type}' is not available for {type(backbone).__name__}: {reason}"
+        )
+    paths, prefix, whole = family.blocks(backbone), family.prefix_tokens(backbone), family.reads_patches(backbone)
+    own = cast(ReducerSpec, spec.reducer)
+    layers = reducer.layers(own, len(paths))
+    stages, underway = {}, Underway()
+    for i, path in enumerate(paths):
+        block, acts = backbone.get_submodule(path), None
+        if i in layers:
+            acts = reducer(own, Position(family.dim(backbone, block), layers.index(i), i, len(layers)))
+        like = next(block.parameters())
+        stage = Stage(path, acts, prefix, key, underway, path == paths[0], path == paths[-1], whole)
+        stages[path] = stage.to(device=like.device, dtype=like.dtype)
+    return stages
+
+
+def _reducer_refusal(
+    family: families.Family,
+    backbone: nn.Module,
+    spec: DyTSpec,
+    variant: type[DynamicBlock],
+    dispatcher: type[Dispatcher],
+    reducer: type[Reducer],
+) -> str | None:
+    """What a reducer asks of the backbone, its family and the rest of the spec and does not get; None for nothing."""
+    if not variant.reduces:
+        return f"in variant '{spec.variant.type}' not every token takes part in the attention; use variant: mlp"
+    if len(_chosen(family.blocks(backbone), spec.variant)) != len(family.blocks(backbone)):
+        return "it goes through all blocks, and variant.layers leaves some of them plain; leave variant.layers out"
+    if dispatcher.needs_attention:
+        return f"dispatcher '{spec.dispatcher.type}' ranks the tokens that entered a block, of which it leaves fewer"
+    if family.reads_patches(backbone) and not reducer.restores:
+        return "its head reads the patch tokens, some of which are dropped; use a class token's head, or reducer: tome"
+    return (
+        family.reduction_refusal(backbone)
+        or (family.keys_refusal(backbone) if reducer.needs_keys else None)
+        or (family.attention_refusal(backbone) if reducer.needs_attention else None)
+    )
+
+
 def _chosen(paths: Sequence[str], spec: ComponentSpec) -> list[str]:
     """The blocks that a variant's `layers` names, or all of them."""
     layers: tuple[int, ...] | None = getattr(spec, "layers", None)
@@ -231,7 +290,7 @@ def _freeze(backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None) -> None:
         if name in tuned:
             parameter.requires_grad_(True)
     for module in backbone.modules():
-        if isinstance(module, Site):
+        if isinstance(module, (Site, Stage)):
             module.requires_grad_(True)
     for head in heads(backbone):
         head.requires_grad_(True)

@@ -21,6 +21,7 @@ from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel, head_keys, tuned_keys
+from dyt.reducers import Stage
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.tuners.base import Tuner
@@ -31,7 +32,7 @@ CHECKSUM = "sha256"
 
 
 def save(model: DynamicModel, path: str | Path) -> None:
-    """Writes the spec and the adapters, dispatchers, thresholds, head, and what a tuner trains.
+    """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
 
     With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
     `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. The file is
@@ -120,12 +121,14 @@ def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> s
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
-    """Live tensors by stored key: all of the sites, what the tuner trains, the head, and if `whole` the backbone.
+    """Live tensors by stored key: sites, reducers, what the tuner trains, the head, and if `whole` the backbone.
 
     `whole` None: as the spec says.
     """
     whole = model.spec.trainable == "full" if whole is None else whole
     sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
+    for stage in model.stages:
+        sites |= {f"reducers.{stage.name}.{k}": v for k, v in stage.reducer_state().items()}
     head, tuner, tuned = head_keys(model.backbone), model.tuner, {}
     if tuner is not None:
         parameters = dict(model.backbone.named_parameters())
@@ -143,7 +146,7 @@ def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None =
 
 def plain_state(backbone: nn.Module, tuner: Tuner | None = None) -> dict[str, Tensor]:
     """The backbone's state dict without what is ours, or the tuner's that it was tuned by: timm's keys alone."""
-    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, Site)}
+    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, (Site, Stage))}
     named = backbone.state_dict(keep_vars=True).items()
     theirs = {k: v for k, v in named if not k.startswith(tuple(ours) or ("\0",))}
     if tuner is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dyt import steer
 from dyt.errors import DyTError, UnsupportedError, nearest
+from dyt.reducers.stage import Stage
 from dyt.registry import UnknownNameError, executors
 from dyt.route import Route
 from dyt.site import Site
@@ -50,6 +51,11 @@ class DynamicModel(nn.Module):
         """The dispatched branches, in forward order."""
         return tuple(module for module in self.backbone.modules() if isinstance(module, Site))
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What each block does about the number of tokens, in forward order; none without a reducer."""
+        return tuple(module for module in self.backbone.modules() if isinstance(module, Stage))
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the frozen branches of the dynamic blocks in the backward pass; timm's own flag stays off."""
         for module in self.backbone.modules():
@@ -59,7 +65,10 @@ class DynamicModel(nn.Module):
     # timm's interface --------------------------------------------------------------------------------------------
 
     def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """timm's `forward_features`: (B, N, C) tokens after the final norm."""
+        """timm's `forward_features`: (B, N, C) tokens after the final norm; fewer of them with a reducer.
+
+        A head that reads patch tokens is given all of them, where the reducer can tell each patch's token.
+        """
         tokens: Tensor = self.backbone.forward_features(images, *args, **kwargs)
         return tokens
 
@@ -72,8 +81,14 @@ class DynamicModel(nn.Module):
         """timm's `forward_intermediates`.
 
         Raises:
-            UnsupportedError: a tuner whose own tokens are among those between the blocks (shallow prompts).
+            UnsupportedError: a model with a reducer, whose tokens are no grid; or a tuner whose own tokens are among those
+                between the blocks (shallow prompts).
         """
+        if self.spec.reducer is not None:
+            raise UnsupportedError(
+                f"forward_intermediates gives one token per patch, which reducer '{self.spec.reducer.type}' does not "
+                f"leave; use forward_features, or a model without a reducer"
+            )
         reason = None if self.tuner is None else self.tuner.intermediates_refusal()
         if reason is not None:
             raise UnsupportedError(f"forward_intermediates is not available: {reason}")
@@ -177,7 +192,8 @@ def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
     """Uses these masks instead of the dispatchers, in train and eval mode, for every forward inside.
 
     Args:
-        masks: one (B, N) bool tensor per site, in the order of `model.sites`; prefix included and True there.
+        masks: one (B, N) bool tensor per site, in the order of `model.sites`; prefix included and True there. With a
+            reducer N is the number of tokens that the site has left (`dyt.record` tells).
 
     Raises:
         DyTError: a wrong number, dtype or shape, or a False prefix.

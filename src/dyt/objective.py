@@ -137,9 +137,10 @@ class TuningStep(nn.Module):
 
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
-            (unweighted), `total` (the loss), `active_rate` (detached). Terms that are off are 0; the complete pass is
-            not run when all its weights are 0. The rate is the mean of M over all patch tokens of all sites and ranks,
-            weighted by count; with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
+            (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a reducer
+            asks for a term of its own. Terms that are off are 0; the complete pass is not run when all its weights are
+            0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count; with
+            `layer_rates` the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -148,8 +149,9 @@ class TuningStep(nn.Module):
                 dispatcher that scores nothing.
         """
         o, now = self.objective, self._progress(progress)
+        penalties: list[Tensor] = []
         with steer.steered(self.model.key, progress=now, keep_tokens=o.features > 0):
-            with record(self.model) as routes:
+            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,)):
                 logits = self.model(images)
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
@@ -174,6 +176,9 @@ class TuningStep(nn.Module):
                 follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
         loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"]
         loss = loss + o.features * parts["features"] + o.rate_weight * parts["rate"]
+        if penalties:
+            parts["reducer"] = torch.stack(penalties).sum()
+            loss = loss + parts["reducer"]
         return loss, {**parts, "total": loss}
 
     def _progress(self, progress: float | None) -> float:

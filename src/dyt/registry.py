@@ -302,9 +302,10 @@ variants: Registry[Any] = Registry("variants")
 executors: Registry[Any] = Registry("executors")
 families: Registry[Any] = Registry("families")
 tuners: Registry[Any] = Registry("tuners")
+reducers: Registry[Any] = Registry("reducers")
 
 KINDS: Mapping[str, Registry[Any]] = MappingProxyType(
-    {registry.kind: registry for registry in (dispatchers, adapters, variants, executors, families, tuners)}
+    {kind.kind: kind for kind in (dispatchers, adapters, variants, executors, families, tuners, reducers)}
 )
 """Every catalogue by its kind."""
 
@@ -319,6 +320,7 @@ __all__ = [
     "dispatchers",
     "executors",
     "families",
+    "reducers",
     "tuners",
     "variants",
 ]

@@ -21,11 +21,13 @@ class Tokens:
         valid: (B, K) bool, False for a token that no other may see (it sees itself); None for "all valid".
         images: (B,) int64, which images of the batch they are of, where an executor runs some images alone; None for
             "all of them, in order". What the backbone passes beside x has the rows of the whole batch.
+        bias: (B, 1 or N, N) float32 of all N tokens, added to the attention logits (queries by keys); None for nothing.
     """
 
     index: Tensor | None = None
     valid: Tensor | None = None
     images: Tensor | None = None
+    bias: Tensor | None = None
 
     def sees(self) -> Tensor | None:
         """(B, 1, K, K) bool, True where a query may see a key, or None when every token sees every token.

@@ -50,10 +50,18 @@ class Site(nn.Module):
     def extra_repr(self) -> str:
         return self.name
 
-    def route(self, x: Tensor, padding: Tensor | None = None, attention: Callable[[], Tensor] | None = None) -> Route:
+    def route(
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        attention: Callable[[], Tensor] | None = None,
+        dropped: Tensor | None = None,
+    ) -> Route:
         """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
 
-        `attention` computes the class token's attention (B, P), for dispatchers that need it.
+        `attention` computes the class token's attention (B, P), for dispatchers that need it. `dropped` (B, N) bool is
+        True at tokens that a reducer has dropped and that hold their place in fine-tuning: as padding, they are never
+        active and not counted; but where every token is active they are computed as the others.
 
         Raises:
             DyTError: a forced mask that does not fit the batch.
@@ -66,9 +74,10 @@ class Site(nn.Module):
         elif steering.complete:
             route = Route.all(x, self.prefix, padding, self.name)
         elif steering.masks is not None:
-            route = Route(self._forced(steering.masks, x, padding), self.prefix, padding=padding, site=self.name)
+            hidden = _either(padding, dropped)
+            route = Route(self._forced(steering.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, steering.progress, attention)
+            route = self._decided(x, padding, steering.progress, attention, dropped)
         if steering.keep_tokens:
             route = replace(route, entered=x)
         for record in steering.records:
@@ -76,13 +85,20 @@ class Site(nn.Module):
         return route
 
     def _decided(
-        self, x: Tensor, padding: Tensor | None, progress: float, attention: Callable[[], Tensor] | None
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        progress: float,
+        attention: Callable[[], Tensor] | None,
+        dropped: Tensor | None,
     ) -> Route:
         patches = x[:, self.prefix :]
-        hidden = None if padding is None else padding[:, self.prefix :]
+        either = _either(padding, dropped)
+        hidden = None if either is None else either[:, self.prefix :]
         decision = self.dispatcher(patches, Moment(self.training, progress, self.threshold, hidden, attention))
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
+        padding = either
         head = x.shape[0], self.prefix
         active = torch.cat([decision.active.new_ones(head), decision.active], 1)
         gate = None if decision.gate is None else torch.cat([decision.gate.new_ones(head), decision.gate], 1)
@@ -137,3 +153,7 @@ class Site(nn.Module):
             seen = norm(seen)
         delta = self.adapter(seen, route.padding)
         return out if delta is None else out + delta
+
+
+def _either(padding: Tensor | None, dropped: Tensor | None) -> Tensor | None:
+    return dropped if padding is None else padding if dropped is None else padding | dropped

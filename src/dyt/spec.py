@@ -178,8 +178,9 @@ class DyTSpec(Spec):
     """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
 
     The defaults are the paper's. `tuner`: how the backbone itself is tuned (LoRA, prompts, biases; the paper's
-    baselines), None for not at all. `trainable`: `adapters` (adapters, dispatchers, head and what the tuner trains; the
-    backbone is frozen) or `full` (everything, the paper's dynamic_full).
+    baselines), None for not at all. `reducer`: what lowers the number of tokens from block to block, a peer of DyT that
+    can be had with it or instead; None for nothing. `trainable`: `adapters` (adapters, dispatchers, head and what the
+    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full).
     """
 
     backbone: BackboneSpec = BackboneSpec()
@@ -192,6 +193,7 @@ class DyTSpec(Spec):
     tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
+    reducer: Annotated[ComponentSpec, Slot("reducers")] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> DyTSpec:

@@ -34,6 +34,7 @@ class Steering:
         probe: every token active, no dispatcher, and each route's gate a leaf of ones that the features can be
             differentiated by. Wins over `complete` and `masks`.
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
+        penalties: lists that each forward appends the loss terms of its reducers to.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -43,6 +44,7 @@ class Steering:
     records: tuple[list[Route], ...] = ()
     probe: bool = False
     keep_tokens: bool = False
+    penalties: tuple[list[Tensor], ...] = ()
     progress: float = 0.0
 
     @property

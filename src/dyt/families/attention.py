@@ -101,7 +101,7 @@ def outputs(linear: Any, x: Tensor, start: int, stop: int) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, K, H * D) -> (B, H, K, D)."""
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def class_row(q: Tensor, k: Tensor, scale: float, prefix: int, bias: Tensor | None = None) -> Tensor:

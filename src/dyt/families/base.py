@@ -91,6 +91,29 @@ class Family(ABC):
         """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads."""
         raise NotImplementedError
 
+    def reduction_refusal(self, backbone: nn.Module) -> str | None:
+        """Why the number of tokens cannot change from block to block of this backbone, or None when it can."""
+        return "this family needs its tokens in their places"
+
+    def reads_patches(self, backbone: nn.Module) -> bool:
+        """Whether the head reads patch tokens (average or attention pooling), and not prefix tokens alone."""
+        return True
+
+    def keys_refusal(self, backbone: nn.Module) -> str | None:
+        """Why the keys of these blocks' attention cannot be had, or None when they can."""
+        return "this family does not tell the attention's keys"
+
+    def listen(self, block: nn.Module) -> None:
+        """Prepares a block for `attn_with_keys`; once, when the model is built."""
+        raise NotImplementedError
+
+    def attn_with_keys(self, block: nn.Module, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The attention branch of x (B, N, C), and (B, N, D), the mean over heads of its keys, detached.
+
+        The keys are those that were computed for the attention: normalised where it normalises them, at no extra cost.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The MLP branch of x (B, N, C); each token by itself."""

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
+from dyt.families.hearing import heard, prepare
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 from dyt.route import Tokens
@@ -43,9 +44,28 @@ class ViT(IsotropicFamily):
     def attn(
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        mask = mask_for(x, tokens, attn_mask, is_causal)
+        bias = attn_mask if tokens.bias is None else tokens.bias.unsqueeze(1).to(x.dtype)
+        mask = mask_for(x, tokens, bias, is_causal)
         out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask, is_causal=False)))
         return out
+
+    def reduction_refusal(self, backbone: Any) -> str | None:
+        return None if isinstance(backbone, VisionTransformer) else "its padding tokens cannot be merged or dropped"
+
+    def reads_patches(self, backbone: Any) -> bool:
+        return bool(backbone.global_pool != "token")
+
+    def keys_refusal(self, backbone: Any) -> str | None:
+        kinds = {type(block.attn) for block in backbone.blocks} - {Attention}
+        return f"{kinds.pop().__name__} has no one key for each token" if kinds else None
+
+    def listen(self, block: Any) -> None:
+        prepare(block.attn.k_norm)
+
+    def attn_with_keys(self, block: Any, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        with heard() as keys:
+            out = self.attn(block, x, tokens)
+        return out, keys[0].detach().mean(1)
 
     def attention_refusal(self, backbone: Any) -> str | None:
         return class_token_refusal(backbone, (block.attn for block in backbone.blocks))

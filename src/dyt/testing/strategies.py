@@ -164,6 +164,15 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ("tuners", "vpt"): st.fixed_dictionaries(
         {}, optional={"tokens": st.integers(1, 3), "deep": st.booleans(), "dropout": st.floats(0, 0.5)}
     ),
+    ("reducers", "tome"): st.fixed_dictionaries(
+        {}, optional={"r": st.integers(0, 9) | st.lists(st.integers(0, 9), max_size=3), "proportional": st.booleans()}
+    ),
+    ("reducers", "evit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "fuse": st.booleans()}),
+    ("reducers", "dynamicvit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "ratio_weight": st.floats(0, 9)}),
+    ("dispatchers", "always"): st.fixed_dictionaries({}, optional={"level": _LEVEL}),
+    ("adapters", "bottleneck"): st.fixed_dictionaries(
+        {}, optional={"dim": st.integers(1, 16), "scale": st.floats(0.1, 2), "dropout": st.floats(0, 0.5)}
+    ),
     **{("variants", name): _VARIANT for name in ("attn", "mlp", "attn_mlp", "layer")},
 }
 
@@ -249,5 +258,6 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "adapter": draw(components("adapters")),
         "objective": objective,
         "tuner": tuner,
+        "reducer": draw(st.none() | components("reducers")),
         "trainable": draw(st.sampled_from(["adapters", "full"])) if tuner is None else "adapters",
     }

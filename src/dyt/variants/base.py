@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import field_validator
 from timm.layers import DropPath  # type: ignore[attr-defined]
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
+from dyt.errors import UnsupportedError
 from dyt.families.base import Family
+from dyt.reducers.stage import Stage
 from dyt.registry import variants
 from dyt.route import Tokens
 from dyt.site import Site
 from dyt.slots import ComponentSpec
 
+T = TypeVar("T")
 POINTWISE = frozenset({"mlp"})
 """Branches that treat tokens independently; in all others tokens see one another."""
 
@@ -52,22 +55,34 @@ class DynamicBlock(nn.Module, ABC):
         block: the block whose place is taken; it is left without use.
         family: how that block splits into branches.
         sites: one site per name in `dispatched`.
+        stage: what the block does about the number of tokens; None where the model has no reducer.
     """
 
     Spec: ClassVar[type[VariantSpec]] = VariantSpec
     dispatched: ClassVar[tuple[str, ...]]
     """The branches that have a site: of `attn`, `mlp`, `layer`."""
+    reduces: ClassVar[bool] = False
+    """Whether every token takes part in its attention, and `forward` starts with `enter` and ends with `leave`, so that
+    a reducer may act in it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         register_notrace_module(cls)  # FX feature extraction sees the block as one node, whatever its tokens do
 
-    def __init__(self, spec: VariantSpec, block: nn.Module, family: Family, sites: Mapping[str, Site]) -> None:
+    def __init__(
+        self,
+        spec: VariantSpec,
+        block: nn.Module,
+        family: Family,
+        sites: Mapping[str, Site],
+        stage: Stage | None = None,
+    ) -> None:
         super().__init__()
         self._adopt(block)
         self.family = family
         self.grad_checkpointing = False
         self.sites = nn.ModuleDict(dict(sites))
+        self.stage = stage
         self.train(block.training)
 
     def _adopt(self, block: nn.Module) -> None:
@@ -85,16 +100,43 @@ class DynamicBlock(nn.Module, ABC):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C), with whatever the backbone passes to its blocks beside x."""
 
+    def enter(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The tokens that the block works on, for those that are passed to it: fewer where a reducer acts here.
+
+        Raises:
+            UnsupportedError: an attention mask, which is for tokens in their places, in a model with a reducer.
+        """
+        if self.stage is None:
+            return x
+        if any(value is not None and value is not False for value in (*args, *kwargs.values())):
+            raise UnsupportedError(
+                "a reducer changes the tokens from block to block, and does not combine with attn_mask or is_causal"
+            )
+        return self.stage.enter(x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The tokens that the block passes on."""
+        return x if self.stage is None else self.stage.leave(x)
+
     def attended(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens after the attention, and what the MLP branch reads, for the attention branch's output."""
         after = self.family.attend(self, x, branch)
+        if self.stage is not None:
+            after = self.stage.middle(after, partial(self.family.class_attention, self, x))
         return after, self.family.mlp_input(self, x, after)
 
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The whole branch, every token computed: what the original block's residual adds."""
-        method = getattr(self.family, name)
-        fn = partial(method, self) if name in POINTWISE else lambda y, *a, **k: method(self, y, Tokens(), *a, **k)
-        return self._frozen(fn)(x, *args, **kwargs)
+        method: Callable[..., Tensor] = getattr(self.family, name)
+        if name in POINTWISE:
+            return self._frozen(partial(method, self))(x, *args, **kwargs)
+        tokens = Tokens() if self.stage is None else self.stage.tokens()
+        if self.stage is not None and self.stage.needs_keys:
+            with_keys = self._frozen(lambda y: self.family.attn_with_keys(self, y, tokens))
+            out, keys = with_keys(x)
+            self.stage.hear(keys)
+            return out
+        return self._frozen(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
 
     def dispatch(self, name: str, x: Tensor, entered: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X), in the shape of x.
@@ -111,7 +153,8 @@ class DynamicBlock(nn.Module, ABC):
         attention = None
         if site.dispatcher.needs_attention:
             attention = partial(family.class_attention, self, entered, *args, **kwargs)
-        route = site.route(flat, family.padding(self, x, *args, **kwargs), attention)
+        dropped = None if self.stage is None else self.stage.dropped()
+        route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
         method, noisy, norm = getattr(family, name), self._stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:
             fn = self._frozen(lambda y: method(self, y, *args, **kwargs))
@@ -119,7 +162,7 @@ class DynamicBlock(nn.Module, ABC):
         mixed = self._frozen(lambda y, t: method(self, y, t, *args, **kwargs))
         return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)
 
-    def _frozen(self, fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _frozen(self, fn: Callable[..., T]) -> Callable[..., T]:
         """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""
         if not (self.grad_checkpointing and self.training):
             return fn

@@ -22,7 +22,9 @@ class MLPVariant(DynamicBlock):
 
     Spec = MLPVariantSpec
     dispatched = ("mlp",)
+    reduces = True
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x = self.enter(x, *args, **kwargs)
         after, read = self.attended(x, self.branch("attn", x, *args, **kwargs))
-        return after + self.dispatch("mlp", read, x, *args, **kwargs)
+        return self.leave(after + self.dispatch("mlp", read, x, *args, **kwargs))

@@ -1,0 +1,180 @@
+"""What every reducer is: at some blocks it lowers the number of patch tokens, for that block's rest and all after it.
+
+Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens, C channels. Prefix tokens are never touched.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dyt.errors import SpecError
+from dyt.registry import reducers
+from dyt.slots import ComponentSpec
+
+NEGLIGIBLE = 1e-20
+"""The weight of a dropped token as a key in the training form. Not 0, whose logarithm has no gradient: this is far
+below float32's rounding, and the product of the softmax's gradient with the logarithm's is the exact one."""
+
+
+class ReducerSpec(ComponentSpec):
+    """Base of the reducers' specs."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reducer stands, for what it has to know when it is made.
+
+    Attributes:
+        dim: channels C of the tokens.
+        index: which of the model's reducers it is, from 0.
+        block: which block it stands in, from 0.
+        of: how many reducers the model has.
+    """
+
+    dim: int
+    index: int = 0
+    block: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What travels beside the tokens, from block to block of one forward.
+
+    Attributes:
+        patches: patch tokens that entered the first block.
+        sizes: (B, N) float32, how many patches each token stands for (1 for prefix tokens); None for one each.
+        source: (B, patches) int64, the position among the present patch tokens of the one that each of the first
+            block's patch tokens has gone into; None while each is in its own place.
+        kept: (B, N) float32, 1 for tokens that are kept and 0 for dropped ones that still hold their place, with the
+            straight-through gradient; None when no dropped token is there.
+        proportional: whether the sizes weigh the tokens as keys.
+    """
+
+    patches: int
+    sizes: Tensor | None = None
+    source: Tensor | None = None
+    kept: Tensor | None = None
+    proportional: bool = True
+
+    def bias(self) -> Tensor | None:
+        """(B, 1 or N, N) float32 to be added to the attention logits (queries by keys), or None for nothing.
+
+        log(size) of the key: proportional attention (ToMe, arXiv:2210.09461, eq. 1), as if each token were there as
+        often as it has patches. log(kept) of the key, but 0 for a token seeing itself: DynamicViT's attention masking
+        (arXiv:2106.02034, section 3.3), with the gradient of a kept and of a dropped token's weight.
+        """
+        bias = self.sizes.log()[:, None, :] if self.sizes is not None and self.proportional else None
+        if self.kept is not None:
+            others = (self.kept + NEGLIGIBLE).log()[:, None, :]
+            itself = torch.eye(others.shape[-1], dtype=torch.bool, device=others.device)
+            masking = others.masked_fill(itself, 0.0)
+            bias = masking if bias is None else bias + masking
+        return bias
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What a reduction may depend on beside the tokens.
+
+    Attributes:
+        prefix: number of prefix tokens, first in order.
+        training: whether to reduce as in fine-tuning (noise, gradient); False in the complete pass.
+        keys: (B, N, D), the mean over heads of the block's attention keys, detached; None unless the reducer
+            `needs_keys`.
+        attention: computes (B, P), the class token's attention in the block to each patch token that entered it; None
+            unless the reducer `needs_attention`.
+    """
+
+    prefix: int
+    training: bool
+    keys: Tensor | None = None
+    attention: Callable[[], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """The tokens after a reduction.
+
+    Attributes:
+        x: (B, N', C), prefix tokens first, then patch tokens.
+        carried: what goes on beside them.
+        penalty: () float32, a term that is added to the fine-tuning loss, weight included; None for none.
+    """
+
+    x: Tensor
+    carried: Carried
+    penalty: Tensor | None = None
+
+
+class Reducer(nn.Module, ABC):
+    """Base of reducers: subclass, set `Spec`, implement `layers` and `reduce`, register with `@dyt.registry.reducers`.
+
+    There is one module for each block that it acts in.
+
+    Args:
+        spec: the component's own spec.
+        position: where it stands.
+    """
+
+    Spec: ClassVar[type[ReducerSpec]] = ReducerSpec
+    where: ClassVar[Literal["entry", "middle"]] = "middle"
+    """`entry`: before the block; `middle`: between its attention and its MLP."""
+    needs_keys: ClassVar[bool] = False
+    """Whether `reduce` reads the attention's keys; refused on backbones that cannot tell them."""
+    needs_attention: ClassVar[bool] = False
+    """Whether `reduce` asks for the class token's attention; refused on backbones that cannot tell it."""
+    restores: ClassVar[bool] = False
+    """Whether it keeps `Carried.source`, so that a head which reads patch tokens can be given all of them again."""
+
+    def __init__(self, spec: ReducerSpec, position: Position) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
+        """The blocks that it acts in, ascending from 0, for a backbone of `depth` blocks.
+
+        Raises:
+            SpecError: the spec does not fit that depth.
+        """
+
+    @abstractmethod
+    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+        """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places."""
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """The blocks after each quarter of the depth: 3, 6 and 9 of 12."""
+    return tuple(sorted({depth * quarter // 4 for quarter in (1, 2, 3)}))
+
+
+def chosen(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    """The blocks that a spec's `layers` names, checked against the depth; None for the quarters of the depth.
+
+    Raises:
+        SpecError: a block that is not there.
+    """
+    if layers is None:
+        return quarters(depth)
+    outside = [layer for layer in layers if layer >= depth]
+    if outside:
+        raise SpecError(f"reducer.layers: no block {outside[0]}; the backbone has blocks 0 to {depth - 1}")
+    return tuple(layers)
+
+
+def ascending(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The same layers, for a validator of a spec's field: not empty, from 0, ascending, none twice."""
+    if layers is not None and (not layers or layers[0] < 0 or any(a >= b for a, b in pairwise(layers))):
+        raise ValueError("layers names blocks from 0 in ascending order; leave it out for the quarters of the depth")
+    return layers
+
+
+reducers.accepts(Reducer)

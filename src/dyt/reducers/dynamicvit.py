@@ -1,0 +1,120 @@
+"""`dynamicvit`: learned predictors drop patch tokens in stages (DynamicViT, arXiv:2106.02034)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from dyt.dispatchers import sampling
+from dyt.errors import SpecError
+from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene, ascending, chosen
+from dyt.reducers.selection import best, pick
+from dyt.registry import reducers
+from dyt.spec import Rate
+
+
+class DynamicViTSpec(ReducerSpec):
+    """`dynamicvit`. `keep`: rho; the shares rho, rho^2, rho^3, ... of the first patch tokens stay, stage by stage.
+
+    As a list: the share of each stage, not ascending. `layers`: the blocks before which a stage stands, from 0; None
+    for the quarters of the depth, 3, 6 and 9 of 12 as in the paper. `ratio_weight`: lambda of the paper's ratio loss
+    (section 3.4), the squared difference between the share and what an image keeps in fine-tuning.
+    """
+
+    type: str = "dynamicvit"
+    keep: Rate | tuple[Rate, ...] = 0.7
+    layers: tuple[int, ...] | None = None
+    ratio_weight: Annotated[float, Field(ge=0.0)] = 2.0
+
+    _ascending = field_validator("layers")(ascending)
+
+    @model_validator(mode="after")
+    def _hierarchical(self) -> DynamicViTSpec:
+        if isinstance(self.keep, tuple) and (not self.keep or list(self.keep) != sorted(self.keep, reverse=True)):
+            raise ValueError(f"keep: the shares of the stages must not ascend, and there is at least one; {self.keep}")
+        return self
+
+
+class Predictor(nn.Module):
+    """DynamicViT's predictor (its section 3.2): per patch token the logit of being kept.
+
+    Half of the embedding speaks of the token, the other half is averaged over the tokens that are still kept.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.local = dim // 2
+        self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.judge = nn.Sequential(
+            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 2)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, patches: Tensor, kept: Tensor | None) -> Tensor:
+        """(B, P) float32, log p(keep) - log p(drop), for patches (B, P, C) and kept (B, P), None for all."""
+        z = self.embed(patches)
+        own, shared = z[..., : self.local], z[..., self.local :]
+        if kept is None:
+            mean = shared.mean(1, keepdim=True)
+        else:
+            weight = kept.to(shared.dtype).unsqueeze(-1)
+            mean = (shared * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+        scores: Tensor = self.judge(torch.cat([own, mean.expand_as(shared)], -1)).float()
+        return scores[..., 0] - scores[..., 1]
+
+
+@reducers("dynamicvit")
+class DynamicViT(Reducer):
+    """Before its block. At inference the highest logits stay, as many as the stage's share says.
+
+    In fine-tuning each token is kept by a straight-through Gumbel decision; a dropped one keeps its place, but no other
+    token sees it any more, so that the decision has a gradient. Once dropped is dropped.
+    """
+
+    Spec = DynamicViTSpec
+    where = "entry"
+
+    def __init__(self, spec: DynamicViTSpec, position: Position) -> None:
+        super().__init__(spec, position)
+        keep = spec.keep
+        self.share = keep[position.index] if isinstance(keep, tuple) else keep ** (position.index + 1)
+        self.ratio_weight, self.stages = spec.ratio_weight, position.of
+        self.predictor = Predictor(position.dim)
+
+    @classmethod
+    def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
+        assert isinstance(spec, DynamicViTSpec)
+        found = chosen(spec.layers, depth)
+        if isinstance(spec.keep, tuple) and len(spec.keep) != len(found):
+            raise SpecError(f"reducer.keep: {len(spec.keep)} shares given for {len(found)} stages; give one each")
+        return found
+
+    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+        patches = x[:, scene.prefix :]
+        if not patches.shape[1]:
+            return Reduced(x, carried)
+        return (self._masked if scene.training else self._gathered)(x, patches, carried, scene.prefix)
+
+    def _gathered(self, x: Tensor, patches: Tensor, carried: Carried, prefix: int) -> Reduced:
+        count = max(math.floor(self.share * carried.patches + 1e-6), 1)
+        if count >= patches.shape[1]:
+            return Reduced(x, carried)
+        index = best(self.predictor(patches, None), count)
+        return Reduced(torch.cat([x[:, :prefix], pick(patches, index)], 1), carried)
+
+    def _masked(self, x: Tensor, patches: Tensor, carried: Carried, prefix: int) -> Reduced:
+        before = None if carried.kept is None else carried.kept[:, prefix:]
+        logits = self.predictor(patches, before)
+        _, decided = sampling.gumbel_sigmoid(logits, sampling.gumbel_difference(logits.detach()), 1.0)
+        kept = decided if before is None else decided * before
+        penalty = self.ratio_weight / self.stages * ((kept.mean(1) - self.share) ** 2).mean()
+        ones = kept.new_ones(x.shape[0], prefix)
+        return Reduced(x, replace(carried, kept=torch.cat([ones, kept], 1)), penalty)

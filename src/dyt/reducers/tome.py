@@ -1,0 +1,75 @@
+"""`tome`: in every block the r most similar pairs of patch tokens are merged (ToMe, arXiv:2210.09461)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dyt.errors import SpecError
+from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
+from dyt.reducers.matching import matching, merge
+from dyt.registry import reducers
+
+Pairs = Annotated[int, Field(ge=0)]
+
+
+class ToMeSpec(ReducerSpec):
+    """`tome`. `r`: pairs merged in each block, one number or one for each block; half of its tokens at most.
+
+    `proportional`: whether attention weighs each token by the number of patches that it stands for (ToMe's eq. 1).
+    """
+
+    type: str = "tome"
+    r: Pairs | tuple[Pairs, ...] = 8
+    proportional: bool = True
+
+
+@reducers("tome")
+class ToMe(Reducer):
+    """Between attention and MLP, by the cosine of the attention's keys; merged tokens are averaged by size.
+
+    The order of the tokens is kept (ToMe's own code brings the tokens of one set to the front), which changes which
+    tokens are candidates in the next block. Every patch stays a part of one token, so that a head which reads patch
+    tokens (average, maximum or attention pooling) is given each patch's token in the patch's place: exactly the mean
+    weighted by size, and attention pooling with proportional attention.
+    """
+
+    Spec = ToMeSpec
+    needs_keys: ClassVar[bool] = True
+    restores: ClassVar[bool] = True
+
+    def __init__(self, spec: ToMeSpec, position: Position) -> None:
+        super().__init__(spec, position)
+        self.r = spec.r if isinstance(spec.r, int) else spec.r[position.block]
+        self.proportional = spec.proportional
+
+    @classmethod
+    def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
+        assert isinstance(spec, ToMeSpec)
+        if not isinstance(spec.r, int) and len(spec.r) != depth:
+            raise SpecError(
+                f"reducer.r: {len(spec.r)} numbers given for {depth} blocks; give one, or one for each block"
+            )
+        return tuple(range(depth))
+
+    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+        prefix, patches = scene.prefix, x.shape[1] - scene.prefix
+        r = min(self.r, patches // 2)
+        if r == 0:
+            return Reduced(x, carried)
+        assert scene.keys is not None
+        places = matching(scene.keys[:, prefix:], r)
+        sizes = x.new_ones(x.shape[:2], dtype=torch.float32) if carried.sizes is None else carried.sizes
+        merged, counted = merge(x[:, prefix:], sizes[:, prefix:], places, patches - r)
+        source = places if carried.source is None else places.gather(1, carried.source)
+        carried = replace(
+            carried,
+            sizes=torch.cat([sizes[:, :prefix], counted], 1),
+            source=source,
+            proportional=self.proportional,
+        )
+        return Reduced(torch.cat([x[:, :prefix], merged], 1), carried)
