@@ -18,8 +18,9 @@ __version__ = "0.1.0"
 
 
 def list(kind: str) -> builtins.list[str]:
-    """The registered names of a kind: dispatchers, adapters, variants, executors, families, tuners or reducers; plug-ins
-    included.
+    """The registered names of a kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
+
+    Plug-ins are among them.
 
     Raises:
         DyTError: an unknown kind.

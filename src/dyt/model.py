@@ -81,8 +81,8 @@ class DynamicModel(nn.Module):
         """timm's `forward_intermediates`.
 
         Raises:
-            UnsupportedError: a model with a reducer, whose tokens are no grid; or a tuner whose own tokens are among those
-                between the blocks (shallow prompts).
+            UnsupportedError: a model with a reducer, whose tokens are no grid; or a tuner whose own tokens are among
+                those between the blocks (shallow prompts).
         """
         if self.spec.reducer is not None:
             raise UnsupportedError(

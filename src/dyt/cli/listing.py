@@ -12,7 +12,7 @@ def listing(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="dispatchers, adapters, variants, executors, families, tuners, reducers, presets or recipes; all by default."
+            help="A kind (dispatchers, adapters, variants, executors, families, tuners, reducers), presets or recipes."
         ),
     ] = None,
 ) -> None:

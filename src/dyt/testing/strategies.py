@@ -169,10 +169,6 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ),
     ("reducers", "evit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "fuse": st.booleans()}),
     ("reducers", "dynamicvit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "ratio_weight": st.floats(0, 9)}),
-    ("dispatchers", "always"): st.fixed_dictionaries({}, optional={"level": _LEVEL}),
-    ("adapters", "bottleneck"): st.fixed_dictionaries(
-        {}, optional={"dim": st.integers(1, 16), "scale": st.floats(0.1, 2), "dropout": st.floats(0, 0.5)}
-    ),
     **{("variants", name): _VARIANT for name in ("attn", "mlp", "attn_mlp", "layer")},
 }
 

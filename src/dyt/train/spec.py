@@ -26,9 +26,8 @@ class TrainSpec(Spec):
     `batch256`, which multiplies lr by batch_size / 256 (the paper's full-data rule). `decay_all`: decay biases and
     other one-dimensional tensors as well, as the released code does; False leaves them out, as timm does.
     `adapter_lr_scale`: factor on the learning rate of adapters and of what a tuner trains. `router_lr_scale`,
-    `router_weight_decay`: of the
-    dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to `min_lr`, updated every step.
-    `clip`: largest norm of the gradient. `precision`: autocast of the forward. `grad_checkpointing`: recompute frozen
+    `router_weight_decay`: of the dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to
+    `min_lr`, updated every step. `clip`: largest norm of the gradient. `precision`: autocast of the forward. `grad_checkpointing`: recompute frozen
     branches in the backward. `eval_every`: epochs between evaluations on the test split; 0 evaluates at the end only.
     `checkpoint_every`: steps between resume checkpoints; None writes one per epoch. `router_start`: `random`, the
     paper's truncated normal; or `importance`, before the first step fit the routers on training images to what each
