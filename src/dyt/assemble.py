@@ -82,7 +82,7 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key)
-    if getattr(backbone, "grad_checkpointing", False):
+    if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin has it on its stages
         # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
@@ -130,7 +130,8 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key) -> dict[
         for branch in variant.dispatched:
             place = Place(dim, index / last, rate)
             parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
-            site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor), rate)
+            executors = train_executor, eval_executor
+            site = Site(index, f"{path}.{branch}", *parts, prefix, key, executors, rate, family.raster(backbone, path))
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
         blocks[path] = variant(spec.variant, block, family, sites)

@@ -105,7 +105,7 @@ class DynamicModel(nn.Module):
     @property
     def num_prefix_tokens(self) -> int:
         """Class, register and distillation tokens."""
-        return int(self.backbone.num_prefix_tokens)
+        return int(getattr(self.backbone, "num_prefix_tokens", 0))  # hierarchical models have none and do not say so
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Route:
         logits: (B, P) float32, the router's logits before noise, detached; None when nothing was scored.
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
         site: the name of the branch, `blocks.3.mlp`.
+        raster: (P,) int64 on the CPU, which patch token lies at each place of the image, row by row; None when the
+            tokens are in that order.
     """
 
     active: Tensor
@@ -57,6 +59,7 @@ class Route:
     logits: Tensor | None = None
     dense: bool = False
     site: str = ""
+    raster: Tensor | None = None
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if any."""
