@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dyt import backbone as backbones
-from dyt import families, registry, steer
+from dyt import bridges, families, registry, steer
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head
@@ -52,9 +52,10 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
 
     Args:
         spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
-        backbone: a timm model to wrap; it is changed in place and frozen. Its head must have the spec's number of
-            classes and is kept. Without it, the backbone of the spec is made, with a new head where the weights have
-            none.
+        backbone: a timm model to wrap, or a ViT, DINOv2, CLIP-vision or SigLIP-vision model of Hugging Face
+            transformers; it is changed in place and frozen. Its head must have the spec's number of classes and is
+            kept; a model of transformers without a classifier gets a new one. Without a backbone, the spec's is made,
+            with a new head where the weights have none.
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
@@ -71,8 +72,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         backbone, new_head = backbones.create(spec.backbone, spec.head.num_classes)
         backbone.eval()
     else:
+        backbone, new_head = bridges.bridged(backbone, spec.head.num_classes)
         _check_given(backbone, spec)
-        new_head = False
     key = steer.Key()
     replaced = _dynamic_blocks(backbone, spec, key)  # everything that can be refused is refused before the first change
     for path, block in replaced.items():
@@ -97,8 +98,8 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
     given = getattr(backbone, "num_classes", None)
     if given != spec.head.num_classes:
         raise SpecError(
-            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or call "
-            f"backbone.reset_classifier({spec.head.num_classes}) first"
+            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or "
+            f"{bridges.remedy(backbone, spec.head.num_classes)}"
         )
 
 

@@ -138,7 +138,7 @@ def start_head(backbone: nn.Module) -> None:
         for name, parameter in head.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            else:
+            elif parameter.ndim > 1:  # the scale of a norm inside a head stays
                 nn.init.trunc_normal_(parameter, std=0.01)
 
 

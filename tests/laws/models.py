@@ -106,10 +106,12 @@ def token_shape(model: dyt.DynamicModel, images: Tensor) -> tuple[int, int]:
 
 def masks(model: dyt.DynamicModel, images: Tensor, kinds: Sequence[str], seed: int) -> list[Tensor]:
     """One (B, N) mask per site, prefix True: `none` of the patches, `one`, `all`, a `random` half, or `ragged`."""
-    batch, count = token_shape(model, images)
+    with torch.no_grad(), dyt.execution(model, "complete"), dyt.record(model) as routes:
+        model(images)
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for i, site in enumerate(model.sites):
+    for i, (site, route) in enumerate(zip(model.sites, routes, strict=True)):
+        batch, count = route.active.shape
         kind, chance = kinds[i % len(kinds)], torch.rand(batch, count, generator=generator)
         density = torch.rand(batch, 1, generator=generator).round(decimals=1)
         mask = {
