@@ -52,9 +52,7 @@ class Site(nn.Module):
     def extra_repr(self) -> str:
         return self.name
 
-    def route(
-        self, x: Tensor, padding: Tensor | None = None, attention: Callable[[], Tensor] | None = None
-    ) -> Route:
+    def route(self, x: Tensor, padding: Tensor | None = None, attention: Callable[[], Tensor] | None = None) -> Route:
         """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
 
         `attention` computes the class token's attention (B, P), for dispatchers that need it.

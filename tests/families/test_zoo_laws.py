@@ -206,7 +206,11 @@ def test_count_macs_is_what_a_flop_counter_sees_and_falls_with_the_tokens(name: 
         given = masks(model, x, [kind], 2)
         seen = 0
         for part in parts:
-            with torch.no_grad(), dyt.forced(model, [m[part] for m in given]), FlopCounterMode(display=False) as counter:
+            with (
+                torch.no_grad(),
+                dyt.forced(model, [m[part] for m in given]),
+                FlopCounterMode(display=False) as counter,
+            ):
                 model(x[part])
             seen += counter.get_total_flops() // 2
         with dyt.forced(model, given):

@@ -1,4 +1,4 @@
-"""Tiny models of Hugging Face transformers: ViT, DINOv2 with and without registers, CLIP and SigLIP; none without it."""
+"""Tiny models of Hugging Face transformers (none where it is not installed): ViT, DINOv2, CLIP, SigLIP."""
 
 from __future__ import annotations
 

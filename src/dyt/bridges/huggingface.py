@@ -5,111 +5,13 @@ Shapes: B images, N tokens (class and register tokens first), C channels, F feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from timm.data import (  # type: ignore[attr-defined]
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_INCEPTION_MEAN,
-    IMAGENET_INCEPTION_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 
+from dyt.bridges.architectures import ARCHITECTURES, Architecture
 from dyt.errors import UnsupportedError
-
-Colour = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How the models of one package of transformers are laid out, and how they pool.
-
-    Attributes:
-        bare: class of the vision tower, without a classifier.
-        classifier: class of the tower with one.
-        tower: the child of `classifier` that is the tower.
-        layers, norm: children of the tower: the list of layers, the final norm.
-        prefix: prefix tokens without registers.
-        pooled: (tower, tokens (B, N, C)) -> (B, F), the tower's own pooled features.
-        read: (tokens (B, N, C), prefix tokens) -> (B, F), what the classifier reads.
-        mean, std: of the images that the released weights were trained on.
-        doubled: whether F is 2C in the classifier.
-    """
-
-    bare: str
-    classifier: str
-    tower: str
-    layers: str
-    norm: str
-    prefix: int
-    pooled: Callable[[Any, Tensor], Tensor]
-    read: Callable[[Tensor, int], Tensor]
-    mean: Colour
-    std: Colour
-    doubled: bool = False
-
-
-def _dinov2(name: str, package: str) -> Architecture:
-    return Architecture(
-        bare=f"{name}Model",
-        classifier=f"{name}ForImageClassification",
-        tower=package,
-        layers="encoder.layer",
-        norm="layernorm",
-        prefix=1,
-        pooled=lambda tower, tokens: tokens[:, 0],
-        read=lambda tokens, prefix: cat([tokens[:, 0], tokens[:, prefix:].mean(1)], 1),
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        doubled=True,
-    )
-
-
-ARCHITECTURES = {
-    "vit": Architecture(
-        bare="ViTModel",
-        classifier="ViTForImageClassification",
-        tower="vit",
-        layers="layers",
-        norm="layernorm",
-        prefix=1,
-        pooled=lambda tower, tokens: tokens[:, 0] if tower.pooler is None else tower.pooler(tokens),
-        read=lambda tokens, prefix: tokens[:, 0],
-        mean=IMAGENET_INCEPTION_MEAN,
-        std=IMAGENET_INCEPTION_STD,
-    ),
-    "dinov2": _dinov2("Dinov2", "dinov2"),
-    "dinov2_with_registers": _dinov2("Dinov2WithRegisters", "dinov2_with_registers"),
-    "clip": Architecture(
-        bare="CLIPVisionModel",
-        classifier="CLIPForImageClassification",
-        tower="vision_model",
-        layers="encoder.layers",
-        norm="post_layernorm",
-        prefix=1,
-        pooled=lambda tower, tokens: tower.post_layernorm(tokens[:, 0]),
-        read=lambda tokens, prefix: tokens[:, prefix:].mean(1),
-        mean=OPENAI_CLIP_MEAN,
-        std=OPENAI_CLIP_STD,
-    ),
-    "siglip": Architecture(
-        bare="SiglipVisionModel",
-        classifier="SiglipForImageClassification",
-        tower="vision_model",
-        layers="encoder.layers",
-        norm="post_layernorm",
-        prefix=0,
-        pooled=lambda tower, tokens: tower.head(tokens) if tower.use_head else tokens.mean(1),
-        read=lambda tokens, prefix: tokens.mean(1),
-        mean=IMAGENET_INCEPTION_MEAN,
-        std=IMAGENET_INCEPTION_STD,
-    ),
-}
-"""By the package of `transformers.models`."""
 
 
 class HuggingFaceModel(nn.Module):
@@ -250,7 +152,7 @@ class HuggingFaceModel(nn.Module):
         maps = [tokens[:, prefix:] for tokens in found]
         if output_fmt == "NCHW":
             height, width = (n // p for n, p in zip(images.shape[2:], _pair(self.tower.config.patch_size), strict=True))
-            maps = [patches.mT.unflatten(2, (height, width)).contiguous() for patches in maps]
+            maps = [m.mT.reshape(len(m), -1, height, width).contiguous() for m in maps]
         out = [(m, tokens[:, :prefix]) for m, tokens in zip(maps, found, strict=True)] if return_prefix_tokens else maps
         return out if intermediates_only else (final, out)
 
@@ -316,7 +218,8 @@ def shelled(model: nn.Module, num_classes: int) -> HuggingFaceModel:
     if known is None or name not in {known.bare, known.classifier}:
         allowed = ", ".join(f"{a.bare}, {a.classifier}" for a in ARCHITECTURES.values())
         raise UnsupportedError(
-            f"no family knows {name} of transformers; allowed: {allowed} (of a model of images and text its vision model)"
+            f"no family knows {name} of transformers; allowed: {allowed}; of a model of images and text give its vision "
+            f"model"
         )
     try:
         shell = HuggingFaceModel(model, kind, num_classes)

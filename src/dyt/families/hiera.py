@@ -67,11 +67,10 @@ class Hiera(Family):
         return out
 
     def attend(self, block: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
-        """The shortcut is widened and pooled where the branch is: by a linear map of the normalised tokens, or none."""
+        """The shortcut is pooled and widened as the branch is, by a linear map of normalised tokens or none."""
         if not block.do_expand:
             return x + branch
-        if block.proj is not None:
-            x = block.proj(block.norm1(x))  # type: ignore[operator]
-        groups = x.unflatten(1, (block.attn.q_stride, -1))  # type: ignore[union-attr, arg-type]
+        widened: Tensor = x if block.proj is None else block.proj(block.norm1(x))  # type: ignore[operator]
+        groups = widened.reshape(len(x), -1, branch.shape[1], widened.shape[-1])
         pooled = groups.amax(1)
-        return branch + (pooled if block.proj is not None else torch.cat([pooled, groups.mean(1)], -1))
+        return branch + (torch.cat([pooled, groups.mean(1)], -1) if block.proj is None else pooled)

@@ -1,4 +1,4 @@
-"""`sam`: timm's `vision_transformer_sam.VisionTransformerSAM`, also with ViTDet's windows, relative positions or rope."""
+"""`sam`: timm's `VisionTransformerSAM` (SAM and ViTDet), with windows, relative positions or rope."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SAM(Family):
         if branch in self.children:
             return None
         return (
-            "its attention computes positions from a whole map or window of tokens, row by row, and active tokens alone "
-            "make none; use the mlp variant"
+            "its attention computes positions from a whole map or window of tokens, row by row, and active tokens "
+            "alone make none; use the mlp variant"
         )
 
     def attention_refusal(self, backbone: nn.Module) -> str | None:

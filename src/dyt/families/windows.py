@@ -14,8 +14,8 @@ from dyt.families.base import Family
 from dyt.route import Tokens
 
 WINDOWED = (
-    "its attention works within windows that hold all of their tokens (shifts, masks and position biases are made for "
-    "whole windows), and active tokens alone make none; use the mlp variant"
+    "its attention works within windows that hold all of their tokens (shifts, masks and position biases are made "
+    "for whole windows), and active tokens alone make none; use the mlp variant"
 )
 
 
@@ -29,13 +29,17 @@ class Windows(Family):
     def matches(self, backbone: nn.Module) -> bool:
         return isinstance(backbone, self.model) and all(
             isinstance(block, self.block) and type(block).forward is self.block.forward
-            for stage in backbone.layers
-            for block in stage.blocks
+            for stage in backbone.layers.children()
+            for block in stage.get_submodule("blocks").children()
         )
 
     def blocks(self, backbone: nn.Module) -> Sequence[str]:
         assert isinstance(backbone, self.model)
-        return [f"layers.{i}.blocks.{j}" for i, stage in enumerate(backbone.layers) for j in range(len(stage.blocks))]
+        return [
+            f"layers.{i}.blocks.{j}"
+            for i, stage in enumerate(backbone.layers.children())
+            for j, _ in enumerate(stage.get_submodule("blocks").children())
+        ]
 
     def dim(self, backbone: nn.Module, block: nn.Module) -> int:
         dim = block.dim

@@ -88,7 +88,7 @@ def _map(route: Route, size: tuple[int, int]) -> Tensor:
         if len(route.raster) != active.shape[1]:
             raise UnsupportedError(f"site {route.site} saw {active.shape[1]} of its {len(route.raster)} patch tokens")
         active = active[:, route.raster]
-    return active.unflatten(1, grid(active.shape[1], size))
+    return active.reshape(-1, *grid(active.shape[1], size))
 
 
 def grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
