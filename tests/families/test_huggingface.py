@@ -106,6 +106,7 @@ def test_siglip_has_no_class_token() -> None:
     assert families.get("hf_clip")().attention_refusal(backbone) == "it has no class token"
 
 
+@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # in transformers
 def test_attention_without_masks_is_refused() -> None:
     given = HUGGINGFACE["vit"].backbone()
     given.config._attn_implementation = "flex_attention"

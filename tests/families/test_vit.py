@@ -60,9 +60,7 @@ def test_models_of_timm(name: str, prefix: int) -> None:
             torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize(
-    "name", ["swin_tiny_patch4_window7_224", "resnet18", "convnext_tiny", "vit_srelpos_small_patch16_224"]
-)
+@pytest.mark.parametrize("name", ["swinv2_cr_tiny_224", "resnet18", "convnext_tiny", "vit_srelpos_small_patch16_224"])
 def test_other_architectures_are_answered_with_a_reason(name: str) -> None:
     support = dyt.supports(name)
     assert not support

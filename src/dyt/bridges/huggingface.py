@@ -218,8 +218,8 @@ def shelled(model: nn.Module, num_classes: int) -> HuggingFaceModel:
     if known is None or name not in {known.bare, known.classifier}:
         allowed = ", ".join(f"{a.bare}, {a.classifier}" for a in ARCHITECTURES.values())
         raise UnsupportedError(
-            f"no family knows {name} of transformers; allowed: {allowed}; of a model of images and text give its vision "
-            f"model"
+            f"no family knows {name} of transformers; allowed: {allowed}; of a model of images and text give "
+            f"its vision model"
         )
     try:
         shell = HuggingFaceModel(model, kind, num_classes)

@@ -20,7 +20,7 @@ WINDOWED = (
 
 
 class Windows(Family):
-    """Base: a family per block class. The MLP alone can be dispatched; a stage has a quarter of the tokens before it."""
+    """Base: a family per block class. The MLP alone can be dispatched; each stage has a quarter of the tokens."""
 
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "drop_path2")}
     model: ClassVar[type[SwinTransformer] | type[SwinTransformerV2]]
