@@ -20,6 +20,7 @@ ORDER = (
     ("specfile",),
     ("route",),
     ("steer",),
+    ("bridges",),
     NEIGHBOURS,
     ("reducers",),
     ("site",),

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from dyt import backbone as backbones
-from dyt import families, registry, steer
+from dyt import bridges, families, registry, steer
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head, tuned_keys
@@ -54,9 +54,10 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
 
     Args:
         spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
-        backbone: a timm model to wrap; it is changed in place and frozen. Its head must have the spec's number of
-            classes and is kept. Without it, the backbone of the spec is made, with a new head where the weights have
-            none.
+        backbone: a timm model to wrap, or a ViT, DINOv2, CLIP-vision or SigLIP-vision model of Hugging Face
+            transformers; it is changed in place and frozen. Its head must have the spec's number of classes and is
+            kept; a model of transformers without a classifier gets a new one. Without a backbone, the spec's is made,
+            with a new head where the weights have none.
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
@@ -73,8 +74,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         backbone, new_head = backbones.create(spec.backbone, spec.head.num_classes)
         backbone.eval()
     else:
+        backbone, new_head = bridges.bridged(backbone, spec.head.num_classes)
         _check_given(backbone, spec)
-        new_head = False
     key, tuner = steer.Key(), tuner_of(spec)
     # everything that can be refused is refused before the first change
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
@@ -89,7 +90,7 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key, tuner)
-    if getattr(backbone, "grad_checkpointing", False):
+    if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin has it on its stages
         # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
@@ -112,8 +113,8 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
     given = getattr(backbone, "num_classes", None)
     if given != spec.head.num_classes:
         raise SpecError(
-            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or call "
-            f"backbone.reset_classifier({spec.head.num_classes}) first"
+            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or "
+            f"{bridges.remedy(backbone, spec.head.num_classes)}"
         )
 
 
@@ -147,7 +148,8 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
         for branch in variant.dispatched:
             place = Place(dim, index / last, rate)
             parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
-            site = Site(index, f"{path}.{branch}", *parts, prefix, key, (train_executor, eval_executor), rate)
+            executors = train_executor, eval_executor
+            site = Site(index, f"{path}.{branch}", *parts, prefix, key, executors, rate, family.raster(backbone, path))
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
         blocks[path] = variant(spec.variant, block, family, sites, stages.get(path))

@@ -146,6 +146,15 @@ def on_meta(name: str, **args: Any) -> nn.Module:
         return make(name, args, pretrained=False)
 
 
+def input_size(backbone: nn.Module) -> tuple[int, int]:
+    """(H, W) pixels of the images that a timm model takes: its own size, or that of its weights."""
+    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
+        own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
+    height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
+    return int(height), int(width)
+
+
 def _alike(name: str) -> str:
     family = timm.list_models(f"{name.split('_', maxsplit=1)[0]}*")
     close = nearest(name, family or timm.list_models("vit_*"))

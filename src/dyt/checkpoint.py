@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dyt import families
 from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
+from dyt.bridges import bridged
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel, head_keys, tuned_keys
 from dyt.reducers import Stage
@@ -64,8 +65,9 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
 
     Args:
         path: the file.
-        backbone: the plain timm model to wrap, changed in place once everything is known to fit; its head is replaced
-            by the stored one. Needed for a spec with `weights: none`. Without it the spec's backbone is made.
+        backbone: the plain timm model to wrap (or that of transformers, as for `build`), changed in place once
+            everything is known to fit; its head is replaced by the stored one. Needed for a spec with `weights: none`.
+            Without it the spec's backbone is made.
 
     Returns:
         A model equal to the saved one, in eval mode.
@@ -91,10 +93,12 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         )[0]
         dtypes = {t.dtype for t in tensors.values()}
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
-    elif families.find(backbone) is None:
-        raise CheckpointError(
-            f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
-        )
+    else:
+        backbone, _ = bridged(backbone, spec.head.num_classes)
+        if families.find(backbone) is None:
+            raise CheckpointError(
+                f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
+            )
     given = None if full else fingerprint(backbone, tuner_of(spec))
     if not full and metadata.get("backbone_sha256") != given:
         raise CheckpointError(

@@ -129,7 +129,7 @@ class DynamicModel(nn.Module):
     @property
     def num_prefix_tokens(self) -> int:
         """Class, register and distillation tokens."""
-        return int(self.backbone.num_prefix_tokens)
+        return int(getattr(self.backbone, "num_prefix_tokens", 0))  # hierarchical models have none and do not say so
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def start_head(backbone: nn.Module) -> None:
         for name, parameter in head.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            else:
+            elif parameter.ndim > 1:  # the scale of a norm inside a head stays
                 nn.init.trunc_normal_(parameter, std=0.01)
 
 

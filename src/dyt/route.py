@@ -54,6 +54,8 @@ class Route:
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
         site: the name of the branch, `blocks.3.mlp`.
         entered: (B, N, C) the tokens that entered the branch, in the graph; None unless the steering keeps them.
+        raster: (P,) int64 on the CPU, which patch token lies at each place of the image, row by row; None when the
+            tokens are in that order.
     """
 
     active: Tensor
@@ -63,6 +65,7 @@ class Route:
     logits: Tensor | None = None
     dense: bool = False
     site: str = ""
+    raster: Tensor | None = None
     entered: Tensor | None = None
 
     def summary(self) -> Tensor:

@@ -26,6 +26,7 @@ class Site(nn.Module):
         key: the identity of the model, for steering.
         executors: (in train mode, in eval mode) when the steering names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
+        raster: the order of its patch tokens, as `Route.raster`.
     """
 
     threshold: Tensor
@@ -40,11 +41,12 @@ class Site(nn.Module):
         key: steer.Key,
         executors: tuple[Executor, Executor],
         rate: float = 1.0,
+        raster: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
-        self.executors, self.rate = executors, rate
+        self.executors, self.rate, self.raster = executors, rate, raster
         self.register_buffer("threshold", torch.zeros(()))
 
     def extra_repr(self) -> str:
@@ -80,6 +82,8 @@ class Site(nn.Module):
             route = self._decided(x, padding, steering.progress, attention, dropped)
         if steering.keep_tokens:
             route = replace(route, entered=x)
+        if self.raster is not None:
+            route = replace(route, raster=self.raster)
         for record in steering.records:
             record.append(route)
         return route

@@ -109,7 +109,8 @@ def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel,
     import torch
 
     import dyt
-    from dyt.measure.costs import input_size, without_weights
+    from dyt.backbone import input_size
+    from dyt.measure.costs import without_weights
 
     torch.manual_seed(0)
     model = dyt.build(without_weights(chosen(spec, changes)))

@@ -60,6 +60,17 @@ class Family(ABC):
         out: Tensor = getattr(block, self.norms[branch])(x)
         return out
 
+    def stochastic(self, block: nn.Module, branch: str) -> bool:
+        """Whether the branch draws noise in train mode that no dropout or drop path module of its children tells of."""
+        return False
+
+    def raster(self, backbone: nn.Module, path: str) -> Tensor | None:
+        """(P,) int64 on the CPU: which patch token of the block at `path` lies at each place, row by row.
+
+        None where the tokens are in that order anyway.
+        """
+        return None
+
     def mlp_input(self, block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
         """What the MLP branch reads: the tokens after the attention, or the block's own input x in parallel blocks."""
         return attended

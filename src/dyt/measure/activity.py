@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dyt.errors import DyTError, UnsupportedError
 from dyt.model import DynamicModel, execution, record
@@ -64,16 +65,30 @@ def patch_maps(routes: Sequence[Route], size: tuple[int, int]) -> Tensor:
         size: (H, W) of the images in pixels, whose shape tells that of the grid.
 
     Returns:
-        (B, S, h, w) bool on the CPU.
+        (B, S, h, w) bool on the CPU, on the finest grid of all sites: where stages have fewer and fewer tokens, a token
+        of a later one fills the patches that it covers.
 
     Raises:
         DyTError: no routes.
-        UnsupportedError: tokens that are not one per patch of one grid, the same at all sites.
+        UnsupportedError: tokens that are not one per patch of a grid.
     """
     if not routes:
         raise DyTError("patch_maps: no routes were recorded")
-    patches = torch.stack([route.active[:, route.prefix :] for route in _alike(routes)], 1).cpu()
-    return patches.reshape(*patches.shape[:2], *grid(patches.shape[-1], size))
+    maps = [_map(route, size) for route in routes]
+    finest = max((m.shape[1:] for m in maps), key=lambda shape: shape[0] * shape[1])
+    # a token of a later stage covers several patches of an earlier one
+    filled = [F.interpolate(m.unsqueeze(1).float(), finest, mode="nearest-exact") > 0.5 for m in maps]
+    return torch.cat(filled, 1)
+
+
+def _map(route: Route, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) bool on the CPU, at the resolution of the site's own tokens."""
+    active = route.active[:, route.prefix :].cpu()
+    if route.raster is not None:
+        if len(route.raster) != active.shape[1]:
+            raise UnsupportedError(f"site {route.site} saw {active.shape[1]} of its {len(route.raster)} patch tokens")
+        active = active[:, route.raster]
+    return active.reshape(-1, *grid(active.shape[1], size))
 
 
 def grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -122,10 +137,3 @@ def random_masks(tokens: Sequence[tuple[int, int]], images: int, rate: float, se
         active = (order < round(rate * patches)).reshape(images, count - prefix)
         masks.append(torch.cat([active.new_ones(images, prefix), active], 1))
     return masks
-
-
-def _alike(routes: Sequence[Route]) -> Sequence[Route]:
-    sizes = {route.active.shape[1] - route.prefix for route in routes}
-    if len(sizes) > 1:
-        raise UnsupportedError(f"the sites have {len(sizes)} sizes of token grids ({sorted(sizes)}); one is needed")
-    return routes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyt.assemble import build
-from dyt.backbone import create
+from dyt.backbone import create, input_size
 from dyt.measure.activity import random_masks
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, head_keys, record
@@ -100,13 +100,6 @@ def dense_macs(backbone: nn.Module, image: Tensor) -> int:
     with torch.no_grad(), counter:
         backbone(image)
     return int(counter.get_total_flops()) // 2
-
-
-def input_size(backbone: nn.Module) -> tuple[int, int]:
-    """(H, W) pixels of the images that a timm model takes: its own size, or that of its weights."""
-    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
-    height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
-    return int(height), int(width)
 
 
 def without_weights(spec: DyTSpec) -> DyTSpec:

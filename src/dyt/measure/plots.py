@@ -148,12 +148,13 @@ def tradeoff(points: Sequence[Point], title: str = "") -> Figure:
 
 
 def layer_labels(sites: Sequence[str]) -> list[str]:
-    """`blocks.3.mlp` -> `4` where every layer has one site; `4 mlp` where there are several kinds; else the name."""
-    parts = [site.split(".") for site in sites]
-    if not all(len(p) == 3 and p[1].isdecimal() for p in parts):
+    """`blocks.3.mlp` -> `4`, `layers.2.blocks.3.mlp` -> `3.4`; `4 mlp` where there are several kinds; else the name."""
+    parts = [(*site.split("."),) for site in sites]
+    numbers = [[str(int(part) + 1) for part in p[:-1] if part.isdecimal()] for p in parts]
+    kinds = {p[-1] for p in parts}
+    if not all(numbers) or not all(p[-2].isdecimal() for p in parts):
         return list(sites)
-    kinds = {p[2] for p in parts}
-    return [f"{int(p[1]) + 1}" if len(kinds) == 1 else f"{int(p[1]) + 1} {p[2]}" for p in parts]
+    return [".".join(n) if len(kinds) == 1 else f"{'.'.join(n)} {p[-1]}" for n, p in zip(numbers, parts, strict=True)]
 
 
 def _plain(axes: Axes) -> None:

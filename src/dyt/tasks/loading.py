@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
+from dyt.backbone import input_size
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
 
@@ -37,8 +38,7 @@ class Preparation:
     def of(backbone: nn.Module, size: int | None = None) -> Preparation:
         """As timm resolves it; the image size is the model's own where it has one."""
         config: dict[str, Any] = resolve_data_config({}, model=backbone)  # type: ignore[no-untyped-call]
-        own = getattr(getattr(backbone, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-        return Preparation(size or int(own[0]), tuple(config["mean"]), tuple(config["std"]))
+        return Preparation(size or input_size(backbone)[0], tuple(config["mean"]), tuple(config["std"]))
 
     def normalized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> float32, (x / 255 - mean) / std; float images are so already."""

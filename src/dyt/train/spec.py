@@ -27,12 +27,13 @@ class TrainSpec(Spec):
     other one-dimensional tensors as well, as the released code does; False leaves them out, as timm does.
     `adapter_lr_scale`: factor on the learning rate of adapters and of what a tuner trains. `router_lr_scale`,
     `router_weight_decay`: of the dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to
-    `min_lr`, updated every step. `clip`: largest norm of the gradient. `precision`: autocast of the forward. `grad_checkpointing`: recompute frozen
-    branches in the backward. `eval_every`: epochs between evaluations on the test split; 0 evaluates at the end only.
-    `checkpoint_every`: steps between resume checkpoints; None writes one per epoch. `router_start`: `random`, the
-    paper's truncated normal; or `importance`, before the first step fit the routers on training images to what each
-    token's branch is worth to the pretrained features, at the rate asked for at the start. `calibrate`: at the end set
-    the sites' thresholds so that the rate over training images, as at inference, is the asked one.
+    `min_lr`, updated every step. `clip`: largest norm of the gradient. `precision`: autocast of the forward.
+    `grad_checkpointing`: recompute frozen branches in the backward. `eval_every`: epochs between evaluations on the
+    test split; 0 evaluates at the end only. `checkpoint_every`: steps between resume checkpoints; None writes one per
+    epoch. `router_start`: `random`, the paper's truncated normal; or `importance`, before the first step fit the
+    routers on training images to what each token's branch is worth to the pretrained features, at the rate asked for at
+    the start. `calibrate`: at the end set the sites' thresholds so that the rate over training images, as at inference,
+    is the asked one.
     """
 
     epochs: Count = 100

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import getattr_static
+from types import FunctionType, MethodType
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import field_validator
@@ -90,11 +92,18 @@ class DynamicBlock(nn.Module, ABC):
             self.add_module(name, child)
         for name, parameter in block.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        for name, buffer in block.named_buffers(recurse=False):
+        for name, buffer in block._buffers.items():  # named_buffers leaves out those that are None
             self.register_buffer(name, buffer, persistent=name not in block._non_persistent_buffers_set)
         for name, value in vars(block).items():
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
+        self._original = type(block)
+
+    def __getattr__(self, name: str) -> Any:
+        """The original block's own methods (`set_input_size`, say), which find here all that they work on."""
+        original = self.__dict__.get("_original")
+        method = None if original is None or name.startswith("__") else getattr_static(original, name, None)
+        return MethodType(method, self) if isinstance(method, FunctionType) else super().__getattr__(name)
 
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -174,7 +183,7 @@ class DynamicBlock(nn.Module, ABC):
             return False
         children = (getattr(self, child, None) for child in self.family.children[name])
         modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
-        return any(
+        return self.family.stochastic(self, name) or any(
             (isinstance(m, _DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
             for m in modules
         )

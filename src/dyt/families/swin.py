@@ -1,0 +1,29 @@
+"""`swin`: timm's `swin_transformer.SwinTransformer`, in all its sizes, window sizes and image sizes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor, nn
+
+from dyt.families.windows import Windows
+from dyt.registry import families
+from dyt.route import Tokens
+
+
+@families("swin")
+class Swin(Windows):
+    """Pre-norm blocks (the paper's Swin-B with the MLP variant)."""
+
+    model = SwinTransformer
+    block = SwinTransformerBlock
+    norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
+
+    def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = block.drop_path2(block.mlp(block.norm2(x)))  # type: ignore[operator]
+        return out
+
+    def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = block.drop_path1(block._attn(block.norm1(x)))  # type: ignore[operator]
+        return out

@@ -1,0 +1,28 @@
+"""`swin_v2`: timm's `swin_transformer_v2.SwinTransformerV2`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
+from torch import Tensor, nn
+
+from dyt.families.windows import Windows
+from dyt.registry import families
+from dyt.route import Tokens
+
+
+@families("swin_v2")
+class SwinV2(Windows):
+    """Blocks that normalise what a branch gives instead of what it is given, so that `norms` names none."""
+
+    model = SwinTransformerV2
+    block = SwinTransformerV2Block
+
+    def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = block.drop_path2(block.norm2(block.mlp(x)))  # type: ignore[operator]
+        return out
+
+    def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = block.drop_path1(block.norm1(block._attn(x)))  # type: ignore[operator]
+        return out
