@@ -13,6 +13,9 @@ from functools import partial
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from families.zoo import ZOO
+from families.zoo_hf import HUGGINGFACE
+from families.zoo_hierarchical import HIERARCHICAL
 from laws.models import CLASSES, TINY
 from laws.strategies import DTYPES
 
@@ -46,3 +49,14 @@ BACKBONES: dict[str, Row] = {
     "vit with registers": Row("vit", partial(_vit, reg_tokens=4, init_values=0.1, qk_norm=True)),
     "vit pooled by attention": Row("vit", partial(_vit, class_token=False, global_pool="map")),
 }
+CHOSEN = (
+    *("respost", "parallel", "parallel differential", "parallel things", "eva02", "eva02 post-norm", "beit", "relpos"),
+    *("relpos respost", "cait"),
+)
+"""One of each further family of `families.zoo`, which has many more; that table's own tests walk them all."""
+
+for _name in CHOSEN:
+    BACKBONES[_name] = Row(ZOO[_name].family, ZOO[_name].make, ZOO[_name].variants)
+for _name, _tiny in (HIERARCHICAL | HUGGINGFACE).items():
+    if _tiny.family not in {row.family for row in BACKBONES.values()}:
+        BACKBONES[_name] = Row(_tiny.family, partial(_tiny.make, 0.0), _tiny.variants, _tiny.size)
