@@ -192,7 +192,8 @@ def _rates(spec: DyTSpec, blocks: int) -> Sequence[float]:
 
 
 def _unknown_blocks(backbone: nn.Module) -> str:
-    classes = {type(block).__name__ for block in getattr(backbone, "blocks", ())}
+    blocks = getattr(backbone, "blocks", None) or [m for m in backbone.modules() if type(m).__name__.endswith("Block")]
+    classes = {type(block).__name__ for block in blocks}
     inside = f" with blocks {', '.join(sorted(classes))}" if classes else ""
     return f"no family knows the blocks of {type(backbone).__name__}{inside}"
 

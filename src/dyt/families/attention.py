@@ -116,6 +116,14 @@ def class_row(q: Tensor, k: Tensor, scale: float, prefix: int, bias: Tensor | No
     return scores.softmax(-1).mean(1)[:, 0, prefix:]
 
 
+def biased_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, K, C): attention with this bias in the place of the module's own, then its projection and dropouts."""
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=attn.scale)
+    out: Tensor = attn.proj_drop(attn.proj(mixed.transpose(1, 2).flatten(2)))
+    return out
+
+
 def prefix_of(block: Any) -> int:
     """Number of prefix tokens of a dynamic block, which its sites know."""
     return int(next(iter(block.sites.values())).prefix)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from timm.layers.attention import Attention
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
@@ -41,20 +41,30 @@ class ViT(IsotropicFamily):
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         mask = mask_for(x, tokens, attn_mask, is_causal)
-        out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask)))
+        out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask, is_causal=False)))
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:
-        if not backbone.has_class_token:
-            return NO_CLASS_TOKEN
-        kinds = {type(block.attn) for block in backbone.blocks} - {Attention}
-        return f"{kinds.pop().__name__} has no one map of attention" if kinds else None
+        return class_token_refusal(backbone, (block.attn for block in backbone.blocks))
 
     def class_attention(
         self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        attn, y = block.attn, block.norm1(x)
-        width = attn.num_heads * attn.head_dim
-        q = attn.q_norm(split_heads(outputs(attn.qkv, y[:, :1], 0, width), attn.num_heads))
-        k = attn.k_norm(split_heads(outputs(attn.qkv, y, width, 2 * width), attn.num_heads))
-        return class_row(q, k, attn.scale, prefix_of(block), mask_for(x, Tokens(), attn_mask, is_causal))
+        mask = mask_for(x, Tokens(), attn_mask, is_causal)
+        return class_row_of(block.attn, block.norm1(x), prefix_of(block), mask)
+
+
+def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tensor:
+    """(B, P) float32: the class token's attention of timm's `Attention` to what it is given, y (B, N, C)."""
+    width = attn.num_heads * attn.head_dim
+    q = attn.q_norm(split_heads(outputs(attn.qkv, y[:, :1], 0, width), attn.num_heads))
+    k = attn.k_norm(split_heads(outputs(attn.qkv, y, width, 2 * width), attn.num_heads))
+    return class_row(q, k, attn.scale, prefix, mask)
+
+
+def class_token_refusal(backbone: Any, attentions: Iterable[nn.Module]) -> str | None:
+    """Why the class token's attention cannot be had of these modules; None when it can."""
+    if not backbone.has_class_token:
+        return NO_CLASS_TOKEN
+    others = {type(attn).__name__ for attn in attentions if type(attn) is not Attention}
+    return f"{others.pop()} has no one map of attention" if others else None

@@ -1,0 +1,1 @@
+"""Families put through the laws; `zoo` is the table of tiny backbones."""
