@@ -19,10 +19,13 @@ class Tokens:
     Attributes:
         index: (B, K) int64, the original positions of the K tokens given; None for "all of them, in order".
         valid: (B, K) bool, False for a token that no other may see (it sees itself); None for "all valid".
+        images: (B,) int64, which images of the batch they are of, where an executor runs some images alone; None for
+            "all of them, in order". What the backbone passes beside x has the rows of the whole batch.
     """
 
     index: Tensor | None = None
     valid: Tensor | None = None
+    images: Tensor | None = None
 
     def sees(self) -> Tensor | None:
         """(B, 1, K, K) bool, True where a query may see a key, or None when every token sees every token.

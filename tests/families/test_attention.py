@@ -26,11 +26,23 @@ def test_pairs_are_looked_up_at_original_positions(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6), (2, 1, 4, 6), (2, 3, 4, 6)])
 def test_rope_is_gathered_for_patch_tokens(shape: tuple[int, ...]) -> None:
     rope = torch.randn(shape)
-    found = gather_rope(rope, INDEX, 1)
+    found = gather_rope(rope, Tokens(INDEX), 1)
     for image in range(2):
         mine = rope[image] if rope.ndim == 4 else rope
         assert torch.equal(found[image], mine[..., INDEX[image, 1:] - 1, :].reshape(-1, 2, 6))
-    assert gather_rope(rope, None, 1) is rope
+    assert gather_rope(rope, Tokens(), 1) is rope
+    second = Tokens(INDEX[1:], images=torch.tensor([1]))
+    assert torch.equal(gather_rope(rope, second, 1)[0], found[1])
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (1, 4, 5, 5), (2, 1, 1, 5), (2, 4, 5, 5)])
+def test_an_image_run_alone_has_its_own_rows(shape: tuple[int, ...]) -> None:
+    bias, valid = torch.randn(shape), torch.tensor([[True, True, False], [True, False, True]])
+    whole = mask_for(X, Tokens(INDEX, valid), bias)
+    second = mask_for(X[1:], Tokens(INDEX[1:], valid[1:], torch.tensor([1])), bias)
+    assert whole is not None
+    assert second is not None
+    assert torch.equal(second, whole[1:])
 
 
 def test_no_mask_where_everything_is_seen() -> None:

@@ -297,12 +297,30 @@ def test_complete_in_train_mode_draws_what_the_plain_backbone_draws(name: str, v
 
 @each
 def test_costs_are_what_a_flop_counter_sees(name: str) -> None:
+    """In the MLP variant as a whole; in `layer` image by image, so that none pays for the length of another.
+
+    What is computed once for a batch (a shared relative-position bias) is shared out, and dearer for one image alone.
+    """
     animal = ZOO[name]
-    model = dyt.build(spec("mlp"), backbone=animal.backbone())
-    x = animal.images(model.backbone)
-    if isinstance(x, dict):
-        pytest.skip("count_macs takes images")
-    with dyt.forced(model, some(model, x, "ragged")):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(x)
-        assert abs(int(dyt.count_macs(model, x).sum()) - counter.get_total_flops() // 2) <= BATCH
+    for variant in {"mlp", "layer"} & set(animal.variants):
+        model = dyt.build(spec(variant), backbone=animal.backbone())
+        x = animal.images(model.backbone)
+        masks = some(model, x, "ragged")
+        with dyt.forced(model, masks):
+            counted = dyt.count_macs(model, x)
+        if variant == "mlp":
+            assert abs(int(counted.sum()) - executed(model, x, masks)) <= BATCH
+            continue
+        once = set()
+        for image in range(BATCH):
+            mine = {k: t[image : image + 1] for k, t in x.items()} if isinstance(x, dict) else x[image : image + 1]
+            once.add(executed(model, mine, [mask[image : image + 1] for mask in masks]) - int(counted[image]))
+        assert len(once) == 1
+        assert once == {0} or name == "srelpos"
+
+
+def executed(model: dyt.DynamicModel, x: Any, masks: list[Tensor]) -> int:
+    """Multiply-accumulates of one forward."""
+    with dyt.forced(model, masks), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    return int(counter.get_total_flops()) // 2

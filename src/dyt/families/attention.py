@@ -29,7 +29,7 @@ def mask_for(x: Tensor, tokens: Tokens, bias: Tensor | None = None, is_causal: b
         valid sees itself and what is valid, so that no row is empty whatever `bias` says of it.
     """
     if bias is not None:
-        bias = gather_pairs(bias, tokens.index)
+        bias = gather_pairs(_of_images(bias, tokens), tokens.index)
     if is_causal:
         earlier = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         bias = earlier if bias is None else _both(bias, earlier)
@@ -58,14 +58,22 @@ def gather_pairs(bias: Tensor, index: Tensor | None) -> Tensor:
     return found.reshape(len(index), heads, -1, index.shape[1])
 
 
-def gather_rope(rope: Tensor, index: Tensor | None, prefix: int) -> Tensor:
+def _of_images(given: Tensor, tokens: Tokens) -> Tensor:
+    """The rows of these tokens' images, of what has one for each image of the batch (B, ...) in four dimensions."""
+    if tokens.images is None or given.ndim < 4 or len(given) == 1:
+        return given
+    return given[tokens.images]
+
+
+def gather_rope(rope: Tensor, tokens: Tokens, prefix: int) -> Tensor:
     """Rotary embeddings of the patch tokens among the given ones, (B, H or 1, K - prefix, D).
 
     Args:
         rope: of all patch tokens, (N - prefix, D), (H, N - prefix, D) or (B, H or 1, N - prefix, D).
-        index: (B, K), the prefix tokens first; None returns `rope` as it is.
+        tokens: which ones they are, the prefix tokens first; with no index all of `rope`.
         prefix: number of prefix tokens, which have no rotary embedding.
     """
+    rope, index = _of_images(rope, tokens), tokens.index
     if index is None:
         return rope
     rope = rope[(None,) * (4 - rope.ndim)].expand(len(index), -1, -1, -1)

@@ -34,7 +34,7 @@ class RotaryFamily(IsotropicFamily):
     ) -> Tensor:
         """The block's attention of x (B, K, C), normalised before where it has to be."""
         if rope is not None:
-            rope = gather_rope(rope, tokens.index, block.attn.num_prefix_tokens)
+            rope = gather_rope(rope, tokens, block.attn.num_prefix_tokens)
         out: Tensor = block.attn(x, rope=rope, attn_mask=mask_for(x, tokens, attn_mask, is_causal), is_causal=False)
         return out
 

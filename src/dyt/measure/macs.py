@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +13,7 @@ from dyt import steer
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.model import DynamicModel
-from dyt.route import Route
+from dyt.route import Route, Tokens
 
 
 class _Metered(Executor):
@@ -35,14 +38,18 @@ class _Metered(Executor):
         """Image by image, so that no image pays for padding to the length of another."""
         rows = []
         for i in range(x.shape[0]):
-            before = self.spent()
+            before, this = self.spent(), torch.tensor([i], device=x.device)
+
+            def of_this(y: Tensor, tokens: Tokens, this: Tensor = this) -> Tensor:
+                return fn(y, replace(tokens, images=this))
+
             alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
-            rows.append(self.inner.mixing(fn, x[i : i + 1], alone))
+            rows.append(self.inner.mixing(of_this, x[i : i + 1], alone))
             self.booked[i] += self.spent() - before
         return torch.cat(rows)
 
 
-def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
+def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Tensor:
     """Multiply-accumulates of each image at inference, under its own routes.
 
     Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
@@ -51,14 +58,15 @@ def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
 
     Args:
         model: the dynamic model; the train or eval mode of each of its modules is left as it was.
-        images: (B, 3, H, W).
+        images: (B, 3, H, W), or what else the backbone takes, such as NaFlexViT's mapping of tensors (B, ...).
 
     Returns:
         (B,) int64 on the CPU.
     """
     modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
-    metered = _Metered(counter, len(images))
+    count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
+    metered = _Metered(counter, count)
     model.eval()
     try:
         with torch.no_grad(), counter, steer.steered(model.key, executor=metered):
@@ -66,5 +74,5 @@ def count_macs(model: DynamicModel, images: Tensor) -> Tensor:
     finally:
         for module, training in modes.items():
             module.training = training
-    shared = (metered.spent() - metered.booked.sum()) / max(len(images), 1)
+    shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
