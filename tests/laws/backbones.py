@@ -59,4 +59,4 @@ for _name in CHOSEN:
     BACKBONES[_name] = Row(ZOO[_name].family, ZOO[_name].make, ZOO[_name].variants)
 for _name, _tiny in (HIERARCHICAL | HUGGINGFACE).items():
     if _tiny.family not in {row.family for row in BACKBONES.values()}:
-        BACKBONES[_name] = Row(_tiny.family, partial(_tiny.make, 0.0), _tiny.variants, _tiny.size)
+        BACKBONES[f"{_tiny.family} {_name}"] = Row(_tiny.family, partial(_tiny.make, 0.0), _tiny.variants, _tiny.size)
