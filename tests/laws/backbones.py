@@ -13,6 +13,8 @@ from functools import partial
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dyt.bridges import bridged
+from families.tiny import Tiny
 from families.zoo import ZOO
 from families.zoo_hf import HUGGINGFACE
 from families.zoo_hierarchical import HIERARCHICAL
@@ -42,6 +44,11 @@ class Row:
     dtypes: tuple[str, ...] = DTYPES
 
 
+def _shelled(tiny: Tiny) -> nn.Module:
+    """With timm's interface, which Hugging Face's models get a shell for."""
+    return bridged(tiny.make(0.0), CLASSES)[0]
+
+
 _vit = partial(VisionTransformer, num_classes=CLASSES, **TINY)
 
 BACKBONES: dict[str, Row] = {
@@ -56,7 +63,9 @@ CHOSEN = (
 """One of each further family of `families.zoo`, which has many more; that table's own tests walk them all."""
 
 for _name in CHOSEN:
-    BACKBONES[_name] = Row(ZOO[_name].family, ZOO[_name].make, ZOO[_name].variants)
+    # torch warns of RMSNorm's weights under autocast, in timm's own plain model too
+    _dtypes = tuple(dtype for dtype in DTYPES if dtype != "autocast" or not _name.startswith("parallel"))
+    BACKBONES[_name] = Row(ZOO[_name].family, ZOO[_name].make, ZOO[_name].variants, dtypes=_dtypes)
 for _name, _tiny in (HIERARCHICAL | HUGGINGFACE).items():
     if _tiny.family not in {row.family for row in BACKBONES.values()}:
-        BACKBONES[f"{_tiny.family} {_name}"] = Row(_tiny.family, partial(_tiny.make, 0.0), _tiny.variants, _tiny.size)
+        BACKBONES[f"{_tiny.family} {_name}"] = Row(_tiny.family, partial(_shelled, _tiny), _tiny.variants, _tiny.size)
