@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 import dyt
+from dyt.assemble import support_matrix
 from dyt.variants import DynamicBlock
+from laws.backbones import BACKBONES
 from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
 
 CASE = Case(TINY, (32, 32), 2, 0)
@@ -176,3 +178,12 @@ def test_another_number_of_rates_than_dynamic_blocks_is_refused_unchanged(layers
     chosen = spec(variant={"type": "attn_mlp", "layers": layers}, objective={"layer_rates": [0.5, 0.5, 0.5]})
     words = f"layer_rates: 3 rates given for {blocks} dynamic blocks; give one each"
     unchanged(backbone, lambda: dyt.build(chosen, backbone=backbone), dyt.SpecError, words)
+
+
+def test_the_matrix_of_all_families_is_what_the_laws_are_run_on() -> None:
+    """Each cell that says yes has its rows in `laws.backbones`, whose combinations are put through the laws."""
+    expected = {(row.family, variant) for row in BACKBONES.values() for variant in row.variants}
+    rows = support_matrix()
+    assert {row.family for row in rows} == set(dyt.list("families"))
+    assert {(row.family, variant) for row in rows for variant in row.variants} == expected
+    assert all(set(row.variants) | set(row.refused) == set(dyt.list("variants")) for row in rows)

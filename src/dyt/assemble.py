@@ -343,3 +343,24 @@ def supports(name: str, **args: Any) -> Support:
         tuple(variant for variant, reason in reasons.items() if reason is None),
         {variant: reason for variant, reason in reasons.items() if reason is not None},
     )
+
+
+def support_matrix() -> list[Support]:
+    """What `supports` says of every registered family, by its examples; in the families' order.
+
+    Of a family whose backbones can only be given (another library's), `name` is empty and the answer is that of its
+    branches: what a single backbone of it may be refused for is said when it is given.
+    """
+    found = []
+    for name, family in registry.families.items():
+        if family.examples:
+            found += [supports(example) for example in family.examples]
+            continue
+        offered = registry.variants.items()
+        bare = {key: f"it has no {_lacking(family, cls)} branch" for key, cls in offered if _lacking(family, cls)}
+        found.append(Support("", name, tuple(key for key, _ in offered if key not in bare), bare))
+    return found
+
+
+def _lacking(family: type[families.Family], variant: type[DynamicBlock]) -> str:
+    return next((branch for branch in variant.dispatched if branch not in family.children), "")

@@ -25,9 +25,12 @@ class Family(ABC):
     Attributes:
         children: for each branch that the family offers (`attn`, `mlp`, `layer`) the names of the block's children
             in it.
+        examples: timm names of backbones that it knows, for the matrix of what is supported; none where a backbone can
+            only be given.
     """
 
     children: ClassVar[Mapping[str, Sequence[str]]]
+    examples: ClassVar[Sequence[str]] = ()
     norms: ClassVar[Mapping[str, str]] = {}
     """For each branch, the block's child that normalises its input; none for a branch that is normalised after."""
 

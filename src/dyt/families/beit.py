@@ -22,6 +22,7 @@ MLP = ("norm2", "mlp", "drop_path2")
 class BeitFamily(IsotropicFamily):
     """The bias of gathered tokens is gathered at their positions: rows and columns of the window's whole bias."""
 
+    examples = ("beit_base_patch16_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Beit,)

@@ -21,6 +21,7 @@ MLP = ("norm2", "mlp", "drop_path")
 class CaitFamily(IsotropicFamily):
     """Talking-heads attention (arXiv:2003.02436) among the patch tokens; the class token joins after these blocks."""
 
+    examples = ("cait_s24_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Cait,)

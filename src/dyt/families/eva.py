@@ -82,6 +82,11 @@ class EvaFamily(RotaryFamily):
     Also NaFlexViT with rotary embedding or SwiGLU, which is built of the same block.
     """
 
+    examples = (
+        "eva02_base_patch14_224",
+        "vit_base_patch16_dinov3",
+        "vit_pe_core_base_patch16_224",
+    )
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Eva, NaFlexVit)
     block = EvaBlock
@@ -109,6 +114,7 @@ class EvaFamily(RotaryFamily):
 class EvaPostNormFamily(RotaryFamily):
     """`EvaBlockPostNorm`: what attention and MLP give is normalised, not what they are given (EVA-02 E, E+)."""
 
+    examples = ("eva02_enormous_patch14_clip_224",)
     backbones = (Eva,)
     block = EvaBlockPostNorm
 

@@ -20,6 +20,7 @@ from dyt.route import Tokens
 class Hiera(Family):
     """The MLP alone can be dispatched. Tokens are in the order in which mask units lie together, not row by row."""
 
+    examples = ("hiera_base_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "ls2", "drop_path2")}
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
 

@@ -106,6 +106,7 @@ def _splittable(linear: nn.Module) -> nn.Linear:
 class ParallelViT(ParallelFamily):
     """`ParallelScalingBlock`."""
 
+    examples = ("vit_base_patch16_xp_224",)
     block = ParallelScalingBlock
 
     def _mixed(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -133,6 +134,7 @@ class ParallelViT(ParallelFamily):
 class DiffParallelViT(ParallelFamily):
     """`DiffParallelScalingBlock`: the difference of two attentions (arXiv:2410.05258)."""
 
+    examples = ("vit_dpwee_patch16_reg1_gap_256",)
     block = DiffParallelScalingBlock
 
     def _mixed(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -56,6 +56,7 @@ def _bias(attn: Any, shared: Tensor | None) -> Tensor | None:
 class RelPos(RelPosBase):
     """Pre-norm, with LayerScale."""
 
+    examples = ("vit_relpos_base_patch16_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     block = RelPosBlock
@@ -74,6 +75,7 @@ class RelPos(RelPosBase):
 class ResPostRelPos(RelPosBase):
     """Normalised after attention and MLP (Swin v2's order)."""
 
+    examples = ("vit_relpos_small_patch16_rpn_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {
         "attn": NORMED_ATTENTION,
         "mlp": NORMED_MLP,

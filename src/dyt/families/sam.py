@@ -17,6 +17,7 @@ from dyt.route import Tokens
 class SAM(Family):
     """Tokens as a (B, H, W, C) map of one size throughout; most blocks attend within windows. MLP variant only."""
 
+    examples = ("samvit_base_patch16",)
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "ls2", "drop_path2")}
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
 

@@ -16,6 +16,7 @@ from dyt.route import Tokens
 class Swin(Windows):
     """Pre-norm blocks (the paper's Swin-B with the MLP variant)."""
 
+    examples = ("swin_base_patch4_window7_224",)
     model = SwinTransformer
     block = SwinTransformerBlock
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}

@@ -16,6 +16,7 @@ from dyt.route import Tokens
 class SwinV2(Windows):
     """Blocks that normalise what a branch gives instead of what it is given, so that `norms` names none."""
 
+    examples = ("swinv2_base_window8_256",)
     model = SwinTransformerV2
     block = SwinTransformerV2Block
 

@@ -29,6 +29,16 @@ class ViT(IsotropicFamily):
     size, an attention mask. Tokens that the mask lets none see are padding.
     """
 
+    examples = (
+        "vit_base_patch16_224",
+        "deit3_base_patch16_224",
+        "deit_base_distilled_patch16_224",
+        "vit_base_patch14_reg4_dinov2",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch16_clip_224",
+        "aimv2_large_patch14_224",
+        "naflexvit_base_patch16_siglip",
+    )
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (VisionTransformer, NaFlexVit)

@@ -24,6 +24,7 @@ MLP = ("mlp", "norm2", "drop_path2")
 class ResPostViT(IsotropicFamily):
     """`ResPostBlock`: what attention and MLP give is normalised, not what they are given."""
 
+    examples = ("vit_base_patch16_rpn_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     backbones = (VisionTransformer, NaFlexVit)
     block = ResPostBlock
@@ -55,6 +56,7 @@ class ParallelThingsViT(IsotropicFamily):
     The attention branch is the sum of all attentions, the MLP branch of all MLPs.
     """
 
+    examples = ("vit_small_patch16_18x2_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ("attns",), "mlp": ("ffns",), "layer": ("attns", "ffns")}
     backbones = (VisionTransformer, NaFlexVit)
     block = ParallelThingsBlock

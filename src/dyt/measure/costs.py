@@ -28,7 +28,8 @@ class Costs:
             sample level the mean of all and none, in that share.
         executed: the mean over images whose own shares differ around that rate.
         rate: that share.
-        trainable: parameters trained, without the head, as the paper counts them.
+        trainable: parameters trained, without the head.
+        dispatchers: those of them that are the dispatchers', which the paper leaves out of its counts.
         head: parameters of the head.
         total: all parameters.
     """
@@ -40,6 +41,7 @@ class Costs:
     executed: int
     rate: float
     trainable: int
+    dispatchers: int
     head: int
     total: int
 
@@ -84,6 +86,7 @@ def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
         executed=round(executed) + routers,
         rate=rate,
         trainable=sum(trained.values()),
+        dispatchers=sum(p.numel() for site in model.sites for p in site.dispatcher.parameters()),
         head=sum(names[name].numel() for name in head),
         total=sum(p.numel() for p in names.values()),
     )
