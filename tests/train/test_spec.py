@@ -48,7 +48,8 @@ def test_a_preset_takes_the_place_of_the_remedies() -> None:
     assert run.model.objective.asked is None
     assert run.model.objective.rate_weight == 2.0
     assert dict(run.model.dispatcher)["bias"] == 0.0
-    assert (run.train.router_lr_scale, run.train.calibrate) == (1.0, False)
+    assert (run.train.router_lr_scale, run.train.router_start, run.train.calibrate) == (1.0, "random", False)
+    assert run.train.adapter_lr_scale == recipe("default")["train"]["adapter_lr_scale"]  # adapters are there in both
     assert run.train.epochs == recipe("default")["train"]["epochs"]
     with pytest.raises(SpecError, match="no preset 'dty'"):
         with_preset({}, "dty")

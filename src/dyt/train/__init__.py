@@ -2,6 +2,7 @@
 
 from dyt.train.calibrate import calibrate_rate
 from dyt.train.evaluation import Report, evaluate
+from dyt.train.importance import start_routers, token_importance
 from dyt.train.loop import fit
 from dyt.train.named_runs import recipe, recipes
 from dyt.train.result import Result
@@ -20,4 +21,6 @@ __all__ = [
     "fit",
     "recipe",
     "recipes",
+    "start_routers",
+    "token_importance",
 ]

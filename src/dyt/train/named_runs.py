@@ -9,19 +9,17 @@ from dyt.errors import SpecError, nearest
 from dyt.named_specs import preset
 
 _RECIPES: dict[str, dict[str, Any]] = {
-    # Short runs: ten epochs, and the remedies that keep the rate at inference where it was asked (docs: short runs).
+    # Short runs: ten epochs, and the remedies that keep accuracy and rate at inference (docs: short runs).
     "default": {
         "model": {
-            "dispatcher": {
-                "type": "learned",
-                "bias": 3.0,
-                "noise": {"start": 1.0, "end": 0.0, "until": 0.4},
-            },
+            "dispatcher": {"type": "learned", "noise": 0.0},
             "adapter": {"type": "bottleneck", "dim": 8},
             "objective": {
                 "rate": 0.5,
-                "rate_weight": 30.0,
-                "asked": {"start": 1.0, "until": 0.5, "shape": "linear"},
+                "rate_weight": 0.0,
+                "features": 5.0,
+                "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
+                "control": "threshold",
             },
         },
         "data": {"augment": "none"},
@@ -32,8 +30,9 @@ _RECIPES: dict[str, dict[str, Any]] = {
             "lr": 1e-3,
             "weight_decay": 0.01,
             "warmup_epochs": 1,
-            "router_lr_scale": 10.0,
-            "calibrate": True,
+            "adapter_lr_scale": 5.0,
+            "router_lr_scale": 0.3,
+            "router_start": "importance",
         },
     },
     # The paper on VTAB-1K (table 3 and its settings).
@@ -86,8 +85,8 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     """A run's plain data with the model of a preset: its variant, dispatcher, adapter, tuner and objective, and no
     remedies.
 
-    Backbone, head and the training stay, but for the remedies among its options (those
-    of routers and adapters, and `calibrate`), which are of no use without those of the model.
+    Backbone, head and the training stay, but for the remedies among its options (those of the routers, `calibrate`),
+    which are of no use without those of the model.
 
     Raises:
         SpecError: an unknown preset.
@@ -95,6 +94,6 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
     chosen = preset(name).model_dump(
         mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable"}
     )
-    dropped = {"router_lr_scale", "router_weight_decay", "router_start", "adapter_lr_scale", "calibrate"}
+    dropped = {"router_lr_scale", "router_weight_decay", "router_start", "calibrate"}
     train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}
     return {**data, "model": {**data.get("model", {}), **chosen}, "train": train}
