@@ -637,8 +637,8 @@ def test_temporary_restores_what_is_accepted(registry: Registry[Any]) -> None:
 # --- the house
 
 
-def test_the_five_kinds() -> None:
-    assert list(KINDS) == ["dispatchers", "adapters", "variants", "executors", "families"]
+def test_the_kinds() -> None:
+    assert list(KINDS) == ["dispatchers", "adapters", "variants", "executors", "families", "tuners", "reducers"]
     for kind, registry in KINDS.items():
         assert getattr(dyt.registry, kind) is registry
         assert (registry.kind, registry.group) == (kind, f"dyt_{kind}")

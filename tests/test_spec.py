@@ -19,11 +19,14 @@ def test_the_defaults_are_the_paper_s() -> None:
         "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}},
         "head": {"num_classes": 100},
         "variant": {"type": "mlp", "layers": None},
+        "tuner": None,
+        "reducer": None,
         "dispatcher": {"level": "token", "type": "learned", "temperature": 5.0, "noise": 1.0, "bias": 0.0},
         "adapter": {"type": "bottleneck", "dim": 64, "scale": 0.1, "dropout": 0.1, "activation": "relu"}
         | {"scale_learnable": False, "placement": "parallel", "input": "block"},
         "objective": {
             "rate": 0.5,
+            "layer_rates": None,
             "rate_weight": 2.0,
             "complete": 1.0,
             "distill": 1.0,
