@@ -33,7 +33,9 @@ def test_demo_compares_three_ways(tmp_path, monkeypatch):
     assert list(found.results) == ["linear probe", "static adapter", "DyT"]
     assert found.results["linear probe"].trainable == 96 * 10 + 10
     assert found.results["static adapter"].test.active_rate == 1
-    assert found.results["DyT"].test.active_rate == pytest.approx(0.5, abs=0.1)  # the asked rate is reached by 40 % of a run
+    assert found.results["DyT"].test.active_rate == pytest.approx(
+        0.5, abs=0.1
+    )  # the asked rate is reached by 40 % of a run
     assert found.table().row_count == 3
     with Image.open(found.picture) as picture:
         assert picture.width > 400
