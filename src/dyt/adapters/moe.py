@@ -50,7 +50,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
         """(B, N, C_in) -> (B, N, C_out) with the mixture alpha (B, E) of each image."""
         weight = (alpha @ self.weight.flatten(1)).view(alpha.shape[0], *self.weight.shape[1:])
-        return torch.baddbmm((alpha @ self.bias).unsqueeze(1), x, weight.mT)
+        return torch.bmm(x, weight.mT) + (alpha @ self.bias).unsqueeze(1)
 
 
 @adapters("moe")
