@@ -29,11 +29,13 @@ def test_demo_compares_three_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SPEED_BATCH", {True: 4, False: 4})
     monkeypatch.setattr(demo, "write_digits", some_digits)
     said: list[str] = []
-    found = demo.run_demo(tmp_path, epochs=1, progress=False, say=said.append)
+    found = demo.run_demo(tmp_path, epochs=3, progress=False, say=said.append)
     assert list(found.results) == ["linear probe", "static adapter", "DyT"]
     assert found.results["linear probe"].trainable == 96 * 10 + 10
     assert found.results["static adapter"].test.active_rate == 1
-    assert found.results["DyT"].test.active_rate == pytest.approx(0.5, abs=0.1)  # thresholds are calibrated
+    assert found.results["DyT"].test.active_rate == pytest.approx(
+        0.5, abs=0.1
+    )  # the asked rate is reached by 40 % of a run
     assert found.table().row_count == 3
     with Image.open(found.picture) as picture:
         assert picture.width > 400
