@@ -65,6 +65,8 @@ def test_feature_distance_leaves_padding_out_and_needs_two_images() -> None:
     padding = torch.tensor([[False, False, True, True]] * 3)
     found = feature_distance([route(x, 0, padding)], [route(y, 0, padding)])
     torch.testing.assert_close(found, feature_distance([route(x[:, :2], 0)], [route(y[:, :2], 0)]))
+    alike = x[:1].expand(3, -1, -1)
+    assert feature_distance([route(alike, 0)], [route(alike, 0)]).item() == 0.0
     with pytest.raises(DyTError, match="at least two"):
         feature_distance([route(x[:1], 0)], [route(y[:1], 0)])
 

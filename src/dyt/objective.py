@@ -47,25 +47,30 @@ def feature_distance(dynamic: Sequence[Route], complete: Sequence[Route]) -> Ten
     Raises:
         DyTError: a single image, which has no variance.
     """
-    terms, sums = [], []
-    for ours, theirs in zip(dynamic, complete, strict=True):
-        teacher = theirs.summary().detach().double()
-        term = (ours.summary().double() - teacher).square().sum()
-        size, square = teacher.new_tensor(len(teacher)), teacher.square().sum()
-        terms.append(term)
-        sums.append(torch.cat([torch.stack([term.detach(), size, square]), teacher.sum(0)]))
-    joint, world = torch.cat(sums), 1
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(joint)
-        world = dist.get_world_size()
-    found = []
-    for term, own in zip(terms, torch.split(joint, [len(s) for s in sums]), strict=True):
-        if own[1] < 2:
+    teachers = [route.summary().detach() for route in complete]
+    terms = [(r.summary() - teacher).square().sum() for r, teacher in zip(dynamic, teachers, strict=True)]
+    sums, world = _joint(torch.cat([torch.cat([t.new_tensor([len(t)]), t.sum(0)]) for t in teachers]))
+    spreads, floors = [], []
+    for teacher, own in zip(teachers, torch.split(sums, [t.shape[1] + 1 for t in teachers]), strict=True):
+        if own[0] < 2:
             raise DyTError("objective.features compares images: a step needs at least two; use a larger batch")
-        variance = (own[2] - own[3:].square().sum() / own[1]).clamp_min(1e-6 * own[2])
+        spreads.append((teacher - own[1:] / own[0]).square().sum())
+        floors.append(1e-6 * own[1:].square().sum() / own[0])  # images that are all alike have no variance
+    totals, _ = _joint(torch.stack([*(term.detach() for term in terms), *spreads]))
+    found = []
+    for term, total, spread, floor in zip(terms, *totals.chunk(2), floors, strict=True):
+        variance = torch.maximum(spread, floor)
         share = world * term / variance  # averaged over the ranks by DistributedDataParallel, as in mean_over_ranks
-        found.append(share + (own[0] / variance - share).detach())
-    return torch.stack(found).mean().float()
+        found.append(share + (total / variance - share).detach())
+    return torch.stack(found).mean()
+
+
+def _joint(sums: Tensor) -> tuple[Tensor, int]:
+    """The sums of all ranks together, and how many ranks there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return sums, 1
+    dist.all_reduce(sums)
+    return sums, dist.get_world_size()
 
 
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:

@@ -87,15 +87,14 @@ def start_routers(
     generator, training = torch.Generator().manual_seed(seed), model.training
     model.eval()
     try:
-        held, mean = [], None
+        mean: float | None = None
         for images in batches:
             routes, found = token_importance(model, images, probes, generator)
             if mean is None:
                 mean = _mean(found)
             for fit, site, route, importance in zip(fits, model.sites, routes, found, strict=True):
                 fit.add(*_pairs(site, route, importance, FLOOR * mean))
-            held.append(images.shape[0])
-        if not held:
+        if mean is None:
             raise DyTError("start_routers: no images were given")
         told = {}
         for site, router, fit in zip(model.sites, routers, fits, strict=True):
@@ -132,8 +131,8 @@ class _Fit:
         self.moments = torch.zeros(channels + 2, channels + 2, dtype=torch.float64)  # of (x, target, 1)
 
     def add(self, x: Tensor, target: Tensor) -> None:
-        rows = torch.cat([x.double(), target.double()[:, None], torch.ones_like(target.double())[:, None]], 1)
-        self.moments += (rows.T @ rows).cpu()
+        rows = torch.cat([x, target[:, None], torch.ones_like(target)[:, None]], 1).cpu().double()
+        self.moments += rows.T @ rows
 
     def solved(self) -> tuple[Tensor, Tensor, float]:
         """(C,) weight, () bias, share of the variance told."""
