@@ -74,6 +74,18 @@ def test_what_stands_in_padding_does_not_matter_to_the_others() -> None:
     assert torch.equal(adapter(x, padding)[~padding], adapter(other, padding)[~padding])
 
 
+def test_without_normalisation_it_is_cubic_in_its_tokens() -> None:
+    spec, x = {"dim": 4, "scale": 1.0, "activation": "relu", "dropout": 0.0}, torch.randn(2, 5, 8)
+    for normalisation, power in {"none": 3, "softmax": 1}.items():
+        adapter = made(8, normalisation=normalisation, **spec)
+        with torch.no_grad():
+            for bias in (adapter.router.bias, adapter.down.bias, adapter.up.bias):
+                bias.zero_()
+            if normalisation == "softmax":
+                adapter.router.weight.zero_()
+            torch.testing.assert_close(adapter(4 * x), 4**power * adapter(x), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("expert", [0, 1, 2])
 def test_one_hot_routing_is_that_expert_s_plain_bottleneck(expert: int) -> None:
     adapter, x = made(8, dim=4, experts=3), torch.randn(2, 5, 8)

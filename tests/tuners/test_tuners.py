@@ -19,7 +19,7 @@ from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
 from dyt.variants.base import DynamicBlock
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec
-from laws.strategies import cases, component, components, mask_kinds, names
+from laws.strategies import cases, companions, component, mask_kinds, names
 
 each_tuner = pytest.mark.parametrize("tuner", names("tuners"))
 CASE = Case(TINY, (32, 32), 2, 0)
@@ -31,7 +31,7 @@ STATIC = {"dispatcher": "always", "adapter": "none"}
 def chosen(data: st.DataObject, tuner: str) -> dict[str, Any]:
     """Parts of a spec: this tuner with any variant, dispatcher and adapter."""
     kinds = {"variant": "variants", "dispatcher": "dispatchers", "adapter": "adapters"}
-    return {part: data.draw(components(kind)) for part, kind in kinds.items()} | {
+    return {part: data.draw(companions(kind)) for part, kind in kinds.items()} | {
         "tuner": data.draw(component("tuners", tuner))
     }
 

@@ -23,7 +23,8 @@ class MoESpec(ProjectionSpec):
     """`moe`: the fields of the bottleneck adapter, for each expert, and the mixture's own.
 
     `experts`: E, 2 to 12 in the paper's table 2. `normalisation`: of the router's E logits into the weights alpha; the
-    paper does not name one. `softmax`: they sum to 1; `sigmoid`: each between 0 and 1 by itself; `none`: the logits.
+    paper does not name one. `softmax`: they sum to 1; `sigmoid`: each between 0 and 1 by itself; `none`: the logits,
+    of any size, with which the adapter is cubic in its tokens; `input: normalised` keeps these from overflowing.
     """
 
     type: str = "moe"

@@ -74,7 +74,13 @@ class Sample(ABC):
         return torch.autocast("cpu", torch.bfloat16) if self.dtype == "autocast" else contextlib.nullcontext()
 
     def close(self, actual: Tensor, expected: Tensor) -> None:
-        """Equal up to the rounding of the dtype: matrix products of other sizes are summed in another order."""
+        """Equal up to the rounding of the dtype: matrix products of other sizes are summed in another order.
+
+        Raises:
+            AssertionError: they are not, or what is expected is not finite, of which nothing can be said.
+        """
+        if not expected.isfinite().all():
+            raise AssertionError("NaN or infinity in the outputs: the model's numbers have grown out of their dtype")
         if self.dtype == "float32":
             torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
         else:
