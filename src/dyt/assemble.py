@@ -186,12 +186,14 @@ def _check_parts(
 def _check_tuner(
     family: families.Family, backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None, dispatcher: type[Dispatcher]
 ) -> None:
-    """Refuses a tuner that the backbone's family cannot have, or the dispatcher."""
+    """Refuses a tuner that the backbone's family cannot have, or the dispatcher, or the reducer."""
     if tuner is None or spec.tuner is None:
         return
     reason = tuner.refusal(backbone, family)
     if reason is None and tuner.prompts and dispatcher.needs_attention:
         reason = f"dispatcher '{spec.dispatcher.type}' ranks by attention among the backbone's own tokens"
+    if reason is None and tuner.prompts and spec.reducer is not None:
+        reason = f"reducer '{spec.reducer.type}' would take its tokens for patches"
     if reason is not None:
         raise UnsupportedError(f"tuner '{spec.tuner.type}' is not available for {type(backbone).__name__}: {reason}")
 

@@ -1,8 +1,10 @@
 """`check` finds what it is for: each component here breaks one law, and is told which, with an example."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -16,10 +18,13 @@ import dyt
 from dyt.adapters import Adapter, AdapterSpec
 from dyt.dispatchers import Decision, Dispatcher, DispatcherSpec, Moment, RatedSpec
 from dyt.executors import Masked
-from dyt.families import ViT
+from dyt.families import Family, ViT
+from dyt.reducers import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
 from dyt.route import Route
 from dyt.testing import check
-from dyt.testing.schema import values
+from dyt.testing.reduction import reducer_keeps_the_order
+from dyt.testing.schema import depths, stands, values
+from dyt.tuners import VPT, BitFit, Tuner
 from dyt.variants import MLPVariant
 from laws.models import TINY
 
@@ -175,6 +180,203 @@ def test_a_family_is_checked_with_a_model_of_its_own() -> None:
         check("families", "vit", backbone=lambda: nn.Linear(2, 2))
     with pytest.raises(dyt.DyTError, match="num_classes 0; give one with a head"):
         check("families", "vit", backbone=lambda: VisionTransformer(num_classes=0, **TINY))
+
+
+@pytest.mark.parametrize("name", ["bitfit", "lora", "vpt"])
+def test_the_library_s_tuners_keep_the_laws(name: str) -> None:
+    laws = {law.number for law in check("tuners", name, examples=2).laws}
+    assert laws == {2, 3, 4, 5, 6, 7, 8} | (set() if name == "vpt" else {1})
+
+
+class NoChange(Tuner):
+    """Trains the biases and changes nothing: what the broken ones below start from."""
+
+    def refusal(self, backbone: nn.Module, family: Family) -> str | None:
+        return None
+
+    def apply(self, backbone: nn.Module, family: Family) -> None:
+        pass
+
+    def trains(self, name: str) -> bool:
+        return name.endswith("bias")
+
+
+def test_a_tuner_that_starts_elsewhere_and_does_not_say_so() -> None:
+    class Silent(VPT):
+        starts_plain = True
+
+    broken("tuners", 1, Silent)
+
+
+def test_a_tuner_that_overwrites_frozen_weights() -> None:
+    class Overwrites(NoChange):
+        starts_plain = False
+
+        def apply(self, backbone: nn.Module, family: Family) -> None:
+            with torch.no_grad():
+                backbone.get_parameter("patch_embed.proj.weight").mul_(1.01)
+
+    message = broken("tuners", 3, Overwrites)
+    assert "not what the plain backbone had, though frozen: ['patch_embed.proj.weight']" in message
+
+
+def test_a_tuner_that_trains_nothing() -> None:
+    class Idle(NoChange):
+        def trains(self, name: str) -> bool:
+            return False
+
+    assert "the tuner names nothing that it trains" in broken("tuners", 3, Idle)
+
+
+def test_a_tuner_that_calls_what_it_added_the_backbone_s() -> None:
+    class Adds(NoChange):
+        def apply(self, backbone: nn.Module, family: Family) -> None:
+            backbone.register_parameter("gain_bias", nn.Parameter(torch.zeros(1)))
+            backbone.register_forward_hook(lambda module, args, out: out + module.gain_bias.to(out.dtype))
+
+    assert "other keys than the plain backbone's: ['gain_bias']" in broken("tuners", 3, Adds)
+
+
+def test_a_tuner_whose_state_is_not_saved() -> None:
+    class Forgets(BitFit):
+        def apply(self, backbone: nn.Module, family: Family) -> None:
+            shift = torch.randn(())
+            backbone.register_forward_hook(lambda module, args, out: out + shift.to(out.dtype))
+
+        starts_plain = False
+
+    assert "answers otherwise than the saved one" in broken("tuners", 7, Forgets)
+
+
+def test_a_tuner_is_tried_where_it_does_not_refuse() -> None:
+    """And if that is nowhere, the check says so."""
+
+    class Choosy(NoChange):
+        asked: ClassVar[list[bool]] = []
+
+        def refusal(self, backbone: nn.Module, family: Family) -> str | None:
+            self.asked.append(len(family.blocks(backbone)) == 2)
+            return None if self.asked[-1] else "it has not two blocks"
+
+    dyt.registry.tuners("choosy")(Choosy)
+    assert {law.number for law in check("tuners", "choosy", examples=1).laws} == {1, 2, 3, 4, 5, 6, 7, 8}
+    assert False in Choosy.asked
+
+    class Never(NoChange):
+        def refusal(self, backbone: nn.Module, family: Family) -> str | None:
+            return "not today"
+
+    dyt.registry.tuners("never")(Never)
+    with pytest.raises(AssertionError, match=r"law 1 \(.*\) could not be tried for tuners 'never'"):
+        check("tuners", "never", examples=1)
+
+
+@pytest.mark.parametrize("name", ["dynamicvit", "evit", "tome"])
+def test_the_library_s_reducers_keep_the_laws(name: str) -> None:
+    assert {law.number for law in check("reducers", name, examples=2).laws} == {2, 3, 4, 5, 6, 7, 8, 9}
+
+
+class First(Reducer):
+    """Keeps the first half of the patch tokens in every block: what the broken ones below start from."""
+
+    @classmethod
+    def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
+        return tuple(range(depth))
+
+    def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+        return patches[:, : (patches.shape[1] + 1) // 2]
+
+    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+        prefix, patches = x[:, : scene.prefix], x[:, scene.prefix :]
+        return Reduced(torch.cat([prefix, self.kept(patches, scene)], 1), carried)
+
+
+def test_what_the_broken_reducers_start_from_is_whole() -> None:
+    dyt.registry.reducers("first")(First)
+    assert {law.number for law in check("reducers", "first", examples=2).laws} == {2, 3, 4, 5, 6, 7, 8, 9}
+
+
+def alone(reducer: type[Reducer]) -> str:
+    """The message of law 9, for a reducer that breaks it."""
+    dyt.registry.reducers("broken")(reducer)
+    with pytest.raises(AssertionError) as caught:
+        reducer_keeps_the_order({"type": "broken"}, seed=0, prefix=1, patches=6, depth=2, training=False)
+    return str(caught.value)
+
+
+def test_a_reducer_that_draws_at_inference() -> None:
+    class Draws(First):
+        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+            order = torch.randperm(patches.shape[1])[: (patches.shape[1] + 1) // 2]
+            return patches[:, order.sort().values]
+
+    broken("reducers", 2, Draws, examples=12)
+
+
+def test_a_reducer_with_a_parameter_that_nothing_reaches() -> None:
+    class Idle(First):
+        def __init__(self, spec: ReducerSpec, position: Position) -> None:
+            super().__init__(spec, position)
+            self.idle = nn.Parameter(torch.zeros(position.dim))
+
+    assert "not reached by the gradient" in broken("reducers", 3, Idle)
+
+
+def test_a_reducer_that_compares_images() -> None:
+    class Compares(First):
+        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+            size = patches.detach().float().norm(dim=-1).sum(0)  # one order for the whole batch
+            return patches[:, size.argsort(descending=True)[: (patches.shape[1] + 1) // 2].sort().values]
+
+    broken("reducers", 4, Compares, examples=12)
+
+
+def test_a_reducer_that_touches_prefix_tokens() -> None:
+    class Touches(First):
+        def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+            return super().reduce(x * 1.01, carried, scene)
+
+    assert "block 0 of 2: a prefix token is not what it was" in alone(Touches)
+
+
+def test_a_reducer_that_changes_the_order() -> None:
+    class Turns(First):
+        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+            return super().kept(patches, scene).flip(1)
+
+    assert re.search(
+        r"block 0 of \d: kept tokens are not in ascending order: \[(2, )?1, 0\]", broken("reducers", 9, Turns, 3)
+    )
+
+
+def test_a_reducer_whose_sizes_are_wrong() -> None:
+    class Heavy(First):
+        def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+            x = super().reduce(x, carried, scene).x
+            return Reduced(x, replace(carried, sizes=torch.full(x.shape[:2], 3.0)))
+
+    assert "a prefix token's size is not 1" in alone(Heavy)
+
+
+def test_a_reducer_that_restores_and_has_no_source() -> None:
+    class Restores(First):
+        restores = True
+
+    assert "it says that it restores, and has no source" in alone(Restores)
+
+
+def test_a_reducer_is_tried_at_depths_that_it_fits() -> None:
+    class Deep(First):
+        @classmethod
+        def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
+            if depth < 5:
+                raise dyt.SpecError(f"reducer.layers: no block 4; the backbone has {depth}")
+            return (4,)
+
+    dyt.registry.reducers("deep")(Deep)
+    assert depths("deep") == [5, 6, 7]
+    assert not stands("deep", {"type": "deep"}, 4)
+    assert {law.number for law in check("reducers", "deep", examples=1).laws} == {2, 3, 4, 5, 6, 7, 8, 9}
 
 
 class Errs(Dispatcher):

@@ -12,7 +12,7 @@ from torch import Tensor
 import dyt
 from dyt.dispatchers import Always, AlwaysSpec
 from dyt.families import Family, ViT
-from dyt.registry import dispatchers
+from dyt.registry import dispatchers, reducers
 from laws.models import TINY, Case, masks, shaken, spec
 from laws.strategies import cases
 
@@ -124,6 +124,17 @@ def test_only_some_blocks_dispatched(deep: bool) -> None:
 def test_an_attention_mask_is_refused() -> None:
     with pytest.raises(dyt.UnsupportedError, match="prompts do not combine with attn_mask"):
         vpt_model()(CASE.images(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
+
+
+@each_form
+@pytest.mark.parametrize("reducer", reducers.names())
+def test_a_reducer_is_refused(deep: bool, reducer: str) -> None:
+    """It would merge or drop prompts, and what is taken out behind the block would be patches."""
+    backbone = CASE.backbone()
+    modules = [id(module) for module in backbone.modules()]
+    with pytest.raises(dyt.UnsupportedError, match=f"tuner 'vpt' is not available .*: reducer '{reducer}' would take"):
+        dyt.build(spec(tuner={"type": "vpt", "deep": deep}, reducer=reducer), backbone=backbone)
+    assert [id(module) for module in backbone.modules()] == modules
 
 
 def test_a_family_that_does_not_say_that_it_can_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,10 @@ class Reducer(nn.Module, ABC):
 
     @abstractmethod
     def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-        """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places."""
+        """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places.
+
+        How many are left does not depend on what is in the tokens. Random numbers are drawn in `scene.training` alone.
+        """
 
 
 def quarters(depth: int) -> tuple[int, ...]:

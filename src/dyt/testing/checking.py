@@ -34,7 +34,7 @@ class Report:
     """What `check` answers when all is well; `str` of it is a table.
 
     Attributes:
-        kind: dispatchers, adapters, variants, executors or families.
+        kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
         name: the component's.
         origin: who brought it, as `dyt list` says it.
         laws: those that were tried; all held.
@@ -62,10 +62,12 @@ def check(
 
     Warnings are errors inside. Fields of its spec are drawn too, where its JSON schema is simple (numbers with a bound,
     booleans, literals); fields without a bound keep their default. A dispatcher that draws random numbers at inference
-    says so (`draws_at_inference = True`) and is excused from law 4.
+    says so (`draws_at_inference = True`) and is excused from law 4; a tuner whose additions take part from the start
+    says so (`starts_plain = False`) and is excused from law 1. A reducer is not held to law 1, since fewer tokens are
+    another function; it stands beside variants that it may act in, on ViTs with a head that it may have.
 
     Args:
-        kind: dispatchers, adapters, variants, executors or families.
+        kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
         name: as it is registered.
         backbone: for a family, and only there: makes a small model of it, a fresh one at each call, with a head of at
             least two classes.
@@ -130,7 +132,7 @@ def _tried(kind: str, name: str, law: Any, examples: int) -> int:
         verbosity=Verbosity.quiet,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    @given(st.fixed_dictionaries(law.drawn))
+    @given(st.fixed_dictionaries(law.drawn).filter(law.concerns))
     def example(drawn: dict[str, Any]) -> None:
         nonlocal tried, last
         tried, last = tried + 1, ", ".join(f"{key}={value!r}" for key, value in drawn.items())

@@ -1,7 +1,7 @@
 """The laws of docs/design.md for whole models, each a plain function of one example; no hypothesis here.
 
 Every function returns nothing, or raises an AssertionError that says what does not hold. `chosen` has the variant,
-dispatcher, adapter (and whatever else differs from the defaults) of a spec.
+dispatcher, adapter (and whatever else differs from the defaults, a tuner or a reducer say) of a spec.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyt.assemble import build
 from dyt.checkpoint import load, plain_state, save
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, execution, forced, head_keys, record
+from dyt.model import DynamicModel, execution, forced, head_keys, record, tuned_keys
 from dyt.objective import TuningStep
 from dyt.route import activation_rate
 from dyt.spec import DyTSpec, parse
@@ -92,15 +92,21 @@ def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None
 
 
 def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: bool = False, steps: int = 2) -> None:
-    """Law 3: the frozen backbone is bit-identical after training; no trainable gradient is None."""
+    """Law 3: the frozen backbone is bit-identical after training; no trainable gradient is None.
+
+    Frozen is what neither a tuner trains nor a reducer brings, and it is what the plain model had before it was tuned.
+    """
     backbone = case.backbone()
-    names = set(backbone.state_dict())
+    given = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     model = built(case, {"objective": OBJECTIVE, **chosen}, backbone)
     model.set_grad_checkpointing(checkpointing)
     before = {k: v.detach().clone() for k, v in model.state_dict().items()}
     head = {f"backbone.{key}" for key in head_keys(model.backbone)}
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    expected = {name for name, _ in model.named_parameters() if ".sites." in name} | head
+    tuned = {f"backbone.{key}" for key in tuned_keys(model.backbone, model.tuner)}
+    require(tuned or model.tuner is None, "the tuner names nothing that it trains")
+    ours = {name for name, _ in model.named_parameters() if ".sites." in name or ".stage." in name}
+    expected = ours | head | tuned
     require(learning == expected, f"trainable, or not, against the plan: {sorted(learning ^ expected)}")
     step = TuningStep(model).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
@@ -119,7 +125,12 @@ def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: boo
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     require(changed <= learning, f"changed in training, though frozen: {sorted(changed - learning)}")
     require(head <= changed, f"not changed in training: {sorted(head - changed)}")
-    require(set(plain_state(backbone)) == names, "the backbone's own state-dict keys are not what they were")
+    require(not tuned or tuned & changed, "nothing that the tuner trains has changed in training")
+    plain = plain_state(backbone, model.tuner)
+    require(set(plain) == set(given), f"other keys than the plain backbone's: {sorted(set(plain) ^ set(given))}")
+    aside = head_keys(backbone) | tuned_keys(backbone, model.tuner)
+    other = [key for key, value in plain.items() if key not in aside and not torch.equal(value, given[key])]
+    require(not other, f"not what the plain backbone had, though frozen: {sorted(other)}")
 
 
 def images_do_not_meet(case: Sample, chosen: Chosen, executor: str) -> None:
@@ -143,10 +154,11 @@ def images_do_not_meet(case: Sample, chosen: Chosen, executor: str) -> None:
 def prefix_is_active(case: Sample, chosen: Chosen, training: bool) -> None:
     """Law 5: prefix tokens are always active and never counted in the rate; a gate equals its decision."""
     model = shaken(built(case, chosen), 1.0).train(training)
+    prompts = 0 if model.tuner is None else model.tuner.prompts
     with case.precision(), record(model) as routes:
         model(case.images())
     for route in routes:
-        known = route.prefix if case.prefix is None else case.prefix
+        known = route.prefix if case.prefix is None else case.prefix + prompts
         require(route.prefix == known, f"{route.site} has {route.prefix} prefix tokens, not {known}")
         require(route.active[:, : route.prefix].all(), f"{route.site}: a prefix token is not active")
         require(not route.active.shape[1] < route.prefix, f"{route.site} has fewer tokens than prefix tokens")
@@ -171,7 +183,7 @@ def spec_survives(plain: Mapping[str, Any]) -> None:
     require(DyTSpec.model_validate_json(spec.model_dump_json()) == spec, "not the same spec again from its JSON")
     require(parse_yaml(dump_yaml(dumped)) == dumped, f"not the same data again from YAML of {dumped}")
     require(json.loads(json.dumps(dumped, allow_nan=False)) == dumped, f"not the same data again from JSON of {dumped}")
-    for slot in ("variant", "dispatcher", "adapter"):
+    for slot in ("variant", "dispatcher", "adapter", "tuner", "reducer"):
         same = type(getattr(parse(DyTSpec, dumped), slot)) is type(getattr(spec, slot))
         require(same, f"the {slot}'s spec comes back as another class")
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from dyt.dispatchers.base import Place
 from dyt.errors import DyTError
+from dyt.reducers.base import Position
 from dyt.registry import KINDS
 from dyt.slots import spec_class
 
@@ -58,6 +59,31 @@ def _numbers(part: Mapping[str, Any]) -> st.SearchStrategy[Any] | None:
     )
 
 
+def stands(reducer: str, plain: Mapping[str, Any], depth: int) -> bool:
+    """Whether a reducer's spec, as plain data, fits a backbone of `depth` blocks: no DyTError refuses it."""
+    component = KINDS["reducers"].get(reducer)
+    try:
+        spec = spec_class(component).model_validate(plain)
+        layers = component.layers(spec, depth)
+        for i, block in enumerate(layers):
+            component(spec, Position(8, i, block, len(layers)))
+    except (ValidationError, DyTError):
+        return False
+    return True
+
+
+def depths(reducer: str) -> list[int]:
+    """The smallest depths of a backbone, three at most, that a reducer's default spec fits.
+
+    Raises:
+        AssertionError: it fits none of 24 blocks or fewer.
+    """
+    found = [depth for depth in range(1, 25) if stands(reducer, {"type": reducer}, depth)]
+    if not found:
+        raise AssertionError(f"reducers '{reducer}' with its default spec fits no backbone of 24 blocks or fewer")
+    return found[:3]
+
+
 def _taken(kind: str, component: Any, plain: dict[str, Any]) -> bool:
     try:
         spec = spec_class(component).model_validate(plain)
@@ -65,6 +91,8 @@ def _taken(kind: str, component: Any, plain: dict[str, Any]) -> bool:
             component(spec, Place(8))
         elif kind == "adapters":
             component(spec, 8)
+        elif kind == "tuners":
+            component(spec)
     except (ValidationError, DyTError):
         return False
     return True

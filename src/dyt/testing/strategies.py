@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyt.registry import KINDS
 from dyt.testing.cases import MLPS, Case
-from dyt.testing.schema import allowed
+from dyt.testing.schema import allowed, depths, stands
 
 DTYPES = ("float32", "autocast", "bfloat16")
 LAYOUTS = ("contiguous", "channels_last", "strided")
@@ -31,15 +31,24 @@ def needs_attention(dispatcher: str) -> bool:
 
 @st.composite
 def vits(
-    draw: st.DrawFn, pooled: bool = False, stochastic: bool = False, class_token: bool | None = None
+    draw: st.DrawFn,
+    pooled: bool = False,
+    stochastic: bool = False,
+    class_token: bool | None = None,
+    reads_patches: bool = True,
 ) -> dict[str, Any]:
     """Arguments of timm's VisionTransformer.
 
-    `pooled`: one vector per image; `stochastic`: drop path, dropout; `class_token`: with or without one, None for any.
+    `pooled`: one vector per image; `stochastic`: drop path, dropout; `class_token`: with or without one, None for any;
+    `reads_patches`: whether the head may read patch tokens, otherwise there is a class token, which it reads.
     """
     heads = draw(st.sampled_from([1, 2, 3]))
+    if not reads_patches:
+        class_token = True
     class_token = draw(st.booleans()) if class_token is None else class_token
     pools = ["avg", "map", *(["token"] * 2 if class_token else []), *([] if pooled else [""])]
+    if not reads_patches:
+        pools = ["token"]
     patch = draw(st.sampled_from([4, 7, 8]))
     args: dict[str, Any] = {
         "img_size": patch * draw(st.integers(1, 3)),
@@ -77,12 +86,19 @@ def cases(
     stochastic: bool = False,
     batch: int = 3,
     dispatcher: str | None = None,
+    reducer: str | None = None,
 ) -> Case:
     """A ViT with a batch of images: other and odd sizes where the model takes them, any memory layout, at least one.
 
-    `dispatcher`: one that the ViT must be able to have.
+    `dispatcher`, `reducer`: one that the ViT must be able to have.
     """
-    args = draw(vits(pooled, stochastic, True if dispatcher is not None and needs_attention(dispatcher) else None))
+    attended, restores = dispatcher is not None and needs_attention(dispatcher), True
+    if reducer is not None:
+        kind = KINDS["reducers"].get(reducer)
+        attended, restores = attended or kind.needs_attention, kind.restores
+    args = draw(vits(pooled, stochastic, True if attended else None, restores))
+    if reducer is not None:
+        args["depth"] = draw(st.sampled_from(depths(reducer)))
     image = (args["img_size"], args["img_size"])
     if args["dynamic_img_size"]:
         side = st.integers(1, 4).map(lambda n: n * args["patch_size"])
@@ -196,16 +212,38 @@ def components(kind: str) -> st.SearchStrategy[dict[str, Any]]:
 def companions(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     """Specs of any registered component of a kind that every backbone can have, to stand beside the one in question."""
     anywhere = [name for name in names(kind) if kind != "dispatchers" or not needs_attention(name)]
-    return st.sampled_from(anywhere).flatmap(lambda name: component(kind, name))
+    # A mixture without normalisation squares its tokens; six sites of it in a row leave float32.
+    return st.sampled_from(anywhere).flatmap(
+        lambda name: component(kind, name).filter(lambda plain: plain.get("normalisation") != "none")
+    )
+
+
+def reducing_variants() -> st.SearchStrategy[dict[str, Any]]:
+    """Specs of the variants in which a reducer may act: in all blocks."""
+    able = [name for name in names("variants") if KINDS["variants"].get(name).reduces]
+    return st.sampled_from(able).flatmap(
+        lambda name: component("variants", name).filter(lambda plain: plain.get("layers") is None)
+    )
+
+
+def reducing(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Specs of one reducer that fit each of its `depths`."""
+    return component("reducers", name).filter(lambda plain: all(stands(name, plain, depth) for depth in depths(name)))
 
 
 @st.composite
 def chosen(draw: st.DrawFn, /, **fixed: str) -> dict[str, Any]:
-    """Variant, dispatcher and adapter of a spec; `fixed` names some of them: `dispatcher="learned"`."""
+    """Variant, dispatcher and adapter of a spec; `fixed` names some of them: `dispatcher="learned"`.
+
+    A tuner or a reducer is there only where it is named, and a reducer stands beside a variant that it may act in.
+    """
     slots = {"variant": "variants", "dispatcher": "dispatchers", "adapter": "adapters"}
-    return {
-        slot: draw(component(kind, fixed[slot]) if slot in fixed else companions(kind)) for slot, kind in slots.items()
-    }
+    parts = {slot: component(kind, fixed[slot]) if slot in fixed else companions(kind) for slot, kind in slots.items()}
+    if "tuner" in fixed:
+        parts["tuner"] = component("tuners", fixed["tuner"])
+    if "reducer" in fixed:
+        parts |= {"variant": reducing_variants(), "reducer": reducing(fixed["reducer"])}
+    return {slot: draw(part) for slot, part in parts.items()}
 
 
 @st.composite

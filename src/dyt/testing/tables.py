@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 from torch import nn
 
 from dyt import families
-from dyt.assemble import refusal
+from dyt.assemble import refusal, tuner_of
 from dyt.errors import DyTError
-from dyt.registry import dispatchers, variants
-from dyt.testing import laws, parts
+from dyt.registry import dispatchers, tuners, variants
+from dyt.spec import DyTSpec, parse
+from dyt.testing import laws, parts, reduction
 from dyt.testing.cases import GivenCase
+from dyt.testing.law import Law
+from dyt.testing.schema import depths
 from dyt.testing.strategies import (
     DTYPES,
     LAYOUTS,
@@ -26,31 +29,27 @@ from dyt.testing.strategies import (
     mask_kinds,
     names,
     needs_attention,
+    reducing,
     specs,
 )
 
-Strategies = Mapping[str, st.SearchStrategy[Any]]
 FLOAT32 = ("float32",)
 EXECUTION = (1, 2, 4)
 """The laws for whole models that an executor can break; training, files and counting have executors of their own."""
-
-
-@dataclass(frozen=True)
-class Law:
-    """One law for one component: `holds(**fixed, **drawn)` raises where it does not hold."""
-
-    number: int
-    says: str
-    holds: Callable[..., None]
-    drawn: Strategies
-    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def laws_of(kind: str, name: str, backbone: Callable[[], nn.Module] | None, size: int | None) -> list[Law]:
     """The laws that concern this component."""
     if backbone is not None:
         return _family(name, backbone, size)
-    tables = {"dispatchers": _dispatcher, "adapters": _adapter, "variants": _variant, "executors": _executor}
+    tables = {
+        "dispatchers": _dispatcher,
+        "adapters": _adapter,
+        "variants": _variant,
+        "executors": _executor,
+        "tuners": _tuner,
+        "reducers": _reducer,
+    }
     return sorted(tables[kind](name), key=lambda law: law.number)
 
 
@@ -116,20 +115,59 @@ def _executor(name: str) -> list[Law]:
     ]
 
 
+def _tuner(name: str) -> list[Law]:
+    starts_plain = tuners.get(name).starts_plain
+    found = [law for law in _models(tuner=name) if starts_plain or law.number != 1]
+    return [*(replace(law, concerns=_can_be_tuned) for law in found), _spec(tuner=name)]
+
+
+def _can_be_tuned(drawn: Mapping[str, Any]) -> bool:
+    """Whether the drawn tuner does not refuse the drawn backbone."""
+    plain, tuner = drawn["case"].plain(), tuner_of(parse(DyTSpec, {"tuner": drawn["chosen"]["tuner"]}))
+    found = families.find(plain)
+    return tuner is not None and found is not None and tuner.refusal(plain, found[1]) is None
+
+
+def _reducer(name: str) -> list[Law]:
+    # No law 1: fewer tokens are another function. Law 2 in float32: in less, two executors' rounding may tip which
+    # tokens a later block keeps.
+    exact = cases(dtypes=FLOAT32, reducer=name)
+    found = [
+        replace(law, drawn={**law.drawn, "case": exact}) if law.number == 2 else law
+        for law in _models(reducer=name)
+        if law.number != 1
+    ]
+    alone = {
+        "reducer": reducing(name),
+        "seed": SEEDS,
+        "prefix": st.integers(1, 5),
+        "patches": st.integers(0, 20),
+        "depth": st.sampled_from(depths(name)),
+        "training": st.booleans(),
+    }
+    return [
+        *found,
+        _spec(reducer=name),
+        Law(9, "prefix tokens are untouched, kept tokens stay in order", reduction.reducer_keeps_the_order, alone),
+    ]
+
+
 def _spec(**fixed: str) -> Law:
     wanted = st.tuples(specs(), chosen(**fixed)).map(lambda both: both[0] | both[1])
+    if "tuner" in fixed:
+        wanted = wanted.map(lambda plain: plain | {"trainable": "adapters"})  # nothing else goes with a tuner
     return Law(6, "a spec survives JSON and YAML", laws.spec_survives, {"plain": wanted})
 
 
 def _models(**fixed: str) -> list[Law]:
     """The laws for whole models, over random ViTs; `fixed` names the component in question by its slot."""
     executors = [fixed.pop("executor")] if "executor" in fixed else names("executors")
-    dispatcher = fixed.get("dispatcher")
+    dispatcher, reducer = fixed.get("dispatcher"), fixed.get("reducer")
     picked = chosen(**fixed)
-    any_case = cases(dispatcher=dispatcher)
-    pooled = cases(pooled=True, stochastic=True, dispatcher=dispatcher)
+    any_case = cases(dispatcher=dispatcher, reducer=reducer)
+    pooled = cases(pooled=True, stochastic=True, dispatcher=dispatcher, reducer=reducer)
     many = pooled.filter(lambda case: case.vit["img_size"] > case.vit["patch_size"])  # more than one patch
-    exact = cases(dtypes=FLOAT32, batch=4, dispatcher=dispatcher)
+    exact = cases(dtypes=FLOAT32, batch=4, dispatcher=dispatcher, reducer=reducer)
     each = st.sampled_from(executors)
     return _whole(any_case, many, exact, picked, executors, each, dispatcher)
 

@@ -28,6 +28,9 @@ class Tuner(ABC):
     """
 
     Spec: ClassVar[type[TunerSpec]] = TunerSpec
+    starts_plain: ClassVar[bool] = True
+    """Whether a freshly tuned backbone computes what the plain one does; False where what is added takes part from the
+    start."""
 
     def __init__(self, spec: TunerSpec) -> None:
         self.prompts = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -77,6 +77,7 @@ class VPT(Tuner):
     """
 
     Spec = VPTSpec
+    starts_plain: ClassVar[bool] = False  # fresh prompts are random, and every token attends to them
 
     def __init__(self, spec: VPTSpec) -> None:
         super().__init__(spec)
