@@ -1,4 +1,5 @@
-"""The laws over combinations of everything registered: a sample by default, all of them with `--full`.
+"""The laws over combinations of everything registered: a sample by default, all of them with `--full`, a part of
+them with `--full --part I/N`.
 
 Each combination is put through law 1, law 2 (forced masks, and the dispatcher's own routes) and one training step.
 """
@@ -84,6 +85,15 @@ def sample(count: int) -> tuple[Combination, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
+def drawn(part: int, of: int) -> tuple[Combination, ...]:
+    """One of so many parts of all combinations, each a random sample of them; always the same."""
+    if not 1 <= part <= of:
+        raise pytest.UsageError(f"--part {part}/{of} is no part; give 1/{of} to {of}/{of}")
+    shuffled = list(combinations())
+    random.Random(0).shuffle(shuffled)
+    return tuple(shuffled[part - 1 :: of])
+
+
 def parts(combination: Combination, size: int) -> set[tuple[tuple[int, str], ...]]:
     """The names in it, or the pairs or triples of names, each with its axis."""
     return set(itertools.combinations(enumerate(astuple(combination)), size))
@@ -91,8 +101,8 @@ def parts(combination: Combination, size: int) -> set[tuple[tuple[int, str], ...
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "combination" in metafunc.fixturenames:
-        full = metafunc.config.getoption("full")
-        metafunc.parametrize("combination", combinations() if full else sample(SAMPLE), ids=str)
+        full, (part, of) = metafunc.config.getoption("full"), map(int, metafunc.config.getoption("part").split("/"))
+        metafunc.parametrize("combination", drawn(part, of) if full else sample(SAMPLE), ids=str)
 
 
 def test_a_combination_keeps_the_laws(combination: Combination) -> None:
@@ -119,6 +129,12 @@ def test_the_sample_has_every_name() -> None:
     assert {c.backbone for c in picked} == set(BACKBONES)
     for kind in ("variants", "dispatchers", "adapters", "executors"):
         assert {getattr(c, kind.removesuffix("s")) for c in picked} == set(names(kind))
+
+
+def test_the_parts_are_the_whole() -> None:
+    found = [combination for part in range(1, 8) for combination in drawn(part, 7)]
+    assert len(found) == len(combinations())
+    assert set(found) == set(combinations())
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -30,33 +30,33 @@ def paper(
     from rich.table import Table
 
     from dyt.cli.progress import rounds
-    from dyt.measure.paper import ROWS, lines
+    from dyt.measure.paper import lines, rows_of
 
-    chosen = table or []
-    wanted = [row for row in ROWS if not chosen or row.table in chosen]
+    wanted = rows_of(table or [])
     found: list[Line] = []
     with rounds("rows", len(wanted)) as done:
-        for line in lines(chosen, images):
+        for line in lines(wanted, images):
             found.append(line)
             done(len(found))
-    rows = [_cells(line) for line in found]
+    rows = [cells(line) for line in found]
     console = Console()
     for number in sorted({line.row.table for line in found}):
         shown = Table(title=f"Table {number}", title_justify="left", box=SIMPLE_HEAD)
         for column in COLUMNS[1:]:
             shown.add_column(column, justify="left" if column in WORDS else "right")
-        for cells in rows:
-            if cells[0] == str(number):
-                shown.add_row(*cells[1:])
+        for row in rows:
+            if row[0] == str(number):
+                shown.add_row(*row[1:])
         console.print(shown)
     if markdown is not None:
         rule = ["---" if column in WORDS else "---:" for column in COLUMNS]
-        text = "\n".join(f"| {' | '.join(cells)} |" for cells in (COLUMNS, rule, *rows))
+        text = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, rule, *rows))
         markdown.write_text(text + "\n")
         typer.echo(f"written to {markdown}")
 
 
-def _cells(line: Line) -> list[str]:
+def cells(line: Line) -> list[str]:
+    """A line as words, by `COLUMNS`."""
     row = line.row
     return [
         str(row.table),

@@ -12,6 +12,7 @@ from dyt.assemble import build
 from dyt.backbone import create, input_size
 from dyt.measure.activity import random_masks
 from dyt.measure.macs import count_macs
+from dyt.measure.shapes import ShapesOnly
 from dyt.model import DynamicModel, execution, forced, head_keys, record
 from dyt.spec import DyTSpec
 
@@ -47,7 +48,7 @@ class Costs:
 
 
 def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
-    """Counts a spec's costs on random weights: nothing is downloaded.
+    """Counts a spec's costs: nothing is downloaded, and what is counted is not computed, only its shapes.
 
     Args:
         spec: the model.
@@ -58,8 +59,11 @@ def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
         SpecError, UnsupportedError: as `dyt.build`.
         DyTError: a rate outside [0, 1].
     """
-    rate = spec.objective.rate if rate is None else rate
-    spec = without_weights(spec)
+    with ShapesOnly():
+        return _counted(without_weights(spec), spec.objective.rate if rate is None else rate, images)
+
+
+def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
     model = build(spec)
     batch = torch.zeros(images, 3, *input_size(model.backbone))
     with execution(model, "complete"):

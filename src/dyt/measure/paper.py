@@ -106,7 +106,7 @@ class Line:
         row: the paper's.
         params: trainable parameters in millions, head and dispatchers left out as in the paper.
         nominal: giga multiply-accumulates with exactly the nominal share of the patch tokens active in every image.
-        measured: the mean over images with random masks of that rate, as the FLOP counter sees them executed.
+        measured: the mean over images with random masks of that rate, each image at its own.
     """
 
     row: Row
@@ -134,12 +134,8 @@ def tables() -> list[int]:
     return sorted({row.table for row in ROWS})
 
 
-def lines(chosen: Sequence[int] = (), images: int = 4) -> Iterator[Line]:
-    """Computes the rows of the chosen tables, or of all, one by one; each preset once.
-
-    Args:
-        chosen: numbers of tables.
-        images: how many random masks are averaged.
+def rows_of(chosen: Sequence[int] = ()) -> tuple[Row, ...]:
+    """The rows of the chosen tables, or of all.
 
     Raises:
         DyTError: a table that is not among them.
@@ -148,10 +144,18 @@ def lines(chosen: Sequence[int] = (), images: int = 4) -> Iterator[Line]:
     if unknown:
         allowed = ", ".join(map(str, tables()))
         raise DyTError(f"no table {unknown[0]} to compute; allowed: {allowed} (the others need data)")
+    return tuple(row for row in ROWS if not chosen or row.table in chosen)
+
+
+def lines(rows: Sequence[Row] = ROWS, images: int = 4) -> Iterator[Line]:
+    """Computes rows one by one; each preset once.
+
+    Args:
+        rows: some of `ROWS`.
+        images: how many random masks are averaged.
+    """
     known: dict[str, tuple[float, float, float]] = {}
-    for row in ROWS:
-        if chosen and row.table not in chosen:
-            continue
+    for row in rows:
         if row.preset not in known:
             found = costs(preset(row.preset), images=images)
             known[row.preset] = (found.trainable - found.dispatchers) / 1e6, found.nominal / 1e9, found.executed / 1e9
