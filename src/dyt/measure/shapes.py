@@ -23,13 +23,16 @@ _DRAWS = {_aten.normal_, _aten.uniform_, _aten.erfinv_}
 """What random weights are drawn by."""
 
 
-class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ShapesOnly(TorchDispatchMode):
     """Inside, matrix products, convolutions and attention on the CPU answer zeros, and random weights are not drawn.
 
     What they cost depends on shapes alone, so that a FLOP counter entered inside counts the same: the model's code, its
     executors' gathering included, runs as ever. For models whose numbers of tokens are given (forced masks) or fixed;
     where they follow from values, a count is that of a model whose products are all zero.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

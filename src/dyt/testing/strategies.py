@@ -212,10 +212,7 @@ def components(kind: str) -> st.SearchStrategy[dict[str, Any]]:
 def companions(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     """Specs of any registered component of a kind that every backbone can have, to stand beside the one in question."""
     anywhere = [name for name in names(kind) if kind != "dispatchers" or not needs_attention(name)]
-    # A mixture without normalisation squares its tokens; six sites of it in a row leave float32.
-    return st.sampled_from(anywhere).flatmap(
-        lambda name: component(kind, name).filter(lambda plain: plain.get("normalisation") != "none")
-    )
+    return st.sampled_from(anywhere).flatmap(lambda name: component(kind, name))
 
 
 def reducing_variants() -> st.SearchStrategy[dict[str, Any]]:
