@@ -117,5 +117,5 @@ class Site(nn.Module):
         return self._adapted(self.executor(stochastic).mixing(fn, x, route), x)
 
     def _adapted(self, out: Tensor, x: Tensor) -> Tensor:
-        delta = self.adapter(x)
+        delta = self.adapter(x) if steer.current(self.key).adapters else None
         return out if delta is None else out + delta

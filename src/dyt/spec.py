@@ -13,6 +13,7 @@ from dyt.slots import ComponentSpec, Slot, Spec
 S = TypeVar("S", bound=Spec)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+NO_PRETRAINED = "objective.teacher: 'pretrained' needs a frozen backbone; use 'complete', or trainable: adapters"
 
 
 class Ramp(Spec):
@@ -122,9 +123,10 @@ class ObjectiveSpec(Spec):
     """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + weight (rate - r)^2.
 
     `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
-    complete model's cross entropy and of KL(complete || dynamic). `features`: of how far the class token on its way
-    through the blocks is from the complete model's; 0 in the paper. With all three 0 the complete pass is not run
-    (table 12).
+    complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
+    `features`: of how far the class token on its way through the blocks is from the teacher's; 0 in the paper.
+    `teacher`: the `complete` pass of the same step, which learns as well, or the `pretrained` backbone (all tokens, no
+    adapters), which stays what it is and needs no gradient.
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
     `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
@@ -137,6 +139,7 @@ class ObjectiveSpec(Spec):
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
     features: Annotated[float, Field(ge=0.0)] = 0.0
+    teacher: Literal["complete", "pretrained"] = "complete"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
     control: Literal["loss", "threshold"] = "loss"
@@ -168,6 +171,12 @@ class DyTSpec(Spec):
     adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DyTSpec:
+        if self.objective.teacher == "pretrained" and self.trainable == "full":
+            raise ValueError(NO_PRETRAINED)
+        return self
 
 
 def parse(cls: type[S], data: Any) -> S:

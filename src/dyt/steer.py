@@ -34,6 +34,7 @@ class Steering:
         probe: every token active, no dispatcher, and each route's gate a leaf of ones that the features can be
             differentiated by. Wins over `complete` and `masks`.
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
+        adapters: whether adapters add anything; without them the complete pass is the pretrained backbone's.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -43,6 +44,7 @@ class Steering:
     records: tuple[list[Route], ...] = ()
     probe: bool = False
     keep_tokens: bool = False
+    adapters: bool = True
     progress: float = 0.0
 
     @property
