@@ -1,5 +1,6 @@
 """The terms of the loss against their definitions, and TuningStep that joins them."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,16 +12,17 @@ from dyt import steer
 from dyt.errors import DyTError
 from dyt.objective import classification, distillation, feature_distance, mean_over_ranks
 from dyt.route import Route
-from laws.models import CLASSES, masks, tiny
+from dyt.spec import parse
+from laws.models import CLASSES, TINY, Case, masks, shaken, spec, tiny
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(4) % CLASSES
+STILL = {"type": "bottleneck", "dim": 8, "dropout": 0.0}
 
 
 def still(**changes: Any) -> dyt.DynamicModel:
     """In train mode, but drawing nothing: so that passes can be repeated."""
-    still_adapter = {"type": "bottleneck", "dim": 8, "dropout": 0.0}
-    return tiny(**({"dispatcher": {"type": "learned", "noise": 0.0}, "adapter": still_adapter} | changes)).train()
+    return tiny(**({"dispatcher": {"type": "learned", "noise": 0.0}, "adapter": STILL} | changes)).train()
 
 
 def test_kl_is_of_complete_against_dynamic_with_a_detached_teacher() -> None:
@@ -83,6 +85,45 @@ def test_the_features_term_teaches_routers_and_adapters(pool: str) -> None:
     parts["features"].backward()
     first = model.sites[0]
     assert all(p.grad is not None and bool(p.grad.any()) for p in first.parameters())
+
+
+@pytest.mark.parametrize("reducer", [None, {"type": "tome", "r": 2}])
+@pytest.mark.parametrize("complete", [0.0, 1.0])
+def test_the_pretrained_backbone_as_the_teacher(complete: float, reducer: dict[str, Any] | None) -> None:
+    """It has neither adapters nor dispatchers; it moves with nothing that is trained, and is given no gradient."""
+    backbone = Case(TINY, (32, 32), 4, 0).backbone()
+    plain = copy.deepcopy(backbone)
+    model = shaken(
+        dyt.build(spec(adapter=STILL, dispatcher={"type": "learned", "noise": 0}), backbone=backbone)
+    ).train()
+    step = dyt.TuningStep(
+        model, {"complete": complete, "distill": 0.0, "rate_weight": 0.0, "features": 2.0, "teacher": "pretrained"}
+    )
+    entered: list[torch.Tensor] = []
+    for block in plain.blocks:
+        block.norm2.register_forward_pre_hook(lambda _, args: entered.append(args[0][:, 0].detach()))
+    with torch.no_grad():
+        plain(X)
+    with dyt.record(model) as passes:
+        loss, parts = step(X, Y)
+    dynamic, pretrained = passes[: len(model.sites)], passes[-len(model.sites) :]
+    assert len(passes) == len(model.sites) * (3 if complete else 2)
+    for route, wanted in zip(pretrained, entered, strict=True):
+        assert route.dense
+        torch.testing.assert_close(route.summary(), wanted)
+        assert not route.summary().requires_grad
+    torch.testing.assert_close(parts["features"], feature_distance(dynamic, pretrained))
+    torch.testing.assert_close(loss, parts["cls"] + complete * parts["complete"] + 2.0 * parts["features"])
+    parts["features"].backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.sites[0].parameters())
+
+
+@pytest.mark.parametrize("changed", [{"trainable": "full"}, {"tuner": {"type": "bitfit"}}])
+def test_a_backbone_that_is_changed_is_no_pretrained_teacher(changed: dict[str, Any]) -> None:
+    with pytest.raises(DyTError, match="needs a frozen backbone"):
+        parse(dyt.DyTSpec, {"objective": {"teacher": "pretrained"}, **changed})
+    with pytest.raises(DyTError, match="needs a frozen backbone"):
+        dyt.TuningStep(still(**changed), {"teacher": "pretrained"})
 
 
 def test_routes_keep_no_tokens_unless_asked() -> None:

@@ -31,6 +31,7 @@ def test_the_defaults_are_the_paper_s() -> None:
             "complete": 1.0,
             "distill": 1.0,
             "features": 0.0,
+            "teacher": "complete",
             "temperature": 1.0,
             "asked": None,
             "control": "loss",

@@ -15,7 +15,7 @@ from dyt.control import follow
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, execution, record
 from dyt.route import Route, activation_rate
-from dyt.spec import ObjectiveSpec, Ramp, parse
+from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, parse
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,28 +33,28 @@ def distillation(complete: Tensor, dynamic: Tensor, temperature: float = 1.0) ->
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def feature_distance(dynamic: Sequence[Route], complete: Sequence[Route]) -> Tensor:
-    """() float32: how far the dynamic pass's features are from the complete pass's, which is detached.
+def feature_distance(dynamic: Sequence[Route], teacher: Sequence[Route]) -> Tensor:
+    """() float32: how far the dynamic pass's features are from those of a teacher's pass, which is detached.
 
     For each site the class token that enters it (the mean patch token where there is none), as the squared distance
-    over the variance of the complete pass's over the images of all ranks; then the mean over the sites. 0 where the
-    passes agree, about 1 where the dynamic pass tells nothing of the image.
+    over the variance of the teacher's over the images of all ranks; then the mean over the sites. 0 where the passes
+    agree, about 1 where the dynamic pass tells nothing of the image.
 
     Args:
         dynamic: routes of the dynamic pass that kept their tokens.
-        complete: of the complete pass of the same images.
+        teacher: of the teacher's pass of the same images.
 
     Raises:
         DyTError: a single image, which has no variance.
     """
-    teachers = [route.summary().detach() for route in complete]
-    terms = [(r.summary() - teacher).square().sum() for r, teacher in zip(dynamic, teachers, strict=True)]
+    teachers = [route.summary().detach() for route in teacher]
+    terms = [(r.summary() - t).square().sum() for r, t in zip(dynamic, teachers, strict=True)]
     sums, world = _joint(torch.cat([torch.cat([t.new_tensor([len(t)]), t.sum(0)]) for t in teachers]))
     spreads, floors = [], []
-    for teacher, own in zip(teachers, torch.split(sums, [t.shape[1] + 1 for t in teachers]), strict=True):
+    for t, own in zip(teachers, torch.split(sums, [t.shape[1] + 1 for t in teachers]), strict=True):
         if own[0] < 2:
             raise DyTError("objective.features compares images: a step needs at least two; use a larger batch")
-        spreads.append((teacher - own[1:] / own[0]).square().sum())
+        spreads.append((t - own[1:] / own[0]).square().sum())
         floors.append(1e-6 * own[1:].square().sum() / own[0])  # images that are all alike have no variance
     totals, _ = _joint(torch.stack([*(term.detach() for term in terms), *spreads]))
     found = []
@@ -116,6 +116,7 @@ class TuningStep(nn.Module):
 
     Raises:
         DyTError: another number of `layer_rates` than the model has dynamic blocks.
+        DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
     """
 
     def __init__(self, model: DynamicModel, objective: ObjectiveSpec | Mapping[str, Any] | None = None) -> None:
@@ -123,6 +124,8 @@ class TuningStep(nn.Module):
         self.model = model
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
         self.rates = asked_rates(model, self.objective)
+        if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
+            raise DyTError(NO_PRETRAINED)
         dispatcher = model.spec.dispatcher
         timed = getattr(dispatcher, "over_training", ())
         self.scheduled = self.objective.asked is not None or any(
@@ -143,9 +146,9 @@ class TuningStep(nn.Module):
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
             (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a reducer
-            asks for a term of its own. Terms that are off are 0; the complete pass is not run when all its weights are
-            0. The rate is the mean of M over all patch tokens of all sites and ranks, weighted by count; with
-            `layer_rates` the `rate` term is the mean over the sites of each one's own square.
+            asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained backbone, is
+            run only for terms that need it. The rate is the mean of M over all patch tokens of all sites and ranks,
+            weighted by count; with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -161,12 +164,16 @@ class TuningStep(nn.Module):
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
             parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
-            if o.complete > 0 or o.distill > 0 or o.features > 0:
-                with execution(self.model, "complete"), record(self.model) as complete_routes:
+            teacher: list[Route] = []
+            if o.complete > 0 or o.distill > 0 or (o.features > 0 and o.teacher == "complete"):
+                with execution(self.model, "complete"), record(self.model) as teacher:
                     complete = self.model(images)
                 parts["complete"] = classification(complete, labels) if o.complete > 0 else zero
                 parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
-                parts["features"] = feature_distance(routes, complete_routes) if o.features > 0 else zero
+            if o.features > 0:
+                if o.teacher == "pretrained":
+                    teacher = self._pretrained(images)
+                parts["features"] = feature_distance(routes, teacher)
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
             parts["active_rate"] = rate.detach()
@@ -185,6 +192,13 @@ class TuningStep(nn.Module):
             parts["reducer"] = torch.stack(penalties).sum()
             loss = loss + parts["reducer"]
         return loss, {**parts, "total": loss}
+
+    def _pretrained(self, images: Tensor) -> list[Route]:
+        """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned."""
+        plain = steer.steered(self.model.key, complete=True, plain=True)
+        with torch.no_grad(), plain, record(self.model) as routes:
+            self.model(images)
+        return routes
 
     def _progress(self, progress: float | None) -> float:
         if progress is None:

@@ -151,6 +151,8 @@ class Site(nn.Module):
         return self._adapted(self.executor(stochastic).mixing(fn, x, route), x, route, norm)
 
     def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
+        if steer.current(self.key).plain:
+            return out
         seen = x + out if self.adapter.placement == "sequential" else x
         if self.adapter.input == "normalised":
             assert norm is not None, "refused when the model was built"

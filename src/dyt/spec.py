@@ -13,6 +13,10 @@ from dyt.slots import ComponentSpec, Slot, Spec
 S = TypeVar("S", bound=Spec)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+NO_PRETRAINED = (
+    "objective.teacher: 'pretrained' needs a frozen backbone, without a tuner or trainable: full; "
+    "leave that out or use 'complete'"
+)
 
 
 class Ramp(Spec):
@@ -123,9 +127,10 @@ class ObjectiveSpec(Spec):
 
     `rate`: the asked activation rate r. `layer_rates`: one rate for each dynamic block, in order, whose mean is `rate`;
     the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
-    `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic). `features`: of
-    how far the class token on its way through the blocks is from the complete model's; 0 in the paper. With all three 0
-    the complete pass is not run (table 12).
+    `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic); with both 0 the
+    complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks is from
+    the teacher's; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns as well, or the
+    `pretrained` backbone (all tokens, no adapters or reducers), which stays what it is and needs no gradient.
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
     `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
@@ -139,6 +144,7 @@ class ObjectiveSpec(Spec):
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
     features: Annotated[float, Field(ge=0.0)] = 0.0
+    teacher: Literal["complete", "pretrained"] = "complete"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
     control: Literal["loss", "threshold"] = "loss"
@@ -200,6 +206,17 @@ class DyTSpec(Spec):
         if self.tuner is not None and self.trainable == "full":
             raise ValueError(f"trainable: full trains the whole backbone; leave out it or tuner '{self.tuner.type}'")
         return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DyTSpec:
+        if self.objective.teacher == "pretrained" and not self.keeps_pretrained:
+            raise ValueError(NO_PRETRAINED)
+        return self
+
+    @property
+    def keeps_pretrained(self) -> bool:
+        """Whether the model can still compute what its backbone did before it was tuned."""
+        return self.trainable == "adapters" and self.tuner is None
 
 
 def parse(cls: type[S], data: Any) -> S:

@@ -35,6 +35,7 @@ class Steering:
             differentiated by. Wins over `complete` and `masks`.
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
         penalties: lists that each forward appends the loss terms of its reducers to.
+        plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -45,6 +46,7 @@ class Steering:
     probe: bool = False
     keep_tokens: bool = False
     penalties: tuple[list[Tensor], ...] = ()
+    plain: bool = False
     progress: float = 0.0
 
     @property

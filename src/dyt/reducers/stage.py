@@ -107,9 +107,9 @@ class Stage(nn.Module):
 
     def _reduced(self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None) -> Tensor:
         keys, self.underway.keys = self.underway.keys, None
-        if self.reducer is None or self.reducer.where != where:
-            return x
         steering = steer.current(self.key)
+        if self.reducer is None or self.reducer.where != where or steering.plain:
+            return x
         scene = Scene(self.prefix, self.training and not steering.complete, keys, attention)
         reduced = self.reducer.reduce(x, self._carried(), scene)
         self.underway.carried = reduced.carried
