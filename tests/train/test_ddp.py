@@ -24,21 +24,54 @@ fit(parse(RunSpec, read(sys.argv[1])), sys.argv[2], progress=False)
 assert dist.get_world_size() == 2
 dist.destroy_process_group()
 """
+ROUTERS = """
+import json, sys
+import torch
+import torch.distributed as dist
+import dyt
+from dyt.testing.cases import tiny
+from dyt.train import start_routers
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+model = tiny(adapter={"type": "none"}, head={"num_classes": 5})
+torch.manual_seed(1 + rank)
+images = [(1 + 3 * rank) * torch.randn(6, 3, 32, 32) for _ in range(2)]
+start_routers(model, images, 0.4)
+with torch.no_grad(), dyt.record(model) as routes:
+    for batch in images:
+        model(batch)
+active = torch.cat([route.active[:, 1:].flatten() for route in routes]).float()
+mine = torch.cat([p.flatten() for site in model.sites for p in site.dispatcher.parameters()]).detach()
+both = [torch.empty_like(mine) for _ in range(2)]
+dist.all_gather(both, mine)
+alone = active.mean().item()
+joint = active.mean()
+dist.all_reduce(joint)
+assert torch.equal(*both)
+assert mine.any()
+if rank == 0:
+    open(sys.argv[1], "w").write(json.dumps({"alone": alone, "joint": joint.item() / 2}))
+dist.destroy_process_group()
+"""
 SILENT: dict[str, Any] = {"adapter": {"type": "bottleneck", "dim": 4, "dropout": 0.0}}
 
 
 def two_processes(run: RunSpec, tmp_path: Path) -> list[dict[str, Any]]:
     """The metrics of the run under torchrun."""
-    (tmp_path / "go.py").write_text(SCRIPT)
     (tmp_path / "given.yaml").write_text(dump_yaml(run.model_dump(mode="json", exclude_unset=True)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tmp_path / name) for name in ("go.py", "given.yaml", "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, "given.yaml", "two")
     return metrics(tmp_path / "two")
+
+
+def torchrun(script: str, folder: Path, *arguments: str) -> None:
+    """The script in two processes, given paths in the folder."""
+    (folder / "go.py").write_text(script)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = [str(folder / name) for name in ("go.py", *arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *given], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -59,3 +92,11 @@ def test_two_processes_equal_one(runs: Runs, tmp_path: Path, bias: float) -> Non
     assert result["test"]["active_rate"] == pytest.approx(one_result.test.active_rate, abs=1e-3)
     assert result["calibrated_rate"] == pytest.approx(one_result.calibrated_rate, abs=1e-3)
     assert result["test"]["accuracy"] == pytest.approx(one_result.test.accuracy)
+
+
+def test_routers_start_alike_on_all_processes(tmp_path: Path) -> None:
+    """From the images of both: about the asked share of the tokens is active over both, and not on each alone."""
+    torchrun(ROUTERS, tmp_path, "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["joint"] == pytest.approx(0.4, abs=0.03)
+    assert abs(found["alone"] - 0.4) > 0.06, found
