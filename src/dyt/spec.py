@@ -124,7 +124,8 @@ class ObjectiveSpec(Spec):
 
     `rate`: the asked activation rate r. `rate_weight`: alpha, 2 in the paper. `complete`, `distill`: weights of the
     complete model's cross entropy and of KL(complete || dynamic); with both 0 the complete pass is not run (table 12).
-    `features`: of how far the class token on its way through the blocks is from the teacher's; 0 in the paper.
+    `features`: of how far the class token on its way through the blocks is from the teacher's, a number or a `Ramp`; 0
+    in the paper.
     `teacher`: the `complete` pass of the same step, which learns as well, or the `pretrained` backbone (all tokens, no
     adapters), which stays what it is and needs no gradient.
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
@@ -138,7 +139,7 @@ class ObjectiveSpec(Spec):
     rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
-    features: Annotated[float, Field(ge=0.0)] = 0.0
+    features: Schedule = 0.0
     teacher: Literal["complete", "pretrained"] = "complete"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
@@ -148,7 +149,18 @@ class ObjectiveSpec(Spec):
     def _consistent(self) -> ObjectiveSpec:
         if self.asked is not None:
             self.asked.towards(self.rate)
+        if min(ends(self.features)) < 0:
+            raise ValueError(
+                f"features must not be below 0, at either end of a ramp (given {min(ends(self.features))})"
+            )
         return self
+
+    @field_validator("features")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) < 0:
+            raise ValueError("features must not be below 0")
+        return value
 
     def asked_rate(self, progress: float) -> float:
         """The rate asked for at `progress` in [0, 1] of the training."""
