@@ -126,6 +126,23 @@ def test_a_backbone_that_is_changed_is_no_pretrained_teacher(changed: dict[str, 
         dyt.TuningStep(still(**changed), {"teacher": "pretrained"})
 
 
+def test_the_features_weight_can_follow_the_training() -> None:
+    model, ramp = still(), {"start": 4.0, "end": 0.0, "until": 0.5}
+    terms = {"complete": 0.0, "distill": 0.0, "rate_weight": 0.0}
+    step = dyt.TuningStep(model, {**terms, "features": ramp})
+    for progress, weight in ((0.0, 4.0), (0.25, 2.0)):
+        loss, parts = step(X, Y, progress)
+        torch.testing.assert_close(loss, parts["cls"] + weight * parts["features"])
+    with dyt.record(model) as routes:
+        _, parts = step(X, Y, 0.5)
+    assert parts["features"] == 0
+    assert len(routes) == len(model.sites)  # no second pass
+    with pytest.raises(DyTError, match="pass progress"):
+        step(X, Y)
+    with pytest.raises(DyTError, match="features must not be below 0"):
+        parse(dyt.ObjectiveSpec, {"features": ramp | {"end": -1.0}})
+
+
 def test_routes_keep_no_tokens_unless_asked() -> None:
     model = still()
     with dyt.record(model) as routes:

@@ -15,7 +15,7 @@ from dyt.control import follow
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, execution, record
 from dyt.route import Route, activation_rate
-from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, parse
+from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -128,9 +128,8 @@ class TuningStep(nn.Module):
             raise DyTError(NO_PRETRAINED)
         dispatcher = model.spec.dispatcher
         timed = getattr(dispatcher, "over_training", ())
-        self.scheduled = self.objective.asked is not None or any(
-            isinstance(getattr(dispatcher, f), Ramp) for f in timed
-        )
+        schedules = [self.objective.features, *(getattr(dispatcher, field) for field in timed)]
+        self.scheduled = self.objective.asked is not None or any(isinstance(s, Ramp) for s in schedules)
         self.train(model.training)
 
     def forward(
@@ -157,20 +156,21 @@ class TuningStep(nn.Module):
                 dispatcher that scores nothing.
         """
         o, now = self.objective, self._progress(progress)
+        features = at(o.features, now)
         penalties: list[Tensor] = []
-        with steer.steered(self.model.key, progress=now, keep_tokens=o.features > 0):
+        with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
             with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,)):
                 logits = self.model(images)
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
             parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
             teacher: list[Route] = []
-            if o.complete > 0 or o.distill > 0 or (o.features > 0 and o.teacher == "complete"):
+            if o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete"):
                 with execution(self.model, "complete"), record(self.model) as teacher:
                     complete = self.model(images)
                 parts["complete"] = classification(complete, labels) if o.complete > 0 else zero
                 parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
-            if o.features > 0:
+            if features > 0:
                 if o.teacher == "pretrained":
                     teacher = self._pretrained(images)
                 parts["features"] = feature_distance(routes, teacher)
@@ -187,7 +187,7 @@ class TuningStep(nn.Module):
             if o.control == "threshold" and self.training:
                 follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
         loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"]
-        loss = loss + o.features * parts["features"] + o.rate_weight * parts["rate"]
+        loss = loss + features * parts["features"] + o.rate_weight * parts["rate"]
         if penalties:
             parts["reducer"] = torch.stack(penalties).sum()
             loss = loss + parts["reducer"]

@@ -129,7 +129,7 @@ class ObjectiveSpec(Spec):
     the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
     `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic); with both 0 the
     complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks is from
-    the teacher's; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns as well, or the
+    the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns as well, or the
     `pretrained` backbone (all tokens, no adapters or reducers), which stays what it is and needs no gradient.
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
@@ -143,7 +143,7 @@ class ObjectiveSpec(Spec):
     rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
     complete: Annotated[float, Field(ge=0.0)] = 1.0
     distill: Annotated[float, Field(ge=0.0)] = 1.0
-    features: Annotated[float, Field(ge=0.0)] = 0.0
+    features: Schedule = 0.0
     teacher: Literal["complete", "pretrained"] = "complete"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
@@ -170,6 +170,13 @@ class ObjectiveSpec(Spec):
             if abs(mean - self.rate) > 1e-6:
                 raise ValueError(f"the mean of layer_rates is {mean:g} and rate is {self.rate:g}; leave rate out")
         return self
+
+    @field_validator("features")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        if min(ends(value)) < 0:
+            raise ValueError("features must not be below 0")
+        return value
 
     def asked_rate(self, progress: float) -> float:
         """The rate asked for at `progress` in [0, 1] of the training."""
