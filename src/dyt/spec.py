@@ -149,10 +149,6 @@ class ObjectiveSpec(Spec):
     def _consistent(self) -> ObjectiveSpec:
         if self.asked is not None:
             self.asked.towards(self.rate)
-        if min(ends(self.features)) < 0:
-            raise ValueError(
-                f"features must not be below 0, at either end of a ramp (given {min(ends(self.features))})"
-            )
         return self
 
     @field_validator("features")
