@@ -129,8 +129,8 @@ class ObjectiveSpec(Spec):
     the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
     `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic); with both 0 the
     complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks is from
-    the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns as well, or the
-    `pretrained` backbone (all tokens, no adapters or reducers), which stays what it is and needs no gradient.
+    the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns
+    as well, or the `pretrained` backbone (all tokens, no adapters or reducers), which stays and needs no gradient.
     `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
     `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
