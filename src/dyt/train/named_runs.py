@@ -19,7 +19,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
                 "rate_weight": 0.0,
                 "complete": 0.0,
                 "distill": 0.0,
-                "features": 20.0,
+                "features": {"start": 20.0, "end": 2.0, "begin": 0.2, "until": 0.6, "shape": "exponential"},
                 "teacher": "pretrained",
                 "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
                 "control": "threshold",
