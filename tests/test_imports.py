@@ -36,6 +36,7 @@ ORDER = (
     ("checkpoint",),
     ("official",),
     ("measure",),
+    ("rewrites",),
     ("testing",),
     ("scaffold",),
     ("tasks",),

@@ -11,6 +11,7 @@ from dyt.model import DynamicModel, execution, forced, record
 from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
+from dyt.rewrites import optimize
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 
@@ -57,6 +58,7 @@ __all__ = [
     "from_official",
     "list",
     "load",
+    "optimize",
     "preset",
     "presets",
     "record",

@@ -40,9 +40,11 @@ def save(model: DynamicModel, path: str | Path) -> None:
     written beside its place and moved there whole, so that an interrupted save leaves what was there.
 
     Raises:
-        CheckpointError: a directory that does not exist.
+        CheckpointError: a directory that does not exist, or a model that was optimised.
     """
-    path = Path(path)
+    path, reason = Path(path), model.save_refusal()
+    if reason is not None:
+        raise CheckpointError(f"cannot save this model to '{path}': {reason}")
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model).items()}

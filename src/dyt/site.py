@@ -12,7 +12,7 @@ from dyt import steer
 from dyt.adapters.base import Adapter
 from dyt.dispatchers.base import Dispatcher, Moment
 from dyt.errors import DyTError, UnsupportedError
-from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.route import Route
 
 
@@ -58,12 +58,14 @@ class Site(nn.Module):
         padding: Tensor | None = None,
         attention: Callable[[], Tensor] | None = None,
         dropped: Tensor | None = None,
+        scores: Callable[[], Tensor] | None = None,
     ) -> Route:
         """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
 
         `attention` computes the class token's attention (B, P), for dispatchers that need it. `dropped` (B, N) bool is
         True at tokens that a reducer has dropped and that hold their place in fine-tuning: as padding, they are never
-        active and not counted; but where every token is active they are computed as the others.
+        active and not counted; but where every token is active they are computed as the others. `scores` computes the
+        patch tokens' logits (B, P), for a rewrite's dispatcher that has them of another product.
 
         Raises:
             DyTError: a forced mask that does not fit the batch.
@@ -79,7 +81,24 @@ class Site(nn.Module):
             hidden = _either(padding, dropped)
             route = Route(self._forced(steering.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, steering.progress, attention, dropped)
+            route = self._decided(x, padding, steering.progress, attention, dropped, scores)
+        return self._recorded(route, x)
+
+    def prefix_route(self, x: Tensor) -> Route:
+        """The route, recorded, of a branch that is computed for the prefix tokens of x (B, N, C) alone, however steered.
+
+        Raises:
+            DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
+        """
+        masks = steer.current(self.key).masks
+        if masks is not None:
+            self._forced(masks, x, None)
+        active = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        active[:, : self.prefix] = True
+        return self._recorded(Route(active, self.prefix, site=self.name), x)
+
+    def _recorded(self, route: Route, x: Tensor) -> Route:
+        steering = steer.current(self.key)
         if steering.keep_tokens:
             route = replace(route, entered=x)
         if self.raster is not None:
@@ -95,11 +114,13 @@ class Site(nn.Module):
         progress: float,
         attention: Callable[[], Tensor] | None,
         dropped: Tensor | None,
+        scores: Callable[[], Tensor] | None,
     ) -> Route:
         patches = x[:, self.prefix :]
         either = _either(padding, dropped)
         hidden = None if either is None else either[:, self.prefix :]
-        decision = self.dispatcher(patches, Moment(self.training, progress, self.threshold, hidden, attention))
+        moment = Moment(self.training, progress, self.threshold, hidden, attention, scores)
+        decision = self.dispatcher(patches, moment)
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
         padding = either
@@ -134,6 +155,10 @@ class Site(nn.Module):
                 f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
         return chosen
+
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
+        return self.executor(False).onto(branch, x, route, out)
 
     def pointwise(
         self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
