@@ -20,6 +20,7 @@ ORDER = (
     ("specfile",),
     ("route",),
     ("steer",),
+    ("breakeven",),
     ("bridges",),
     NEIGHBOURS,
     ("reducers",),

@@ -6,6 +6,7 @@ from dyt import adapters, dispatchers, executors, families, reducers, registry, 
 from dyt.assemble import Support, build, supports
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
+from dyt.measure.calibration import calibrate
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, record
 from dyt.named_specs import preset, presets
@@ -49,6 +50,7 @@ __all__ = [
     "WeightsError",
     "adapters",
     "build",
+    "calibrate",
     "count_macs",
     "dispatchers",
     "execution",

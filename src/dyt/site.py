@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dyt import steer
 from dyt.adapters.base import Adapter
+from dyt.breakeven import BreakEven
 from dyt.dispatchers.base import Dispatcher, Moment
 from dyt.errors import DyTError, UnsupportedError
 from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
@@ -27,9 +28,15 @@ class Site(nn.Module):
         executors: (in train mode, in eval mode) when the steering names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
+
+    Attributes:
+        break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
+            calibrated. An executor that the steering names is used whatever it says.
+        settled: whether a rewrite left nothing to decide and nothing to skip.
     """
 
     threshold: Tensor
+    break_even: BreakEven | None
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class Site(nn.Module):
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
         self.executors, self.rate, self.raster = executors, rate, raster
+        self.break_even, self.settled = None, False
         self.register_buffer("threshold", torch.zeros(()))
 
     def extra_repr(self) -> str:
@@ -85,7 +93,7 @@ class Site(nn.Module):
         return self._recorded(route, x)
 
     def prefix_route(self, x: Tensor) -> Route:
-        """The route, recorded, of a branch that is computed for the prefix tokens of x (B, N, C) alone, however steered.
+        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, however steered.
 
         Raises:
             DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
@@ -142,13 +150,19 @@ class Site(nn.Module):
             )
         return mask if padding is None else mask & ~padding
 
-    def executor(self, stochastic: bool) -> Executor:
-        """The executor of the present steering; `stochastic` says whether the branch draws drop path or dropout.
+    def executor(self, stochastic: bool, route: Route) -> Executor:
+        """The executor of the present steering for this route, or else the mode's, as the break-even says.
+
+        `stochastic` says whether the branch draws drop path or dropout.
 
         Raises:
             UnsupportedError: an executor that regroups tokens, in train mode, for a stochastic branch.
         """
-        chosen = steer.current(self.key).executor or self.executors[0 if self.training else 1]
+        chosen = steer.current(self.key).executor
+        if chosen is None:
+            computes_all, skips = self.executors
+            dense = self.training or (self.break_even is not None and self.break_even.prefers_dense(route))
+            chosen = computes_all if dense else skips
         if chosen.regroups and self.training and stochastic:
             raise UnsupportedError(
                 f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
@@ -158,7 +172,7 @@ class Site(nn.Module):
 
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
         """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
-        return self.executor(False).onto(branch, x, route, out)
+        return self.executor(False, route).onto(branch, x, route, out)
 
     def pointwise(
         self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
@@ -167,13 +181,13 @@ class Site(nn.Module):
 
         `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + M * fn(X).
         """
-        return self._adapted(self.executor(stochastic).pointwise(fn, x, route), x, route, norm)
+        return self._adapted(self.executor(stochastic, route).pointwise(fn, x, route), x, route, norm)
 
     def mixing(
         self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
     ) -> Tensor:
         """M * fn(X) + Adapter(X), (B, N, C), for a branch in which only active tokens see one another."""
-        return self._adapted(self.executor(stochastic).mixing(fn, x, route), x, route, norm)
+        return self._adapted(self.executor(stochastic, route).mixing(fn, x, route), x, route, norm)
 
     def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
         seen = x + out if self.adapter.placement == "sequential" else x

@@ -34,10 +34,8 @@ class Sparse(Executor):
         return out.index_copy(0, index, rows).reshape(*x.shape[:-1], rows.shape[-1])
 
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
-        """Gathers the active rows of both, adds the branch to them, and writes them back: no row twice, so no atomics."""
-        if route.dense:
-            return branch.onto(x, out)
-        if route.gate is not None:
+        """Gathers the active rows of both, adds the branch, and writes them back: no row twice, so no atomics."""
+        if route.dense or route.gate is not None:
             return super().onto(branch, x, route, out)
         index = route.active.reshape(-1).nonzero().squeeze(-1)
         into = out.reshape(-1, out.shape[-1])

@@ -14,7 +14,7 @@ from dyt.adapters.bottleneck import Bottleneck
 from dyt.dispatchers.base import Decision, Dispatcher, Moment
 from dyt.dispatchers.learned import Learned
 from dyt.dispatchers.scored import linear_scores
-from dyt.rewrites.products import add_linear, fixed, scaled
+from dyt.rewrites.products import add_linear, fixed, is_linear, scaled
 
 
 class FoldedAdapter(Adapter):
@@ -61,7 +61,7 @@ class FoldedAdapter(Adapter):
 class ScoredElsewhere(Dispatcher):
     """`learned` at inference, by logits that were computed elsewhere: active iff above the site's threshold."""
 
-    def __init__(self, dispatcher: Learned) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         nn.Module.__init__(self)
         self.level = dispatcher.level
 
@@ -71,6 +71,7 @@ class ScoredElsewhere(Dispatcher):
         return Decision(logits - moment.threshold.float() > 0, logits=logits)
 
 
-def merges(dispatcher: Dispatcher) -> bool:
-    """Whether the dispatcher's router can be an output of the down projection: it scores each token by itself."""
-    return type(dispatcher) is Learned and dispatcher.level == "token"
+def router_of(dispatcher: Dispatcher) -> nn.Linear | None:
+    """The router C -> 1 of a dispatcher that scores each token by it alone; None of another."""
+    own = type(dispatcher) is Learned and dispatcher.level == "token" and is_linear(dispatcher.router)
+    return dispatcher.router if own else None  # type: ignore[return-value]

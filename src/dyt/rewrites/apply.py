@@ -12,12 +12,13 @@ from dyt.adapters.none import NoAdapter
 from dyt.errors import UnsupportedError
 from dyt.families.vit import ViT
 from dyt.model import DynamicModel
-from dyt.rewrites.adapter import FoldedAdapter, ScoredElsewhere, merges
+from dyt.rewrites.adapter import FoldedAdapter, ScoredElsewhere, router_of
 from dyt.rewrites.attention import FusedAttention, LeadingAttention
 from dyt.rewrites.block import LeadingBlock, RewrittenBlock, attention_of, mlp_of
 from dyt.rewrites.model import OptimizedModel
 from dyt.rewrites.products import is_linear
 from dyt.rewrites.report import BlockReport, Report
+from dyt.site import Site
 from dyt.variants.base import DynamicBlock
 from dyt.variants.mlp import MLPVariant
 
@@ -50,7 +51,7 @@ def optimize(model: DynamicModel, last_block: bool = True) -> OptimizedModel:
     """
     if isinstance(model, OptimizedModel):
         raise UnsupportedError("the model is optimised already; optimise the one that it was made from")
-    twin = copy.deepcopy(model).eval()
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
     backbone = twin.backbone
     blocks = {name: module for name, module in backbone.named_modules() if isinstance(module, DynamicBlock)}
     reports, leading = [], None
@@ -80,7 +81,10 @@ def _left_alone(block: DynamicBlock) -> str | None:
         return "a reducer changes its tokens"
     if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
         return "forward hooks are registered in it"
-    site = block.site("mlp")
+    return _site_left_alone(block.site("mlp"))
+
+
+def _site_left_alone(site: Site) -> str | None:
     if site.dispatcher.needs_attention:
         return "its dispatcher reads the class token's attention"
     if type(site.adapter) is Bottleneck and not (is_linear(site.adapter.down) and is_linear(site.adapter.up)):
@@ -103,20 +107,21 @@ def _leading(backbone: nn.Module, block: DynamicBlock) -> tuple[int | None, str 
 
 def _rewritten(block: DynamicBlock, path: str, leading: int | None) -> tuple[RewrittenBlock, BlockReport]:
     """The block for its leading tokens, or for all, of the modules of a dynamic one; and what was done."""
-    site, did = block.site("mlp"), []
-    merged = leading is None and merges(site.dispatcher)
+    site, did, attention_reason = block.site("mlp"), [], None
+    router = router_of(site.dispatcher) if leading is None else None
     if type(site.adapter) is Bottleneck:
-        site.adapter = FoldedAdapter(site.adapter, site.dispatcher.router if merged else None)  # type: ignore[arg-type]
-        did += [MERGED, FOLDED] if merged else [FOLDED]
-        if merged:
-            site.dispatcher = ScoredElsewhere(site.dispatcher)
+        site.adapter = FoldedAdapter(site.adapter, router)
+        did += [FOLDED] if router is None else [MERGED, FOLDED]
+        site.dispatcher = site.dispatcher if router is None else ScoredElsewhere(site.dispatcher)
     mlp, mlp_reason = mlp_of(block)
-    if leading is not None:
-        attention = LeadingAttention(block, leading)
-        did = [SHORT.format(leading), ABSORBED if attention.absorbs_keys else POOLED, *did]
-        left = () if mlp_reason is None else (mlp_reason,)
-        return LeadingBlock(block.family, site, attention, mlp), BlockReport(path, tuple(did), left)
-    attention, attention_reason = attention_of(block)
-    did = [*([PROJECTED] if attention_reason is None else []), *did, *([GATHERED] if mlp_reason is None else [])]
+    rewritten: RewrittenBlock
+    if leading is None:
+        attention, attention_reason = attention_of(block)
+        rewritten = RewrittenBlock(block.family, site, attention, mlp)
+        did = [*([PROJECTED] if attention_reason is None else []), *did, *([GATHERED] if mlp_reason is None else [])]
+    else:
+        short = LeadingAttention(block, leading)
+        rewritten = LeadingBlock(block.family, site, short, mlp)
+        did = [SHORT.format(leading), ABSORBED if short.absorbs_keys else POOLED, *did]
     left = tuple(reason for reason in (attention_reason, mlp_reason) if reason is not None)
-    return RewrittenBlock(block.family, site, attention, mlp), BlockReport(path, tuple(did), left)
+    return rewritten, BlockReport(path, tuple(did), left)

@@ -44,7 +44,7 @@ class FusedAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, C), for `mask` broadcastable to (B, H, N, N), bool or added to the scores, or None."""
-        q, k, v = self.qkv(self.pre(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(self.pre(x)).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
         return add_linear(x, self.norm(mixed.transpose(1, 2).flatten(2)), self.proj)
 
@@ -80,9 +80,8 @@ class LeadingAttention(nn.Module):
             rows = gather_pairs(mask, None)[:, :, : self.count]
             scores = scores.masked_fill(~rows, -torch.inf) if rows.dtype == torch.bool else scores + rows
         shares = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-        pooled = (shares.flatten(1, 2) @ y).unflatten(1, (self.heads, -1))  # (B, H, k, C)
-        values = pooled @ self.v.weight.unflatten(0, (self.heads, -1)).mT
-        mixed = values.transpose(1, 2).flatten(2)
+        pooled = (shares.flatten(1, 2) @ y).reshape(*shares.shape[:3], -1)  # (B, H, k, C)
+        mixed = (pooled @ self._by_head(self.v).mT).transpose(1, 2).flatten(2)
         if self.v.bias is not None:  # the shares of a query sum to one
             mixed = mixed + self.v.bias
         return add_linear(x[:, : self.count], self.norm(mixed), self.proj)
@@ -90,6 +89,11 @@ class LeadingAttention(nn.Module):
     def scores(self, q: Tensor, y: Tensor) -> Tensor:
         """(B, H, k, N) of queries q (B, H, k, D) and normalised tokens y (B, N, C), before their factor."""
         if not self.absorbs_keys:
-            return q @ self.k_norm(split_heads(self.k(y), self.heads)).mT
-        absorbed = q @ self.k.weight.unflatten(0, (self.heads, -1))  # (B, H, k, C)
-        return (absorbed.flatten(1, 2) @ y.mT).unflatten(1, (self.heads, -1))
+            keys: Tensor = self.k_norm(split_heads(self.k(y), self.heads))
+            return q @ keys.mT
+        absorbed = q @ self._by_head(self.k)  # (B, H, k, C)
+        return (absorbed.flatten(1, 2) @ y.mT).reshape(*q.shape[:3], -1)
+
+    def _by_head(self, linear: nn.Linear) -> Tensor:
+        """Its weight as (H, D, C)."""
+        return linear.weight.reshape(self.heads, -1, linear.in_features)

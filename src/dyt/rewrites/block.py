@@ -90,13 +90,15 @@ class RewrittenBlock(nn.Module):
 class LeadingBlock(RewrittenBlock):
     """The last block, for the k leading tokens that the head reads, (B, N, C) -> (B, k, C).
 
-    They are prefix tokens, active whatever the dispatcher says: nothing is decided, and the route is that of the prefix.
+    They are prefix tokens, active whatever the dispatcher says: nothing is decided, and the route is the prefix alone.
 
     Args:
         family, site, attention, mlp: as for `RewrittenBlock`.
     """
 
-    attention: LeadingAttention
+    def __init__(self, family: Family, site: Site, attention: LeadingAttention, mlp: FusedMlp | KeptMlp) -> None:
+        super().__init__(family, site, attention, mlp)
+        site.settled = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.site.prefix_route(x)

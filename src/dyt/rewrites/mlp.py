@@ -61,4 +61,5 @@ class KeptMlp(nn.Module):
 
     def onto(self, x: Tensor, out: Tensor) -> Tensor:
         """out + branch(x)."""
-        return out + self(x)
+        added: Tensor = out + self(x)
+        return added

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from timm.layers import LayerScale  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
@@ -15,7 +14,8 @@ def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     rounded.
     """
     if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
-        return x + linear(h)
+        added: Tensor = x + linear(h)
+        return added
     out = torch.addmm(x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1]), linear.weight.t())
     return (out if linear.bias is None else out.add_(linear.bias)).reshape(x.shape)
 
