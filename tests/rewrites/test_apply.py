@@ -20,7 +20,7 @@ from laws.models import CLASSES, TINY, Case, GivenCase, masks, shaken, spec, tin
 from laws.strategies import cases, component, mask_kinds, names
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-EXECUTIONS = ["masked", "sparse", "complete"]
+EXECUTIONS = [*names("executors"), "complete"]
 CLOSE = 1e-4
 """Router logits nearer to the threshold than this may be on its other side in another summation order."""
 
@@ -237,7 +237,7 @@ def test_what_is_left_alone_says_why_and_has_its_numbers(make: Any, reason: str)
     model = make()
     optimized = dyt.optimize(model)
     assert reason in optimized.report.blocks[0].left
-    assert f"left alone: {reason}" in str(optimized.report)
+    assert f": {reason}" in str(optimized.report)
     for name in EXECUTIONS:
         with torch.no_grad(), dyt.execution(model, name), dyt.execution(optimized, name):
             torch.testing.assert_close(optimized(X), model(X), atol=2e-5, rtol=2e-5)
@@ -246,7 +246,25 @@ def test_what_is_left_alone_says_why_and_has_its_numbers(make: Any, reason: str)
 def test_a_mixture_of_experts_keeps_every_token_of_the_last_block() -> None:
     model = tiny(adapter={"type": "moe", "dim": 4})
     optimized = dyt.optimize(model)
-    assert optimized.report.blocks[1].left == ("every token of it, since its adapter is a MoE",)
+    assert optimized.report.blocks[1].left == ("its adapter is a MoE, which may read every token",)
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(X), model(X), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("tuner", "rewritten"),
+    [
+        ({"type": "vpt", "tokens": 2, "deep": True}, [False] * 3),
+        ({"type": "vpt", "tokens": 2, "deep": False}, [False, True, False]),
+        ({"type": "lora", "rank": 2}, [True] * 3),
+        ({"type": "bitfit"}, [True] * 3),
+    ],
+)
+def test_a_tuned_backbone(tuner: dict[str, Any], rewritten: list[bool]) -> None:
+    """Prompts are hooks on blocks, and LoRA stands in the place of a linear layer."""
+    model = tiny({"depth": 3}, tuner=tuner)
+    optimized = dyt.optimize(model)
+    assert [bool(block.rewrites) for block in optimized.report.blocks] == rewritten
     with torch.no_grad():
         torch.testing.assert_close(optimized(X), model(X), atol=2e-5, rtol=2e-5)
 
@@ -288,8 +306,10 @@ def test_the_blocks_of_the_default_model() -> None:
 
 
 def test_a_report_joins_blocks_that_were_rewritten_alike() -> None:
-    report = Report((BlockReport("blocks.0", ("a",)), BlockReport("blocks.1", ("a",), ("b",))))
-    assert str(report) == "blocks.0: a\nblocks.1: a; left alone: b"
+    whole, part, none = ("a", "b"), (), ("c",)
+    blocks = [(whole, part), (whole, part), (whole, none), ((), none)]
+    report = Report(tuple(BlockReport(f"blocks.{i}", *block) for i, block in enumerate(blocks)))
+    assert str(report) == "blocks.0 to blocks.1: a; b\nblocks.2: a; b; not all of it: c\nblocks.3: left alone: c"
 
 
 def test_optimising_twice_is_refused() -> None:

@@ -63,7 +63,7 @@ def optimize(model: DynamicModel, last_block: bool = True) -> OptimizedModel:
         if last_block and path == block.family.blocks(backbone)[-1]:
             leading, reason = _leading(backbone, block)
         rewritten, report = _rewritten(block, path, leading)
-        if reason is not None:
+        if reason is not None and reason not in report.left:
             report = replace(report, left=(*report.left, reason))
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, rewritten)
@@ -99,9 +99,9 @@ def _leading(backbone: nn.Module, block: DynamicBlock) -> tuple[int | None, str 
     count, adapter = block.family.leading_read(backbone), block.site("mlp").adapter
     reason = FusedAttention.refusal(block)
     if count is None:
-        reason = "every token of it, since the head may read any"
+        reason = "the head may read any of its tokens"
     elif type(adapter) not in {Bottleneck, NoAdapter}:
-        reason = f"every token of it, since its adapter is a {type(adapter).__name__}"
+        reason = f"its adapter is a {type(adapter).__name__}, which may read every token"
     return (count, None) if reason is None else (None, reason)
 
 

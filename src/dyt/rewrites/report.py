@@ -39,7 +39,8 @@ class Report:
         for (rewrites, left), run in groupby(self.blocks, lambda block: (block.rewrites, block.left)):
             paths = [block.path for block in run]
             which = paths[0] if len(paths) == 1 else f"{paths[0]} to {paths[-1]}"
-            yield f"{which}: {'; '.join([*rewrites, *(f'left alone: {reason}' for reason in left)])}"
+            why = "not all of it" if rewrites else "left alone"
+            yield f"{which}: {'; '.join([*rewrites, *(f'{why}: {reason}' for reason in left)])}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
