@@ -16,6 +16,7 @@ from dyt.rewrites import BlockReport, Report
 from dyt.rewrites.block import LeadingBlock, RewrittenBlock
 from dyt.testing.laws import executed
 from dyt.variants.base import DynamicBlock
+from families.zoo import ZOO
 from laws.models import CLASSES, TINY, Case, GivenCase, masks, shaken, spec, tiny
 from laws.strategies import cases, component, mask_kinds, names
 
@@ -315,3 +316,18 @@ def test_a_report_joins_blocks_that_were_rewritten_alike() -> None:
 def test_optimising_twice_is_refused() -> None:
     with pytest.raises(dyt.UnsupportedError, match="optimised already"):
         dyt.optimize(dyt.optimize(tiny()))
+
+
+@pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if animal.family == "vit"])
+def test_every_configuration_of_timm_s_plain_block(name: str) -> None:
+    """Padding, gates, differential attention, gated MLPs, norms of other kinds: rewritten or kept, the numbers stay."""
+    animal = ZOO[name]
+    plain = animal.backbone()
+    model, x = shaken(dyt.build(spec(), backbone=plain)), animal.images(plain)
+    optimized = dyt.optimize(model)
+    assert any(block.rewrites for block in optimized.report.blocks)
+    with torch.no_grad():
+        with dyt.record(optimized) as routes:
+            out = optimized(x)
+        with dyt.execution(model, "masked"), dyt.forced(model, [route.active for route in routes]):
+            torch.testing.assert_close(out, model(x), atol=1e-4, rtol=1e-4)
