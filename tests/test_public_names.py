@@ -15,6 +15,8 @@ FUNCTIONS = {
     "forced": "(model, masks)",
     "execution": "(model, name)",
     "count_macs": "(model, images)",
+    "optimize": "(model, last_block=True)",
+    "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
     "supports": "(name, **args)",
     "list": "(kind)",

@@ -6,11 +6,13 @@ from dyt import adapters, dispatchers, executors, families, reducers, registry, 
 from dyt.assemble import Support, build, supports
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
+from dyt.measure.calibration import calibrate
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, record
 from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
+from dyt.rewrites import optimize
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 
@@ -48,6 +50,7 @@ __all__ = [
     "WeightsError",
     "adapters",
     "build",
+    "calibrate",
     "count_macs",
     "dispatchers",
     "execution",
@@ -57,6 +60,7 @@ __all__ = [
     "from_official",
     "list",
     "load",
+    "optimize",
     "preset",
     "presets",
     "record",

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from dyt import families
 from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
+from dyt.breakeven import BreakEven
 from dyt.bridges import bridged
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel, head_keys, tuned_keys
@@ -28,6 +30,8 @@ from dyt.spec import DyTSpec, parse
 from dyt.tuners.base import Tuner
 
 FORMAT, VERSION = "dyt", "1"
+BREAK_EVEN = "break_even"
+"""The metadata entry with what `dyt.calibrate` found, as JSON by site name; absent where nothing was calibrated."""
 CHECKSUM = "sha256"
 """The metadata entry with the checksum of all the rest; safetensors has none of its own."""
 
@@ -36,17 +40,23 @@ def save(model: DynamicModel, path: str | Path) -> None:
     """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
 
     With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
-    `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. The file is
-    written beside its place and moved there whole, so that an interrupted save leaves what was there.
+    `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. What
+    `dyt.calibrate` found is in the metadata. The file is written beside its place and moved there whole, so that an
+    interrupted save leaves what was there.
 
     Raises:
-        CheckpointError: a directory that does not exist.
+        CheckpointError: a directory that does not exist, or a model that was optimised.
     """
-    path = Path(path)
+    path, reason = Path(path), model.save_refusal()
+    if reason is not None:
+        raise CheckpointError(f"cannot save this model to '{path}': {reason}")
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model).items()}
     metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.model_dump_json()}
+    found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
+    if found:
+        metadata[BREAK_EVEN] = json.dumps(found)
     if model.spec.trainable != "full":
         metadata["backbone_sha256"] = fingerprint(model.backbone, model.tuner)
     metadata[CHECKSUM] = checksum(tensors, metadata)
@@ -81,6 +91,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         spec = parse(DyTSpec, json.loads(metadata["spec"]))
     except (KeyError, ValueError, RecursionError) as error:  # a SpecError is a ValueError
         raise CheckpointError(f"'{path}': its spec cannot be used: {error}") from error
+    calibrated = _break_evens(metadata, path)
     full = spec.trainable == "full"
     if backbone is None:
         if spec.backbone.weights == "none" and not full:
@@ -115,7 +126,20 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         backbone.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
     model = build(spec, backbone=backbone)
     put(model, tensors)
+    for site in model.sites:
+        site.break_even = calibrated.get(site.name)
     return model.eval()
+
+
+def _break_evens(metadata: Mapping[str, str], path: str | Path) -> dict[str, BreakEven]:
+    try:
+        found = json.loads(metadata.get(BREAK_EVEN, "{}"))
+        return {
+            name: BreakEven(tuple(each["batches"]), tuple(each["shares"]), each["expected"])
+            for name, each in found.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a DyTError is a ValueError
+        raise CheckpointError(f"'{path}': its break-even cannot be used: {error}") from error
 
 
 def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -62,6 +62,10 @@ class DynamicModel(nn.Module):
             if isinstance(module, DynamicBlock):
                 module.grad_checkpointing = enable
 
+    def save_refusal(self) -> str | None:
+        """Why this model cannot be saved, in words; None when it can."""
+        return None
+
     # timm's interface --------------------------------------------------------------------------------------------
 
     def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from dyt import steer
 from dyt.adapters.base import Adapter
+from dyt.breakeven import BreakEven
 from dyt.dispatchers.base import Dispatcher, Moment
 from dyt.errors import DyTError, UnsupportedError
-from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.route import Route
 
 
@@ -27,9 +28,15 @@ class Site(nn.Module):
         executors: (in train mode, in eval mode) when the steering names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
+
+    Attributes:
+        break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
+            calibrated. An executor that the steering names is used whatever it says.
+        settled: whether a rewrite left nothing to decide and nothing to skip.
     """
 
     threshold: Tensor
+    break_even: BreakEven | None
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class Site(nn.Module):
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
         self.executors, self.rate, self.raster = executors, rate, raster
+        self.break_even, self.settled = None, False
         self.register_buffer("threshold", torch.zeros(()))
 
     def extra_repr(self) -> str:
@@ -58,12 +66,14 @@ class Site(nn.Module):
         padding: Tensor | None = None,
         attention: Callable[[], Tensor] | None = None,
         dropped: Tensor | None = None,
+        scores: Callable[[], Tensor] | None = None,
     ) -> Route:
         """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
 
         `attention` computes the class token's attention (B, P), for dispatchers that need it. `dropped` (B, N) bool is
         True at tokens that a reducer has dropped and that hold their place in fine-tuning: as padding, they are never
-        active and not counted; but where every token is active they are computed as the others.
+        active and not counted; but where every token is active they are computed as the others. `scores` computes the
+        patch tokens' logits (B, P), for a rewrite's dispatcher that has them of another product.
 
         Raises:
             DyTError: a forced mask that does not fit the batch.
@@ -79,7 +89,24 @@ class Site(nn.Module):
             hidden = _either(padding, dropped)
             route = Route(self._forced(steering.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, steering.progress, attention, dropped)
+            route = self._decided(x, padding, steering.progress, attention, dropped, scores)
+        return self._recorded(route, x)
+
+    def prefix_route(self, x: Tensor) -> Route:
+        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, however steered.
+
+        Raises:
+            DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
+        """
+        masks = steer.current(self.key).masks
+        if masks is not None:
+            self._forced(masks, x, None)
+        active = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        active[:, : self.prefix] = True
+        return self._recorded(Route(active, self.prefix, site=self.name), x)
+
+    def _recorded(self, route: Route, x: Tensor) -> Route:
+        steering = steer.current(self.key)
         if steering.keep_tokens:
             route = replace(route, entered=x)
         if self.raster is not None:
@@ -95,11 +122,13 @@ class Site(nn.Module):
         progress: float,
         attention: Callable[[], Tensor] | None,
         dropped: Tensor | None,
+        scores: Callable[[], Tensor] | None,
     ) -> Route:
         patches = x[:, self.prefix :]
         either = _either(padding, dropped)
         hidden = None if either is None else either[:, self.prefix :]
-        decision = self.dispatcher(patches, Moment(self.training, progress, self.threshold, hidden, attention))
+        moment = Moment(self.training, progress, self.threshold, hidden, attention, scores)
+        decision = self.dispatcher(patches, moment)
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
         padding = either
@@ -121,19 +150,29 @@ class Site(nn.Module):
             )
         return mask if padding is None else mask & ~padding
 
-    def executor(self, stochastic: bool) -> Executor:
-        """The executor of the present steering; `stochastic` says whether the branch draws drop path or dropout.
+    def executor(self, stochastic: bool, route: Route) -> Executor:
+        """The executor of the present steering for this route, or else the mode's, as the break-even says.
+
+        `stochastic` says whether the branch draws drop path or dropout.
 
         Raises:
             UnsupportedError: an executor that regroups tokens, in train mode, for a stochastic branch.
         """
-        chosen = steer.current(self.key).executor or self.executors[0 if self.training else 1]
+        chosen = steer.current(self.key).executor
+        if chosen is None:
+            computes_all, skips = self.executors
+            dense = self.training or (self.break_even is not None and self.break_even.prefers_dense(route))
+            chosen = computes_all if dense else skips
         if chosen.regroups and self.training and stochastic:
             raise UnsupportedError(
                 f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
                 f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
         return chosen
+
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
+        return self.executor(False, route).onto(branch, x, route, out)
 
     def pointwise(
         self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
@@ -142,13 +181,13 @@ class Site(nn.Module):
 
         `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + M * fn(X).
         """
-        return self._adapted(self.executor(stochastic).pointwise(fn, x, route), x, route, norm)
+        return self._adapted(self.executor(stochastic, route).pointwise(fn, x, route), x, route, norm)
 
     def mixing(
         self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
     ) -> Tensor:
         """M * fn(X) + Adapter(X), (B, N, C), for a branch in which only active tokens see one another."""
-        return self._adapted(self.executor(stochastic).mixing(fn, x, route), x, route, norm)
+        return self._adapted(self.executor(stochastic, route).mixing(fn, x, route), x, route, norm)
 
     def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
         if steer.current(self.key).plain:

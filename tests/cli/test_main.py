@@ -81,6 +81,9 @@ def test_macs_and_bench(tmp_path):
     result = run("bench", "dyt", "--set", NAME, "--set", TINY, *args)
     assert "forced masks, random weights, 50.0% active" in result.stdout, result.output
     assert json.loads(file.read_text())["batch"] == 2
+    result = run("bench", "dyt", "--set", NAME, "--set", TINY, "--optimize", *args)
+    assert "blocks.0: attention's projection onto the residual" in result.stdout, result.output
+    assert json.loads(file.read_text())["conditions"]["blocks"] == "optimized"
 
 
 def test_plot_draws_a_saved_model(tmp_path, monkeypatch):

@@ -24,6 +24,28 @@ def test_the_branch_is_given_active_tokens_only() -> None:
     assert sum(seen) == 3
 
 
+class Counted:
+    """A branch that counts the rows that it is given."""
+
+    rows = 0
+
+    def __call__(self, y: Tensor) -> Tensor:
+        raise AssertionError("onto alone is asked for")
+
+    def onto(self, y: Tensor, out: Tensor) -> Tensor:
+        self.rows += y.shape[0]
+        return out + y
+
+
+def test_active_rows_alone_are_written_and_in_place() -> None:
+    active = torch.tensor([[True, False, True], [False, False, True]])
+    x, out, branch = torch.randn(2, 3, 4), torch.zeros(2, 3, 4), Counted()
+    got = Sparse().onto(branch, x, Route(active, 0), out)
+    assert branch.rows == 3
+    assert got.data_ptr() == out.data_ptr()
+    assert torch.equal(got, x * active[..., None])
+
+
 @pytest.mark.parametrize("kind", ["none", "one", "all", "ragged"])
 def test_no_branch_is_skipped_or_run_twice(kind: str) -> None:
     """The MLP of each block is called at most once, on as many tokens as are active."""

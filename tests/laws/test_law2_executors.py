@@ -68,6 +68,12 @@ def test_pointwise_computes_active_tokens_and_zeroes_the_rest(name: str, batch: 
 
 
 @each_executor
+@given(batch=batches())
+def test_onto_adds_active_tokens_and_leaves_the_rest(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    parts.onto_adds_the_branch_at_active_tokens(name, *batch)
+
+
+@each_executor
 @pytest.mark.parametrize("method", parts.METHODS)
 @given(batch=batches())
 def test_a_dense_route_runs_the_branch_as_it_is(name: str, method: str, batch: tuple[Tensor, Tensor]) -> None:

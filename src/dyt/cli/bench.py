@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +41,7 @@ def bench(
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; the backbone's by default.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and images.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    optimize: Annotated[bool, typer.Option("--optimize", help="Time what dyt.optimize makes of the model.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Timed rounds; 6 or more for a 95 % interval.")] = 11,
     assignments: SetOption = None,
@@ -47,7 +49,8 @@ def bench(
 ) -> None:
     """Time the dynamic model against the dense timm model, in turns, at the asked activity.
 
-    Forced random masks on random weights; a trained model.safetensors with images runs its own routes instead.
+    Forced random masks on random weights; a trained model.safetensors with images runs its own routes instead. With
+    --optimize it is first said what was rewritten.
     """
     import torch
 
@@ -67,14 +70,27 @@ def bench(
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
         model, inputs = _untrained(spec, [*changes, *(assignments or [])], batch)
+    if optimize:
+        model = optimized(model)
     with rounds("timing", pairs + WARMUP) as progress:
         found = against_dense(
             model.to(device), inputs.to(device), None if trained else rate, dtype.value, pairs, WARMUP, progress
         )
+    if optimize:
+        found = replace(found, conditions=found.conditions | {"blocks": "optimized"})
     for line in report(found):
         typer.echo(line)
     if json_file is not None:
         json_file.write_text(json.dumps(found.data(), indent=2) + "\n", encoding="utf-8")
+
+
+def optimized(model: DynamicModel) -> DynamicModel:
+    """What `dyt.optimize` makes of the model, and it is said what was done to which block."""
+    import dyt
+
+    made = dyt.optimize(model)
+    typer.echo(str(made.report))
+    return made
 
 
 def report(found: Bench) -> list[str]:

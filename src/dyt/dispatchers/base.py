@@ -65,6 +65,8 @@ class Moment:
         padding: (B, P) bool, True at padding tokens, or None.
         attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
             None unless the dispatcher's class says `needs_attention`.
+        scores: computes (B, P) float32, the router's logits, where a rewrite has them of another product; None unless
+            the dispatcher is such a rewrite's.
     """
 
     training: bool
@@ -72,6 +74,7 @@ class Moment:
     threshold: Tensor
     padding: Tensor | None = None
     attention: Callable[[], Tensor] | None = None
+    scores: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,16 @@ Pointwise = Callable[[Tensor], Tensor]
 """A branch that treats tokens independently: (B, N, C) -> (B, N, C)."""
 Mixing = Callable[[Tensor, Tokens], Tensor]
 """A branch in which tokens see one another: (B, K, C) and what is known of the K tokens -> (B, K, C)."""
+
+
+class ResidualBranch(Protocol):
+    """A pointwise branch that can also add itself to the residual stream, in its last matrix product say."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """(..., C) -> (..., C), as `Pointwise`."""
+
+    def onto(self, x: Tensor, out: Tensor) -> Tensor:
+        """out + branch(x), both (..., C); `out` may be overwritten."""
 
 
 class Executor(ABC):
@@ -36,6 +46,10 @@ class Executor(ABC):
     @abstractmethod
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         """Runs a branch in which tokens see one another (attention, a layer) on its active tokens only."""
+
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """out + M * branch(X), (B, N, C); `out` may be overwritten, by an executor that writes active tokens alone."""
+        return branch.onto(x, out) if route.dense else out + self.pointwise(branch, x, route)
 
 
 executors.accepts(Executor)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.registry import executors
 from dyt.route import Route, Tokens
 
@@ -32,6 +32,15 @@ class Sparse(Executor):
             rows = rows * route.mask(rows.dtype).reshape(-1, 1).index_select(0, index)
         out = torch.zeros(flat.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
         return out.index_copy(0, index, rows).reshape(*x.shape[:-1], rows.shape[-1])
+
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """Gathers the active rows of both, adds the branch, and writes them back: no row twice, so no atomics."""
+        if route.dense or route.gate is not None:
+            return super().onto(branch, x, route, out)
+        index = route.active.reshape(-1).nonzero().squeeze(-1)
+        into = out.reshape(-1, out.shape[-1])
+        rows = branch.onto(x.reshape(-1, x.shape[-1]).index_select(0, index), into.index_select(0, index))
+        return into.index_copy_(0, index, rows).reshape(out.shape)
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         if route.dense:

@@ -113,6 +113,10 @@ class Family(ABC):
         """Whether the head reads patch tokens (average or attention pooling), and not prefix tokens alone."""
         return True
 
+    def leading_read(self, backbone: nn.Module) -> int | None:
+        """How many tokens, the first of the prefix, the head reads and no others; None where it may read any."""
+        return None
+
     def keys_refusal(self, backbone: nn.Module) -> str | None:
         """Why the keys of these blocks' attention cannot be had, or None when they can."""
         return "this family does not tell the attention's keys"

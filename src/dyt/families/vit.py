@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from timm.layers.attention import Attention
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -64,6 +65,12 @@ class ViT(IsotropicFamily):
 
     def reads_patches(self, backbone: Any) -> bool:
         return bool(backbone.global_pool != "token")
+
+    def leading_read(self, backbone: Any) -> int | None:
+        if not isinstance(backbone, VisionTransformer) or backbone.global_pool != "token" or backbone.attn_pool:
+            return None
+        counts = {VisionTransformer.forward_head: 1, VisionTransformerDistilled.forward_head: 2}
+        return counts.get(type(backbone).forward_head)
 
     def keys_refusal(self, backbone: Any) -> str | None:
         kinds = {type(block.attn) for block in backbone.blocks} - {Attention}

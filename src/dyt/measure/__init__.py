@@ -1,12 +1,15 @@
 """Multiply-accumulates, activation statistics, latency, and plots (`dyt.measure.plots`, which imports matplotlib)."""
 
 from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
+from dyt.measure.calibration import Calibration, calibrate
 from dyt.measure.latency import Comparison, Interval, median_interval, paired
 from dyt.measure.macs import count_macs
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Interval",
+    "calibrate",
     "count_macs",
     "median_interval",
     "paired",

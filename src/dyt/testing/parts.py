@@ -47,6 +47,30 @@ def pointwise_zeroes_the_rest(executor: str, x: Tensor, active: Tensor) -> None:
     torch.testing.assert_close(out, expected, atol=0, rtol=0)
 
 
+class _Shifted:
+    """tanh(x) + 1, which can also add itself to what it overwrites."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.tanh() + 1
+
+    def onto(self, x: Tensor, out: Tensor) -> Tensor:
+        return out.add_(x.tanh() + 1)
+
+
+def onto_adds_the_branch_at_active_tokens(executor: str, x: Tensor, active: Tensor) -> None:
+    """Law 2: `onto` adds the branch at active tokens and leaves the others as they are, also where x is overwritten."""
+    branch, expected = _Shifted(), torch.where(active[..., None], x * 2 + (x.tanh() + 1), x * 2)
+    gates = [None, active.float()]
+    for gate in gates:
+        out = executors.get(executor)().onto(branch, x, Route(active, 0, gate), x * 2)
+        torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-6)
+    own = x.clone()
+    out = executors.get(executor)().onto(branch, own, Route(active, 0), own)
+    torch.testing.assert_close(out, torch.where(active[..., None], x + (x.tanh() + 1), x), atol=1e-6, rtol=1e-6)
+    dense = executors.get(executor)().onto(branch, x, Route.all(x, 0), x * 2)
+    torch.testing.assert_close(dense, x * 2 + (x.tanh() + 1), atol=1e-6, rtol=1e-6)
+
+
 def dense_runs_the_branch_as_it_is(executor: str, method: str, x: Tensor) -> None:
     """Law 2: a route that is dense costs nothing: the branch is run on x itself."""
     fn: Any = attention if method == "mixing" else torch.tanh

@@ -100,6 +100,13 @@ def _executor(name: str) -> list[Law]:
         ),
         Law(
             2,
+            "a branch is added onto active tokens alone",
+            lambda batch, executor: parts.onto_adds_the_branch_at_active_tokens(executor, *batch),
+            {"batch": batch},
+            one,
+        ),
+        Law(
+            2,
             "a dense route runs the branch as it is",
             parts.dense_runs_the_branch_as_it_is,
             {"x": tokens, "method": st.sampled_from(parts.METHODS)},

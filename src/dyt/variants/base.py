@@ -105,6 +105,12 @@ class DynamicBlock(nn.Module, ABC):
         method = None if original is None or name.startswith("__") else getattr_static(original, name, None)
         return MethodType(method, self) if isinstance(method, FunctionType) else super().__getattr__(name)
 
+    def site(self, name: str) -> Site:
+        """The site of a dispatched branch."""
+        site = self.sites[name]
+        assert isinstance(site, Site)
+        return site
+
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C), with whatever the backbone passes to its blocks beside x."""
@@ -156,8 +162,7 @@ class DynamicBlock(nn.Module, ABC):
             entered: the tokens that entered the block, for dispatchers that ask for its attention.
             args, kwargs: what the backbone passes to its blocks beside x.
         """
-        site, family = self.sites[name], self.family
-        assert isinstance(site, Site)
+        site, family = self.site(name), self.family
         flat = x.flatten(1, -2)
         attention = None
         if site.dispatcher.needs_attention:

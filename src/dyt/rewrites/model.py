@@ -1,0 +1,66 @@
+"""OptimizedModel: what `dyt.optimize` returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dyt.errors import UnsupportedError
+from dyt.model import DynamicModel
+from dyt.rewrites.report import Report
+
+
+class OptimizedModel(DynamicModel):
+    """A dynamic model for inference, its blocks rewritten; `record`, `forced`, `execution` and `count_macs` work on it.
+
+    Args:
+        model: the dynamic model whose rewritten backbone it takes over.
+        report: what was done.
+
+    Attributes:
+        report: the same.
+    """
+
+    def __init__(self, model: DynamicModel, report: Report) -> None:
+        super().__init__(model.backbone, model.spec, model.key, model.tuner)
+        self.report = report
+
+    def train(self, mode: bool = True) -> OptimizedModel:
+        """Stays in eval mode.
+
+        Raises:
+            UnsupportedError: asked for train mode.
+        """
+        if mode:
+            raise UnsupportedError("an optimised model is for inference; train the model that it was made from")
+        super().train(False)
+        return self
+
+    def save_refusal(self) -> str | None:
+        return "its adapters and routers are folded into other weights; save the model that it was made from"
+
+    def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """timm's `forward_features`.
+
+        Raises:
+            UnsupportedError: the last block computes leading tokens alone.
+        """
+        self._all_tokens("forward_features")
+        return super().forward_features(images, *args, **kwargs)
+
+    def forward_intermediates(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """timm's `forward_intermediates`.
+
+        Raises:
+            UnsupportedError: the last block computes leading tokens alone.
+        """
+        self._all_tokens("forward_intermediates")
+        return super().forward_intermediates(images, *args, **kwargs)
+
+    def _all_tokens(self, asked: str) -> None:
+        if self.report.leading is not None:
+            raise UnsupportedError(
+                f"{asked} gives every token, of which the last block of this model computes the first "
+                f"{self.report.leading} alone; use dyt.optimize(model, last_block=False)"
+            )

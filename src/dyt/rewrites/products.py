@@ -1,0 +1,49 @@
+"""Matrix products that write onto the residual stream, and the weights that are folded into them."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import LayerScale  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+
+def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
+    """x + linear(h), for x (..., C) and h (..., D), as one product that accumulates onto x.
+
+    Under autocast, where the product is in another precision than the residual stream, they stay two steps: x is not
+    rounded.
+    """
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
+        added: Tensor = x + linear(h)
+        return added
+    out = torch.addmm(x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1]), linear.weight.t())
+    return (out if linear.bias is None else out.add_(linear.bias)).reshape(x.shape)
+
+
+def is_linear(module: nn.Module | None) -> bool:
+    """Whether it is a linear layer of torch's own, with plain weights: none that another library put there."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter
+
+
+def fixed(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of its own with a copy of these weights (out, in) and (out,), not trainable."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return linear
+
+
+def scales(module: nn.Module) -> bool:
+    """Whether `scaled` can fold a block's `ls1` or `ls2`: a LayerScale of timm's, or none."""
+    return type(module) in {LayerScale, nn.Identity}
+
+
+def scaled(linear: nn.Linear, factor: Tensor | float | nn.Module) -> nn.Linear:
+    """The layer whose output is `factor` times that of `linear`; a number, a tensor () or (out,), or a layer scale."""
+    if isinstance(factor, nn.Identity):
+        return fixed(linear.weight, linear.bias)
+    by = factor.gamma if isinstance(factor, LayerScale) else factor
+    assert not isinstance(by, nn.Module)
+    rows = torch.as_tensor(by, dtype=linear.weight.dtype, device=linear.weight.device).reshape(-1)
+    return fixed(linear.weight * rows[:, None], None if linear.bias is None else linear.bias * rows)
