@@ -31,6 +31,8 @@ ORDER = (
     ("hub",),
     ("backbone",),
     ("assemble",),
+    ("capacity",),
+    ("export",),
     ("control",),
     ("objective",),
     ("checkpoint",),

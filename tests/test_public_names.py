@@ -14,6 +14,7 @@ FUNCTIONS = {
     "record": "(model)",
     "forced": "(model, masks)",
     "execution": "(model, name)",
+    "calibrate_capacity": "(model, batches, quantile=1.0, margin=0.05, together=1, overflow='dense')",
     "count_macs": "(model, images)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
     "supports": "(name, **args)",
@@ -23,7 +24,18 @@ FUNCTIONS = {
     "TuningStep": "(model, objective=None)",
 }
 CLASSES = {
-    *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),
+    *(
+        "BackboneSpec",
+        "CapacitySpec",
+        "DyTSpec",
+        "DynamicModel",
+        "HeadSpec",
+        "ObjectiveSpec",
+        "Ramp",
+        "Route",
+        "Support",
+        "Tokens",
+    ),
     *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
 ROOMS = {"adapters", "dispatchers", "executors", "families", "reducers", "registry", "testing", "tuners", "variants"}

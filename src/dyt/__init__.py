@@ -4,6 +4,7 @@ import builtins
 
 from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
 from dyt.assemble import Support, build, supports
+from dyt.capacity import calibrate_capacity
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.measure.macs import count_macs
@@ -12,7 +13,7 @@ from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
 from dyt.route import Route, Tokens
-from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ def list(kind: str) -> builtins.list[str]:
 
 __all__ = [
     "BackboneSpec",
+    "CapacitySpec",
     "CheckpointError",
     "DyTError",
     "DyTSpec",
@@ -48,6 +50,7 @@ __all__ = [
     "WeightsError",
     "adapters",
     "build",
+    "calibrate_capacity",
     "count_macs",
     "dispatchers",
     "execution",

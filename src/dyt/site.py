@@ -12,7 +12,7 @@ from dyt import steer
 from dyt.adapters.base import Adapter
 from dyt.dispatchers.base import Dispatcher, Moment
 from dyt.errors import DyTError, UnsupportedError
-from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.base import Executor, Mixing, Pointwise, Room
 from dyt.route import Route
 
 
@@ -27,6 +27,7 @@ class Site(nn.Module):
         executors: (in train mode, in eval mode) when the steering names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
+        room: how many of its tokens executors with static shapes make room for; None for all.
     """
 
     threshold: Tensor
@@ -42,11 +43,12 @@ class Site(nn.Module):
         executors: tuple[Executor, Executor],
         rate: float = 1.0,
         raster: Tensor | None = None,
+        room: Room | None = None,
     ) -> None:
         super().__init__()
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
-        self.executors, self.rate, self.raster = executors, rate, raster
+        self.executors, self.rate, self.raster, self.room = executors, rate, raster, room
         self.register_buffer("threshold", torch.zeros(()))
 
     def extra_repr(self) -> str:
@@ -133,7 +135,7 @@ class Site(nn.Module):
                 f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
                 f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
-        return chosen
+        return chosen.at(self.room)
 
     def pointwise(
         self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,14 +21,35 @@ Mixing = Callable[[Tensor, Tokens], Tensor]
 """A branch in which tokens see one another: (B, K, C) and what is known of the K tokens -> (B, K, C)."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many tokens of a site an executor with static shapes makes room for.
+
+    Attributes:
+        share: of the site's tokens, prefix included, above 0 and at most 1.
+        overflow: what happens where more are active: `dense` (the branch is run densely) or `nan` (the images concerned
+            are NaN).
+    """
+
+    share: float = 1.0
+    overflow: Literal["dense", "nan"] = "dense"
+
+
 class Executor(ABC):
     """Base of executors: two methods that return the branch's contribution (B, N, C), zero at inactive tokens.
 
     `regroups`: whether tokens leave their image's row, so that what a branch draws per image or per token in train mode
     (drop path, dropout) would differ from `masked`; such an executor is refused there.
+    `untraceable`: which of the two methods choose shapes by what the device says, so that torch.export and a compiler
+    with `fullgraph=True` cannot follow.
     """
 
     regroups: ClassVar[bool] = False
+    untraceable: ClassVar[frozenset[str]] = frozenset()
+
+    def at(self, room: Room | None) -> Executor:
+        """The executor for a site with this room, None for all tokens; only those with static shapes take notice."""
+        return self
 
     @abstractmethod
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
