@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from dyt import steer
 from dyt.errors import DyTError, UnsupportedError
 from dyt.executors.base import Executor
 from dyt.model import COMPLETE, DynamicModel, execution
@@ -36,8 +37,8 @@ def program(model: DynamicModel, images: Tensor, executor: str = "capacity") -> 
             nothing is decided), or `sparse` where only MLP branches are dispatched.
 
     Raises:
-        UnsupportedError: a model in train mode, or an executor that chooses shapes by the data in a branch of this
-            model.
+        UnsupportedError: a model in train mode, an executor that chooses shapes by the data in a branch of this model,
+            or a call inside `dyt.forced` or `dyt.record`, which would become part of the file.
         DyTError: an unknown executor, or no image.
     """
     if model.training:
@@ -45,6 +46,9 @@ def program(model: DynamicModel, images: Tensor, executor: str = "capacity") -> 
     if len(images) == 0:
         raise DyTError("export needs an image, for its size and dtype; given a batch of none")
     _check(model, executor)
+    steering = steer.current(model.key)
+    if steering.masks is not None or steering.records:
+        raise UnsupportedError("forced masks and records would be part of the file: export outside of their contexts")
     traced = images[:1].expand(TRACED, *images.shape[1:]).contiguous()
     with torch.no_grad(), execution(model, executor):
         return torch.export.export(model, (traced,), dynamic_shapes=({0: Dim("batch")},))
