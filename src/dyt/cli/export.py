@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dyt.cli.options import Dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
 
 COMPARED = 5
 """At least so many images are compared, in one batch; the trace has another number."""
-
-
-class Dtype(StrEnum):
-    """Of weights and images."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def export(
