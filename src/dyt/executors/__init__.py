@@ -1,8 +1,9 @@
 """MECHANISM, how the active tokens are computed: one file per executor."""
 
-from dyt.executors.base import Executor, Mixing, Pointwise, Room
+from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise, Room
 from dyt.executors.capacity import Capacity
 from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
+from dyt.executors.triton import Triton
 
-__all__ = ["Capacity", "Executor", "Masked", "Mixing", "Pointwise", "Room", "Sparse"]
+__all__ = ["Capacity", "Executor", "MLPBranch", "Masked", "Mixing", "Pointwise", "Room", "Sparse", "Triton"]
