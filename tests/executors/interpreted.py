@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import dyt
-from laws.models import masks, shaken, spec
+from dyt.testing.cases import masks, shaken, spec
 
 # No channel count is a multiple of a tile; 17 tokens are not either.
 ARGS = {
@@ -55,7 +55,7 @@ def refusals() -> None:
             model.requires_grad_()(x)
         with (
             torch.no_grad(),
-            torch.autocast("cpu", torch.bfloat16),
+            torch.autocast("cpu"),
             pytest.raises(dyt.UnsupportedError, match="autocast"),
         ):
             model(x)

@@ -56,7 +56,7 @@ def test_a_missing_package_and_attention_branches_are_refused(monkeypatch: pytes
     with (
         torch.no_grad(),
         dyt.execution(model, "triton"),
-        pytest.raises(dyt.UnsupportedError, match="MLP branches; site"),
+        pytest.raises(dyt.UnsupportedError, match="for MLP branches"),
     ):
         model(X)
 
