@@ -52,6 +52,14 @@ def test_eval_elsewhere_at_another_rate(trained: Path, images: Path) -> None:
     assert "active tokens" in said("eval", model)
 
 
+def test_eval_in_bfloat16(trained: Path) -> None:
+    model = str(trained / "model.safetensors")
+    full, half = (json.loads(said("eval", model, "--dtype", dtype, "--json")) for dtype in ("float32", "bfloat16"))
+    assert half["images"] == full["images"]
+    assert half["active_rate"] == pytest.approx(full["active_rate"], abs=0.05)
+    assert half != full  # it is measured in bfloat16, not taken from float32
+
+
 def test_predict(trained: Path, images: Path) -> None:
     model, image = str(trained / "model.safetensors"), str(images / "test" / "red" / "0.png")
     row = json.loads(said("predict", model, image, "--top", "9", "--json"))

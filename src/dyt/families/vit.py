@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from timm.layers import LayerNorm, LayerScale, Mlp
+from timm.layers import LayerNorm, LayerScale, Mlp  # type: ignore[attr-defined]
 from timm.layers.activations import GELU
 from timm.layers.attention import Attention
 from timm.models.naflexvit import NaFlexVit
