@@ -32,6 +32,8 @@ ORDER = (
     ("hub",),
     ("backbone",),
     ("assemble",),
+    ("capacity",),
+    ("export",),
     ("control",),
     ("objective",),
     ("checkpoint",),

@@ -82,7 +82,7 @@ def test_wrong_masks_are_refused() -> None:
 def test_an_unknown_execution_is_refused_with_the_nearest() -> None:
     model = tiny()
     for given, near in (("spars", "sparse"), ("complet", "complete")):
-        words = f"no execution '{given}'; did you mean '{near}'\\? allowed: complete, masked, sparse"
+        words = f"no execution '{given}'; did you mean '{near}'\\? allowed: capacity, complete, masked, sparse"
         with pytest.raises(dyt.DyTError, match=words), dyt.execution(model, given):
             pass
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import dyt
 from dyt.official import _ours
+from laws.strategies import names
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
 each = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
@@ -40,7 +41,7 @@ def official(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dyt.D
 
 
 @each
-@pytest.mark.parametrize("executor", dyt.list("executors"))
+@pytest.mark.parametrize("executor", names("executors"))
 def test_inference(path: Path, executor: str) -> None:
     _, t, model = official(path)
     assert not model.training

@@ -14,6 +14,7 @@ FUNCTIONS = {
     "record": "(model)",
     "forced": "(model, masks)",
     "execution": "(model, name)",
+    "calibrate_capacity": "(model, batches, quantile=1.0, margin=0.05, together=1, overflow='dense')",
     "count_macs": "(model, images)",
     "optimize": "(model, last_block=True)",
     "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None)",
@@ -25,7 +26,18 @@ FUNCTIONS = {
     "TuningStep": "(model, objective=None)",
 }
 CLASSES = {
-    *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),
+    *(
+        "BackboneSpec",
+        "CapacitySpec",
+        "DyTSpec",
+        "DynamicModel",
+        "HeadSpec",
+        "ObjectiveSpec",
+        "Ramp",
+        "Route",
+        "Support",
+        "Tokens",
+    ),
     *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
 ROOMS = {"adapters", "dispatchers", "executors", "families", "reducers", "registry", "testing", "tuners", "variants"}

@@ -21,6 +21,7 @@ def test_the_defaults_are_the_paper_s() -> None:
         "variant": {"type": "mlp", "layers": None},
         "tuner": None,
         "reducer": None,
+        "capacity": None,
         "dispatcher": {"level": "token", "type": "learned", "temperature": 5.0, "noise": 1.0, "bias": 0.0},
         "adapter": {"type": "bottleneck", "dim": 64, "scale": 0.1, "dropout": 0.1, "activation": "relu"}
         | {"scale_learnable": False, "placement": "parallel", "input": "block"},

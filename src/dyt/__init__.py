@@ -4,6 +4,7 @@ import builtins
 
 from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
 from dyt.assemble import Support, build, supports
+from dyt.capacity import calibrate_capacity
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.measure.calibration import calibrate
@@ -14,7 +15,7 @@ from dyt.objective import TuningStep
 from dyt.official import from_official
 from dyt.rewrites import optimize
 from dyt.route import Route, Tokens
-from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ def list(kind: str) -> builtins.list[str]:
 
 __all__ = [
     "BackboneSpec",
+    "CapacitySpec",
     "CheckpointError",
     "DyTError",
     "DyTSpec",
@@ -51,6 +53,7 @@ __all__ = [
     "adapters",
     "build",
     "calibrate",
+    "calibrate_capacity",
     "count_macs",
     "dispatchers",
     "execution",

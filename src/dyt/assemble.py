@@ -13,6 +13,7 @@ from dyt import backbone as backbones
 from dyt import bridges, families, registry, steer
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
+from dyt.executors.base import Room
 from dyt.model import DynamicModel, heads, start_head, tuned_keys
 from dyt.named_specs import preset, presets
 from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
@@ -138,6 +139,7 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
     blocks: dict[str, DynamicBlock] = {}
     paths = _chosen(family.blocks(backbone), spec.variant)
     rates = _rates(spec, len(paths))
+    rooms = rooms_of(spec, len(paths) * len(variant.dispatched))
     stages = _stages(family, backbone, spec, variant, dispatcher, key)
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
     for path, rate in zip(paths, rates, strict=True):
@@ -149,7 +151,8 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
             place = Place(dim, index / last, rate)
             parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
             executors = train_executor, eval_executor
-            site = Site(index, f"{path}.{branch}", *parts, prefix, key, executors, rate, family.raster(backbone, path))
+            raster, name = family.raster(backbone, path), f"{path}.{branch}"
+            site = Site(index, name, *parts, prefix, key, executors, rate, raster, rooms[index])
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
         blocks[path] = variant(spec.variant, block, family, sites, stages.get(path))
@@ -278,6 +281,21 @@ def _rates(spec: DyTSpec, blocks: int) -> Sequence[float]:
     if len(rates) != blocks:
         raise SpecError(f"objective.layer_rates: {len(rates)} rates given for {blocks} dynamic blocks; give one each")
     return rates
+
+
+def rooms_of(spec: DyTSpec, sites: int) -> Sequence[Room | None]:
+    """The room that the spec gives each site; None for all tokens.
+
+    Raises:
+        SpecError: another number of shares than there are sites.
+    """
+    capacity = spec.capacity
+    if capacity is None:
+        return [None] * sites
+    shares = capacity.share if isinstance(capacity.share, tuple) else (capacity.share,) * sites
+    if len(shares) != sites:
+        raise SpecError(f"capacity.share: {len(shares)} shares given for {sites} sites; give one each, or one for all")
+    return [Room(share, capacity.overflow) for share in shares]
 
 
 def _unknown_blocks(backbone: nn.Module) -> str:

@@ -187,13 +187,26 @@ class ObjectiveSpec(Spec):
         return rate if self.asked is None else self.asked.towards(rate).at(progress)
 
 
+class CapacitySpec(Spec):
+    """How many tokens the executor `capacity` makes room for; `dyt.calibrate_capacity` sets it.
+
+    `share`: of a site's tokens, prefix included: one number for all sites, or one for each in their order. `overflow`:
+    what happens where more tokens are active: `dense` (the branch is run densely in that forward, with the same
+    numbers) or `nan` (all outputs of the images concerned are NaN; the device is never waited for).
+    """
+
+    share: Rate | tuple[Rate, ...] = 1.0
+    overflow: Literal["dense", "nan"] = "dense"
+
+
 class DyTSpec(Spec):
     """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
 
     The defaults are the paper's. `tuner`: how the backbone itself is tuned (LoRA, prompts, biases; the paper's
     baselines), None for not at all. `reducer`: what lowers the number of tokens from block to block, a peer of DyT that
     can be had with it or instead; None for nothing. `trainable`: `adapters` (adapters, dispatchers, head and what the
-    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full).
+    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full). `capacity`: the room that
+    the executor `capacity` has, None for all tokens; it changes nothing elsewhere.
     """
 
     backbone: BackboneSpec = BackboneSpec()
@@ -207,6 +220,7 @@ class DyTSpec(Spec):
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
     reducer: Annotated[ComponentSpec, Slot("reducers")] | None = None
+    capacity: CapacitySpec | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> DyTSpec:

@@ -1,6 +1,10 @@
 """Steering: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
 
 Nothing is stored on modules, so that two models, two threads or a nested context never disturb one another.
+
+torch.compile guards on the steering of the context that compiled code is called in. It cannot trace a change of a
+ContextVar, so that contexts entered inside compiled code (those of a tuning step) are noted on the model's key while it
+traces: the tracer undoes what it noted before compiled code runs, and no run ever sees it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
 
 class Key:
     """The identity of a model, shared by its sites; a deepcopy of the model gets a new one, shared by its sites."""
+
+    traced: Steering | None = None
+    """The steering inside a context that torch.compile is tracing; None at all other times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,8 @@ _steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", def
 
 def current(key: Key) -> Steering:
     """The steering of the model with this key in the present context."""
+    if torch.compiler.is_dynamo_compiling() and key.traced is not None:
+        return key.traced
     return _steerings.get().get(key, _PLAIN)
 
 
@@ -68,6 +79,13 @@ def current(key: Key) -> Steering:
 def steered(key: Key, **changes: Any) -> Iterator[Steering]:
     """Changes fields of the model's steering inside the context; what is not named stays as it is outside."""
     steering = replace(current(key), **changes)
+    if torch.compiler.is_dynamo_compiling():
+        outer, key.traced = key.traced, steering
+        try:
+            yield steering
+        finally:
+            key.traced = outer
+        return
     token = _steerings.set({**_steerings.get(), key: steering})
     try:
         yield steering

@@ -19,6 +19,7 @@ from families.tiny import Tiny, labels
 from families.zoo_hf import HUGGINGFACE
 from families.zoo_hierarchical import HIERARCHICAL
 from laws.models import CLASSES, masks, shaken, spec
+from laws.strategies import names
 
 ZOO = HIERARCHICAL | HUGGINGFACE
 SMALL = {"type": "bottleneck", "dim": 8, "dropout": 0.0}
@@ -101,7 +102,7 @@ def test_law_1_everything_active_is_the_plain_model(name: str, variant: str) -> 
         with dyt.execution(model, "complete"), dyt.record(model) as routes:
             close(model(x), expected)
         assert [route.site for route in routes] == [site.name for site in model.sites]
-        for executor in dyt.list("executors"):
+        for executor in names("executors"):
             with dyt.forced(model, masks(model, x, ["all"], 0)), dyt.execution(model, executor):
                 close(model(x), expected)
 
@@ -131,7 +132,7 @@ def test_law_2_active_tokens_alone(name: str, variant: str) -> None:
         given = masks(model, x, kinds, 3)
         with torch.no_grad(), dyt.forced(model, given):
             expected = gathered(plain_of(model, tiny), model, tiny, given)(x)
-            for executor in dyt.list("executors"):
+            for executor in names("executors"):
                 with dyt.execution(model, executor):
                     close(model(x), expected)
 

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -13,7 +15,7 @@ from dyt.cli.predict import predict
 from dyt.cli.train import run_spec, train
 from dyt.errors import DyTError
 from dyt.specfile import dump_yaml
-from dyt.train import RunSpec
+from dyt.train import RunSpec, evaluation
 
 from .conftest import ARGS, NAME, Runs
 
@@ -50,6 +52,22 @@ def test_eval_elsewhere_at_another_rate(trained: Path, images: Path) -> None:
     found = said("eval", model, "--data", str(images), "--split", "train", "--rate", "0.25", "--json")
     assert json.loads(found)["active_rate"] == pytest.approx(0.25, abs=0.02)
     assert "active tokens" in said("eval", model)
+
+
+def test_eval_in_bfloat16(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On nine images the numbers may be those of float32; so the weights' dtype is looked at as well."""
+    seen, plain = [], evaluation.evaluate
+
+    def watched(model: dyt.DynamicModel, *args: Any) -> evaluation.Report:
+        seen.append({parameter.dtype for parameter in model.parameters()})
+        return plain(model, *args)
+
+    monkeypatch.setattr(evaluation, "evaluate", watched)
+    model = str(trained / "model.safetensors")
+    full, half = (json.loads(said("eval", model, "--dtype", dtype, "--json")) for dtype in ("float32", "bfloat16"))
+    assert seen == [{torch.float32}, {torch.bfloat16}]
+    assert half["images"] == full["images"]
+    assert half["active_rate"] == pytest.approx(full["active_rate"], abs=0.05)
 
 
 def test_predict(trained: Path, images: Path) -> None:

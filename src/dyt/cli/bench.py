@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import SetOption, chosen
+from dyt.cli.options import Dtype, SetOption, chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
     from dyt.model import DynamicModel
 
 WARMUP = 2
-
-
-class Dtype(StrEnum):
-    """Of weights and images."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def bench(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dyt.cli.options import Dtype
+
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model.safetensors.", metavar="MODEL")],
@@ -18,10 +20,12 @@ def evaluate(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and images.")] = Dtype.float32,
     workers: Annotated[int | None, typer.Option(help="Loader processes.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Evaluate a saved model on a split of its own or of other data."""
+    import torch
     from rich.console import Console
 
     from dyt.train.calibrate import calibrate_rate
@@ -32,18 +36,19 @@ def evaluate(
     from dyt.train.saved import open_saved
 
     saved = open_saved(model, classes)
+    kind = torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
+    saved.model.to(kind)
     spec = saved.spec(data, workers)
     chosen, bar = saved.split(spec, split), Bar(shown=True)
     if rate is not None:
         training = saved.split(spec, saved.training_split(spec))
         some = permutation(len(training), 0, "calibration")[:1024]
-        held = [images for images, _ in saved.batches(spec, training, some)]
+        held = [images.to(kind) for images, _ in saved.batches(spec, training, some)]
         with bar.task(f"setting the rate to {rate:g}", None):
             calibrate_rate(saved.model, held, rate)
     with bar.task("evaluating", len(chosen)) as task:
-        report = run(
-            saved.model, saved.batches(spec, chosen, range(len(chosen))), lambda count: bar.advance(task, count)
-        )
+        batches = ((images.to(kind), y) for images, y in saved.batches(spec, chosen, range(len(chosen))))
+        report = run(saved.model, batches, lambda count: bar.advance(task, count))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

@@ -12,6 +12,7 @@ from dyt.cli.demo import demo
 from dyt.cli.doctor import doctor
 from dyt.cli.errors import OneLine
 from dyt.cli.evaluate import evaluate
+from dyt.cli.export import export
 from dyt.cli.listing import listing
 from dyt.cli.macs import macs
 from dyt.cli.paper import paper
@@ -60,6 +61,7 @@ for name, verb in {
     "spec": spec,
     "list": listing,
     "supports": supports,
+    "export": export,
     "new-plugin": new_plugin,
     "doctor": doctor,
 }.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -16,6 +17,13 @@ SpecArgument: TypeAlias = Annotated[
 SetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. objective.rate=0.7.")
 ]
+
+
+class Dtype(StrEnum):
+    """Of weights and images."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def chosen(spec: str, assignments: Sequence[str] | None) -> DyTSpec:

@@ -53,7 +53,11 @@ def _matrix() -> None:
         table.add_row(row.family, row.name or "given with backbone=", *cells)
     console = Console()
     console.print(table)
-    console.print(f"yes: with every executor ({', '.join(executors.names())})")
+    general = [name for name, executor in executors.items() if executor.limits is None]
+    console.print(f"yes: with every executor ({', '.join(general)})")
+    for name, executor in executors.items():
+        if executor.limits is not None:
+            console.print(f"executor {name}: {executor.limits}", highlight=False)
     for reason, number in reasons.items():
         console.print(f"no ({number}): {reason}", highlight=False)
 

@@ -1,7 +1,20 @@
 """MECHANISM, how the active tokens are computed: one file per executor."""
 
-from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
+from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, Room
+from dyt.executors.capacity import Capacity
 from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
+from dyt.executors.triton import Triton
 
-__all__ = ["Executor", "Masked", "Mixing", "Pointwise", "ResidualBranch", "Sparse"]
+__all__ = [
+    "Capacity",
+    "Executor",
+    "MLPBranch",
+    "Masked",
+    "Mixing",
+    "Pointwise",
+    "ResidualBranch",
+    "Room",
+    "Sparse",
+    "Triton",
+]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dyt.registry import executors
 from dyt.route import Route, Tokens
@@ -18,6 +20,48 @@ Pointwise = Callable[[Tensor], Tensor]
 """A branch that treats tokens independently: (B, N, C) -> (B, N, C)."""
 Mixing = Callable[[Tensor, Tokens], Tensor]
 """A branch in which tokens see one another: (B, K, C) and what is known of the K tokens -> (B, K, C)."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many tokens of a site an executor with static shapes makes room for.
+
+    Attributes:
+        share: of the site's tokens, prefix included, above 0 and at most 1.
+        overflow: what happens where more are active: `dense` (the branch is run densely) or `nan` (the images concerned
+            are NaN).
+    """
+
+    share: float = 1.0
+    overflow: Literal["dense", "nan"] = "dense"
+
+
+@dataclass(frozen=True, eq=False)
+class MLPBranch:
+    """A pointwise branch of which the modules are known: scale * fc2(gelu(fc1(norm(x)))), GELU by erf, no dropout.
+
+    For executors that compute it with kernels of their own; for all others it is a function as any.
+
+    Attributes:
+        fn: computes it, (B, N, C) -> (B, N, C).
+        norm: with weight and bias.
+        fc1, fc2: the two layers.
+        scale: (C,), layer scale; None for none.
+    """
+
+    fn: Pointwise
+    norm: nn.LayerNorm
+    fc1: nn.Linear
+    fc2: nn.Linear
+    scale: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.fn(x)
+
+    def parameters(self) -> list[Tensor]:
+        """All that it computes with."""
+        own: list[Tensor] = [p for module in (self.norm, self.fc1, self.fc2) for p in module.parameters()]
+        return own if self.scale is None else [*own, self.scale]
 
 
 class ResidualBranch(Protocol):
@@ -35,9 +79,24 @@ class Executor(ABC):
 
     `regroups`: whether tokens leave their image's row, so that what a branch draws per image or per token in train mode
     (drop path, dropout) would differ from `masked`; such an executor is refused there.
+    `limits`: in words, what alone it takes, where that is not every branch on every device with gradients; the laws
+    then hold where it runs.
+    `untraceable`: which of the two methods choose shapes by what the device says, so that torch.export and a compiler
+    with `fullgraph=True` cannot follow.
     """
 
     regroups: ClassVar[bool] = False
+    limits: ClassVar[str | None] = None
+    untraceable: ClassVar[frozenset[str]] = frozenset()
+
+    def at(self, room: Room | None) -> Executor:
+        """The executor for a site with this room, None for all tokens; only those with static shapes take notice."""
+        return self
+
+    @classmethod
+    def refusal(cls, device: torch.device) -> str | None:
+        """Why this executor cannot run on this device, or None when it can."""
+        return None
 
     @abstractmethod
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:

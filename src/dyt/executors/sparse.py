@@ -21,6 +21,7 @@ class Sparse(Executor):
     """
 
     regroups: ClassVar[bool] = True
+    untraceable: ClassVar[frozenset[str]] = frozenset({"mixing"})
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
         if route.dense:

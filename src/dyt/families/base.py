@@ -121,6 +121,14 @@ class Family(ABC):
         """Why the keys of these blocks' attention cannot be had, or None when they can."""
         return "this family does not tell the attention's keys"
 
+    def mlp_parts(self, block: nn.Module) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear, Tensor | None] | None:
+        """(norm, fc1, fc2, layer scale (C,) or None) of an MLP branch that is scale * fc2(gelu(fc1(norm(x)))).
+
+        With GELU by erf and nothing that acts in eval mode beside; None for any other branch, and in train mode where
+        it draws. Only what is called as it stands counts: a layer that another library has put there is None.
+        """
+        return None
+
     def listen(self, block: nn.Module) -> None:
         """Prepares a block for `attn_with_keys`; once, when the model is built."""
         raise NotImplementedError

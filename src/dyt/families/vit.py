@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from timm.layers import LayerNorm, LayerScale, Mlp  # type: ignore[attr-defined]
+from timm.layers.activations import GELU
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.naflexvit import NaFlexVit
@@ -59,6 +61,18 @@ class ViT(IsotropicFamily):
         mask = mask_for(x, tokens, bias, is_causal)
         out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask, is_causal=False)))
         return out
+
+    def mlp_parts(self, block: Any) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear, Tensor | None] | None:
+        norm, mlp, scale = block.norm2, block.mlp, block.ls2
+        exact = type(mlp) is Mlp and isinstance(mlp.norm, nn.Identity)
+        if not exact or type(norm) not in {nn.LayerNorm, LayerNorm} or norm.bias is None:
+            return None
+        erf = type(mlp.act) is GELU or (type(mlp.act) is nn.GELU and mlp.act.approximate == "none")
+        if not erf or type(mlp.fc1) is not nn.Linear or type(mlp.fc2) is not nn.Linear:
+            return None
+        if type(scale) not in {LayerScale, nn.Identity}:
+            return None
+        return norm, mlp.fc1, mlp.fc2, scale.gamma if type(scale) is LayerScale else None
 
     def reduction_refusal(self, backbone: Any) -> str | None:
         return None if isinstance(backbone, VisionTransformer) else "its padding tokens cannot be merged or dropped"

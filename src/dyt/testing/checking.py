@@ -84,7 +84,9 @@ def check(
     """
     if kind not in KINDS:
         raise DyTError(f"no kind of component '{kind}'; {nearest(kind, KINDS)}")
-    KINDS[kind].get(name)
+    limits = getattr(KINDS[kind].get(name), "limits", None)
+    if limits is not None:
+        raise DyTError(f"check: executor '{name}' is for {limits}; the laws are for executors that take every branch")
     if (backbone is not None) != (kind == "families"):
         raise DyTError(
             f"check('families', '{name}') needs backbone=, a function that makes a small model of the family"

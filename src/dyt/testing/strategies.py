@@ -20,8 +20,9 @@ FRACTIONS = st.floats(0, 1, allow_nan=False)
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, for `pytest.mark.parametrize`."""
-    return KINDS[kind].names()
+    """The registered names of a kind, for `pytest.mark.parametrize`; of executors those that take every branch."""
+    limited = {name for name, cls in KINDS[kind].items() if getattr(cls, "limits", None) is not None}
+    return [name for name in KINDS[kind].names() if name not in limited]
 
 
 def needs_attention(dispatcher: str) -> bool:

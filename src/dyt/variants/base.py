@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from dyt.errors import UnsupportedError
+from dyt.executors.base import MLPBranch, Pointwise
 from dyt.families.base import Family
 from dyt.reducers.stage import Stage
 from dyt.registry import variants
@@ -171,7 +172,9 @@ class DynamicBlock(nn.Module, ABC):
         route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
         method, noisy, norm = getattr(family, name), self._stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:
-            fn = self._frozen(lambda y: method(self, y, *args, **kwargs))
+            fn: Pointwise = self._frozen(lambda y: method(self, y, *args, **kwargs))
+            parts = None if self.training else family.mlp_parts(self)
+            fn = fn if parts is None else MLPBranch(fn, *parts)
             return site.pointwise(fn, flat, route, noisy, norm).reshape(x.shape)
         mixed = self._frozen(lambda y, t: method(self, y, t, *args, **kwargs))
         return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)

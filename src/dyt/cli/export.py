@@ -1,0 +1,75 @@
+"""`dyt export`: a trained model as a file that runs without this library, and how far it is from the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dyt.cli.options import Dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dyt.model import DynamicModel
+
+COMPARED = 5
+"""At least so many images are compared, in one batch; the trace has another number."""
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors of dyt.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="To compare on; random noise by default.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Write ONNX here; needs pip install 'dyt[export]'.")] = None,
+    pt2: Annotated[Path | None, typer.Option(help="Write torch.export's format here.")] = None,
+    executor: Annotated[
+        str, typer.Option(help="capacity, masked, complete, or sparse where only MLPs are dispatched.")
+    ] = "capacity",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Set the capacity from the images first, with a margin of 5 %.")
+    ] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and images; compared with float32.")] = Dtype.float32,
+) -> None:
+    """Export a saved model with a free batch size, and compare what was written with the model."""
+    import copy
+
+    import torch
+
+    import dyt
+    from dyt.export import difference, to_onnx, to_pt2
+
+    if onnx is None and pt2 is None:
+        raise dyt.DyTError("nothing to write: give --onnx FILE or --pt2 FILE, or both")
+    if calibrate and not images:
+        raise dyt.DyTError("--calibrate needs images: give files after the model")
+    if onnx is not None and dtype is not Dtype.float32:
+        raise dyt.DyTError("--onnx is written in float32, of which onnxruntime has every operator; use --pt2")
+    dynamic = dyt.load(model)
+    inputs, what = _inputs(dynamic, images or [], model)
+    if calibrate:
+        shares = dyt.calibrate_capacity(dynamic, torch.split(inputs, 16))
+        typer.echo(f"capacity: room for {sum(shares) / len(shares):.1%} of the tokens, from {len(inputs)} images")
+    kind = torch.float32 if dtype is Dtype.float32 else torch.bfloat16
+    converted = dynamic if kind == torch.float32 else copy.deepcopy(dynamic).to(kind)
+    repeats = -(-COMPARED // len(inputs))
+    compared = inputs.repeat(repeats, 1, 1, 1)
+    for path, write in ((onnx, to_onnx), (pt2, to_pt2)):
+        if path is not None:
+            found = difference(dynamic, write(converted, path, inputs.to(kind), executor), compared, kind)
+            typer.echo(f"{path}: {found}; a batch of {len(compared)} ({what}), executor {executor}, {dtype.value}")
+
+
+def _inputs(model: DynamicModel, paths: list[Path], trained: Path) -> tuple[Tensor, str]:
+    """(B, 3, H, W) float32, and what it is."""
+    import torch
+
+    from dyt.backbone import input_size
+    from dyt.cli.pictures import read
+
+    if paths:
+        return read(model, paths, trained)[1], f"{len(paths)} images given"
+    noise = torch.randn(COMPARED, 3, *input_size(model.backbone), generator=torch.Generator().manual_seed(0))
+    return noise, "random noise"

@@ -1,0 +1,80 @@
+"""Run by test_triton.py in a process with TRITON_INTERPRET=1: the kernels against `masked`, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import dyt
+from dyt.testing.cases import masks, shaken, spec
+
+# No channel count is a multiple of a tile; 17 tokens are not either.
+ARGS = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 1,
+    "num_heads": 2,
+    "num_classes": 5,
+    "mlp_ratio": 1.7,
+}
+
+
+def model_of(device: str, dtype: torch.dtype, **args: object) -> dyt.DynamicModel:
+    torch.manual_seed(0)
+    backbone = VisionTransformer(**(ARGS | args)).eval()
+    for name, parameter in backbone.named_parameters():
+        if "norm" in name or "bias" in name:
+            parameter.data += torch.randn_like(parameter) * 0.3
+    return shaken(dyt.build(spec(), backbone=backbone)).to(device, dtype)
+
+
+def agreement(device: str, dtype: torch.dtype) -> None:
+    """Equal to `masked` whatever is active, with and without layer scale."""
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    torch.set_float32_matmul_precision("highest")
+    for args in ({}, {"init_values": 0.5}):
+        model = model_of(device, dtype, **args)
+        for kind in ("ragged", "none", "one", "all"):
+            given = [mask.to(device) for mask in masks(model, x, [kind], 3)]
+            with torch.no_grad(), dyt.forced(model, given):
+                found = {}
+                for executor in ("masked", "triton"):
+                    with dyt.execution(model, executor):
+                        found[executor] = model(x)
+            torch.testing.assert_close(found["triton"], found["masked"], atol=tolerance, rtol=tolerance)
+
+
+def refusals() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    model = model_of("cpu", torch.float32)
+    with dyt.execution(model, "triton"):
+        with pytest.raises(dyt.UnsupportedError, match="it has no gradients"):
+            model.requires_grad_()(x)
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu"),
+            pytest.raises(dyt.UnsupportedError, match="autocast"),
+        ):
+            model(x)
+    for changed in ("act", "fc1"):
+        model = model_of("cpu", torch.float32)
+        setattr(
+            model.backbone.blocks[0].mlp, changed, torch.nn.Sequential(getattr(model.backbone.blocks[0].mlp, changed))
+        )
+        with (
+            torch.no_grad(),
+            dyt.execution(model, "triton"),
+            pytest.raises(dyt.UnsupportedError, match="is not LayerNorm"),
+        ):
+            model(x)
+
+
+if __name__ == "__main__":
+    # Not bfloat16: the interpreter keeps it as 16-bit integers, and its matrix product multiplies those.
+    for dtype in (torch.float32, torch.float16):
+        agreement("cpu", dtype)
+    refusals()
+    print("agree")
