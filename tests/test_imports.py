@@ -32,6 +32,7 @@ ORDER = (
     ("backbone",),
     ("assemble",),
     ("control",),
+    ("stem",),
     ("objective",),
     ("checkpoint",),
     ("official",),
