@@ -161,8 +161,9 @@ class TuningStep(nn.Module):
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
             (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a reducer
             asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained backbone, is
-            run only for terms that need it, and only at every `complete_every`-th step. The rate is the mean of M over all patch tokens of all sites and ranks,
-            weighted by count; with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
+            run only for terms that need it, the complete one only at every `complete_every`-th step. The rate is the
+            mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates` the `rate`
+            term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 

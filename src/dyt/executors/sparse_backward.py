@@ -1,4 +1,4 @@
-"""`sparse_backward`: every token forward, only active tokens backward. For training, where it is `masked` at less cost."""
+"""`sparse_backward`: every token forward, only active tokens backward. For training: `masked` at less cost."""
 
 from __future__ import annotations
 

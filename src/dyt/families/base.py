@@ -83,7 +83,7 @@ class Family(ABC):
         return x + branch
 
     def resumable(self, backbone: nn.Module) -> bool:
-        """Whether blocks and head see the images through the blocks' tokens alone, whatever else the backbone was given.
+        """Whether blocks and head see the images through the blocks' tokens alone.
 
         Then a forward of one image goes on as that of others whose tokens are put in the place of its own at a block.
         """
