@@ -157,7 +157,7 @@ def compare(
         compiled=compiled,
         rows=tuple(one.row(times) for one in prepared.values()),
         left=left,
-        conditions=conditions(images) | {"load before": before},
+        conditions=conditions(images) | {"load": before},
     )
 
 
@@ -230,7 +230,6 @@ def conditions(images: Tensor) -> dict[str, str | int | float]:
         "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
-        "load": os.getloadavg()[0],
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
