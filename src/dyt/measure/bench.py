@@ -174,11 +174,8 @@ class _Prepared:
             self.macs = float(dense_macs(model, images[:1]))
         else:
             self.masks = _masks(model, images, rate) if contender.routed else None
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                self._context(),
-            ):  # the counter reads the parameters' graph
+            # not in inference mode, in which the counter's hooks cannot look at parameters
+            with torch.inference_mode(False), torch.no_grad(), self._context():
                 self.macs = float(count_macs(model, images).double().mean())
                 if contender.routed:
                     active, total = activation_rate(routes_of(model, images))
