@@ -20,7 +20,7 @@ FUNCTIONS = {
     "list": "(kind)",
     "presets": "()",
     "preset": "(name)",
-    "TuningStep": "(model, objective=None)",
+    "TuningStep": "(model, objective=None, economical=True)",
 }
 CLASSES = {
     *("BackboneSpec", "DyTSpec", "DynamicModel", "HeadSpec", "ObjectiveSpec", "Ramp", "Route", "Support", "Tokens"),

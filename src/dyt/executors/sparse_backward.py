@@ -37,12 +37,12 @@ class SparseBackward(Executor):
         index = active.nonzero().squeeze(-1)
         rows = fn(flat.index_select(0, index).unsqueeze(0)).squeeze(0)
         if route.gate is None or not torch.is_grad_enabled():
-            out = torch.zeros(flat.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
-            return out.index_copy(0, index, rows).reshape(*x.shape[:-1], rows.shape[-1])
+            zeros = torch.zeros(flat.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
+            return zeros.index_copy(0, index, rows).reshape(*x.shape[:-1], rows.shape[-1])
         others = (~active).nonzero().squeeze(-1)
         with torch.no_grad():
             unused = fn(flat.detach().index_select(0, others).unsqueeze(0)).squeeze(0)
-        out = _Gated.apply(rows, unused, route.gate.reshape(-1), index, others)
+        out: Tensor = _Gated.apply(rows, unused, route.gate.reshape(-1), index, others)
         return out.reshape(*x.shape[:-1], rows.shape[-1])
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
@@ -60,7 +60,7 @@ class _Gated(torch.autograd.Function):
         return out.index_copy_(0, index, rows)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
         rows, unused, index, others = ctx.saved_tensors
         kept = grad.index_select(0, index)  # the gate is 1 there
