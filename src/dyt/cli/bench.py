@@ -61,13 +61,14 @@ def bench(
 
     from dyt.cli.progress import rounds
     from dyt.measure.bench import compare
-    from dyt.measure.contenders import PEERS
+    from dyt.measure.contenders import PEERS, check_executors
     from dyt.measure.speed import picture, table
 
     if plot is not None:
         from dyt.measure.plots import writable
 
         writable(plot)
+    check_executors(executor)
     if threads is not None:
         torch.set_num_threads(threads)
     if model is not None:

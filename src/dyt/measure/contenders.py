@@ -84,9 +84,7 @@ def contenders(
     Raises:
         DyTError: an unknown executor.
     """
-    unknown = sorted(set(executor_names) - set(executors.names()))
-    if unknown:
-        raise DyTError(f"no executor '{unknown[0]}'; {nearest(unknown[0], executors.names())}")
+    check_executors(executor_names)
     spec = without_weights(model.spec)
     dense = create(spec.backbone, spec.head.num_classes)[0].eval()
     found, left = [Contender(DENSE, dense)], {}
@@ -101,6 +99,17 @@ def contenders(
     for name, rewrite in (rewrites or {}).items():
         found.append(Contender(name, rewrite(model), None, True, True))
     return found, left
+
+
+def check_executors(names: Sequence[str]) -> None:
+    """Refuses a name that no executor is registered under.
+
+    Raises:
+        DyTError: naming it and the nearest.
+    """
+    unknown = sorted(set(names) - set(executors.names()))
+    if unknown:
+        raise DyTError(f"no executor '{unknown[0]}'; {nearest(unknown[0], executors.names())}")
 
 
 def _peer(name: str, own: DyTSpec, spec: DyTSpec) -> Contender:
