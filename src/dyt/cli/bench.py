@@ -15,6 +15,7 @@ from dyt.cli.options import SetOption, chosen
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dyt.measure.bench import Bench
     from dyt.model import DynamicModel
 
 WARMUP = 2
@@ -81,7 +82,7 @@ def bench(
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
         dynamic, inputs = _untrained(spec, [*changes, *(assignments or [])], max(batch))
-    found = []
+    found: list[Bench] = []
     for size, precision, way in ((b, d, m) for d in dtype for m in mode for b in batch):
         with rounds(f"timing {size}, {precision}, {way}", pairs + WARMUP) as progress:
             one = compare(
