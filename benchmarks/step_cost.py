@@ -1,57 +1,74 @@
 """What a DyT fine-tuning step costs against a static adapter's, in paired turns: `python benchmarks/step_cost.py`.
 
-Both models share one timm architecture with random weights; a step is the forward and backward of `dyt.TuningStep`.
-DyT runs the dynamic and the complete pass, the static adapter one pass.
+All models share one timm architecture with random weights; a step is the forward and backward of `dyt.TuningStep`. The
+static adapter runs one pass, DyT (preset `dyt_vtab`) the dynamic and the complete pass: `plain` computes both whole,
+`DyT` shares what they have in common and leaves the backward pass of inactive tokens' branches out. `default recipe` is
+the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient.
+The activations are what autograd keeps between the forward and the backward of a step.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections.abc import Callable
 
 import torch
 
 import dyt
 from dyt.measure import paired
+from dyt.measure.activations import saved_bytes
+from dyt.train import recipe
+
+STATIC, PLAIN, DYT, DEFAULT = "static adapter", "DyT, plain", "DyT", "DyT, default recipe"
 
 
-def step_of(preset: str, backbone: str, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """The forward and backward of one step of a preset's model."""
-    spec = dyt.preset(preset).model_dump()
-    spec |= {"backbone": {"name": backbone, "weights": "none"}, "head": {"num_classes": 100}}
+def step_of(
+    model_spec: dict[str, object], backbone: str, images: torch.Tensor, labels: torch.Tensor, economical: bool = True
+) -> tuple[Callable[[], None], int]:
+    """The forward and backward of one step, and the bytes of activations that it keeps."""
+    spec = model_spec | {"backbone": {"name": backbone, "weights": "none"}, "head": {"num_classes": 100}}
     model = dyt.build(spec).train()
-    step = dyt.TuningStep(model)
+    step = dyt.TuningStep(model, economical=economical)
 
     def run() -> None:
         model.zero_grad(set_to_none=True)
-        loss, _ = step(images, labels)
+        loss, _ = step(images, labels, 1.0, 0)
         loss.backward()
 
-    return run
+    return run, saved_bytes(lambda: step(images, labels, 1.0, 0), model)
 
 
 def main() -> None:
-    """Prints the median of the paired ratios with its interval."""
+    """Prints the medians of the paired ratios with their intervals, and the activations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit_tiny_patch16_224")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--cpu-time", action="store_true", help="the process's CPU seconds, for a busy machine")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     images, labels = torch.randn(options.batch, 3, 224, 224), torch.randint(0, 100, (options.batch,))
-    found = paired(
-        {name: step_of(name, options.backbone, images, labels) for name in ("dyt_vtab", "static_adapter_vtab")},
-        pairs=options.pairs,
-    )
-    ratio = found.speedup("static_adapter_vtab", over="dyt_vtab")
+    of = {name: dyt.preset(name).model_dump(mode="json") for name in ("dyt_vtab", "static_adapter_vtab")}
+    steps = {
+        STATIC: step_of(of["static_adapter_vtab"], options.backbone, images, labels),
+        PLAIN: step_of(of["dyt_vtab"], options.backbone, images, labels, economical=False),
+        DYT: step_of(of["dyt_vtab"], options.backbone, images, labels),
+        DEFAULT: step_of(recipe("default")["model"], options.backbone, images, labels),
+    }
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    found = paired({name: run for name, (run, _) in steps.items()}, pairs=options.pairs, clock=clock)
     print(f"{options.backbone}, batch {options.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(
-        f"static adapter step {found.best('static_adapter_vtab'):.3f} s, DyT step {found.best('dyt_vtab'):.3f} s (best)"
-    )
-    print(f"DyT step / static adapter step: {ratio} (median of {ratio.pairs} paired ratios)")
+    print("CPU time" if options.cpu_time else "wall-clock time")
+    print(f"load of the machine's last minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    for name, (_, kept) in steps.items():
+        ratio = found.speedup(STATIC, over=name)
+        print(f"{name:20} best {found.best(name):7.3f} s, {ratio} of the static adapter's, {kept / 2**20:7.1f} MiB")
+    print(f"median and {ratio.coverage:.0%} interval of {ratio.pairs} paired ratios")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ ORDER = (
     ("capacity",),
     ("export",),
     ("control",),
+    ("stem",),
     ("objective",),
     ("checkpoint",),
     ("official",),

@@ -306,3 +306,49 @@ def test_rates_per_layer_come_down_together() -> None:
         _, parts = dyt.TuningStep(model)(X, Y, 0.5)
     own = [route.active[:, 1:].float().mean() for route in routes]
     torch.testing.assert_close(parts["rate"], ((own[0] - 0.6) ** 2 + (own[1] - 0.8) ** 2) / 2)
+
+
+def test_the_complete_pass_on_a_part_of_the_batch() -> None:
+    model = still()
+    _, parts = dyt.TuningStep(model, {"complete_share": 0.5})(X, Y)
+    logits = model(X)
+    with dyt.execution(model, "complete"):
+        complete = model(X[:2])
+    torch.testing.assert_close(parts["complete"], F.cross_entropy(complete, Y[:2]))
+    torch.testing.assert_close(parts["distill"], distillation(complete, logits[:2]))
+    torch.testing.assert_close(parts["cls"], F.cross_entropy(logits, Y))
+    with dyt.record(model) as routes:
+        dyt.TuningStep(model, {"complete_share": 0.01})(X, Y)
+    assert [len(route.active) for route in routes] == [4, 4, 1, 1]  # at least one image
+
+
+def test_the_complete_pass_at_every_third_step_weighs_three_times_as_much() -> None:
+    model = still()
+    weights = {"complete": 0.5, "distill": 0.25}
+    every, each = dyt.TuningStep(model, {"complete_every": 3, **weights}), dyt.TuningStep(model, weights)
+    _, wanted = each(X, Y)
+    terms = 0.5 * wanted["complete"] + 0.25 * wanted["distill"]
+    found = []
+    for step in range(6):
+        with dyt.record(model) as routes:
+            loss, parts = every(X, Y, step=step)
+        assert len(routes) == (4 if step % 3 == 0 else 2)
+        torch.testing.assert_close(parts["cls"], wanted["cls"])
+        found.append(loss - wanted["total"] + terms)
+    torch.testing.assert_close(torch.stack(found).mean(), terms)  # the same in the mean over the steps
+    assert found[1].abs() < 1e-6
+    with pytest.raises(dyt.DyTError, match="complete_every is 3: pass step"):
+        every(X, Y)
+
+
+@pytest.mark.parametrize("thinned", [{"complete_share": 0.5}, {"complete_every": 2}])
+def test_features_of_every_image_need_the_whole_complete_pass(thinned: dict[str, Any]) -> None:
+    with pytest.raises(dyt.SpecError, match="teacher: pretrained"):
+        dyt.TuningStep(still(), {"features": 1.0, **thinned})
+    dyt.TuningStep(still(), {"features": 1.0, "teacher": "pretrained", **thinned})(X, Y, step=0)
+
+
+@pytest.mark.parametrize("wrong", [{"complete_share": 0.0}, {"complete_share": 1.1}, {"complete_every": 0}])
+def test_shares_and_steps_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(dyt.SpecError, match=next(iter(wrong))):
+        dyt.TuningStep(still(), wrong)

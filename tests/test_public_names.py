@@ -23,7 +23,7 @@ FUNCTIONS = {
     "list": "(kind)",
     "presets": "()",
     "preset": "(name)",
-    "TuningStep": "(model, objective=None)",
+    "TuningStep": "(model, objective=None, economical=True)",
 }
 CLASSES = {
     *(

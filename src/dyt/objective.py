@@ -14,8 +14,10 @@ from dyt import steer
 from dyt.control import follow
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, execution, record
+from dyt.registry import executors
 from dyt.route import Route, activation_rate
 from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
+from dyt.stem import Passes, stochastic
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,18 +112,29 @@ class TuningStep(nn.Module):
 
     A module, so that it can be wrapped by DistributedDataParallel (find_unused_parameters=False) as a whole.
 
+    What the passes have in common is computed once: everything before the first dispatcher's effect (`dyt.stem`), where
+    that is known to be exact. In train mode the dynamic pass runs with the executor `sparse_backward`, which has the
+    gradients of `masked` without its work at inactive tokens; with `masked` where a dispatched branch draws drop path
+    or dropout, or torch.compile traces the step; with what `dyt.execution` names inside that.
+
     Args:
         model: the dynamic model.
         objective: an ObjectiveSpec, a dict of its fields, or None for the model's spec.
+        economical: False computes every pass whole and with the model's own executor, the plain form of the same step.
 
     Raises:
         DyTError: another number of `layer_rates` than the model has dynamic blocks.
         DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
     """
 
-    def __init__(self, model: DynamicModel, objective: ObjectiveSpec | Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: DynamicModel,
+        objective: ObjectiveSpec | Mapping[str, Any] | None = None,
+        economical: bool = True,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.economical = model, economical
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
         self.rates = asked_rates(model, self.objective)
         if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
@@ -133,7 +146,7 @@ class TuningStep(nn.Module):
         self.train(model.training)
 
     def forward(
-        self, images: Tensor, labels: Tensor, progress: float | None = None
+        self, images: Tensor, labels: Tensor, progress: float | None = None, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the loss of a batch.
 
@@ -141,38 +154,42 @@ class TuningStep(nn.Module):
             images: (B, 3, H, W).
             labels: (B,) int64, or soft (B, K).
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
+            step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
 
         Returns:
             The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
             (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a reducer
             asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained backbone, is
-            run only for terms that need it. The rate is the mean of M over all patch tokens of all sites and ranks,
-            weighted by count; with `layer_rates` the `rate` term is the mean over the sites of each one's own square.
+            run only for terms that need it, the complete one only at every `complete_every`-th step. The rate is the
+            mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates` the `rate`
+            term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
         Raises:
-            DyTError: progress missing though the spec has schedules, or outside [0, 1]; `control: threshold` with a
-                dispatcher that scores nothing.
+            DyTError: progress missing though the spec has schedules, or outside [0, 1]; step missing though
+                `complete_every` is above 1; `control: threshold` with a dispatcher that scores nothing.
         """
-        o, now = self.objective, self._progress(progress)
+        o, now, due = self.objective, self._progress(progress), self._due(step)
         features = at(o.features, now)
+        run = Passes(self.model, images, share=self.economical)
         penalties: list[Tensor] = []
         with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
-            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,)):
-                logits = self.model(images)
+            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,), **self._chosen()):
+                logits = run()
             parts = {"cls": classification(logits, labels)}
             zero = parts["cls"].new_zeros(())
             parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
             teacher: list[Route] = []
-            if o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete"):
+            if due and (o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")):
+                count = max(round(o.complete_share * len(images)), 1)
                 with execution(self.model, "complete"), record(self.model) as teacher:
-                    complete = self.model(images)
-                parts["complete"] = classification(complete, labels) if o.complete > 0 else zero
-                parts["distill"] = distillation(complete, logits, o.temperature) if o.distill > 0 else zero
+                    complete = run(count)
+                parts["complete"] = classification(complete, labels[:count]) if o.complete > 0 else zero
+                parts["distill"] = distillation(complete, logits[:count], o.temperature) if o.distill > 0 else zero
             if features > 0:
                 if o.teacher == "pretrained":
-                    teacher = self._pretrained(images)
+                    teacher = self._pretrained(run)
                 parts["features"] = feature_distance(routes, teacher)
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
@@ -186,18 +203,34 @@ class TuningStep(nn.Module):
                 parts["rate"] = torch.stack([(r - a) ** 2 for r, a in zip(each, asked, strict=True)]).mean()
             if o.control == "threshold" and self.training:
                 follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
-        loss = parts["cls"] + o.complete * parts["complete"] + o.distill * parts["distill"]
+        loss = parts["cls"] + o.complete_every * (o.complete * parts["complete"] + o.distill * parts["distill"])
         loss = loss + features * parts["features"] + o.rate_weight * parts["rate"]
         if penalties:
             parts["reducer"] = torch.stack(penalties).sum()
             loss = loss + parts["reducer"]
         return loss, {**parts, "total": loss}
 
-    def _pretrained(self, images: Tensor) -> list[Route]:
+    def _chosen(self) -> dict[str, Any]:
+        """The executor of the dynamic pass, as a change of the steering; none where it is to stay as it is."""
+        named = steer.current(self.model.key).executor is not None
+        if named or not (self.economical and self.training) or torch.compiler.is_compiling() or stochastic(self.model):
+            return {}
+        return {"executor": executors.get("sparse_backward")()}
+
+    def _due(self, step: int | None) -> bool:
+        """Whether the complete pass is run at this step."""
+        every = self.objective.complete_every
+        if every == 1:
+            return True
+        if step is None:
+            raise DyTError(f"complete_every is {every}: pass step, the number of the training step, from 0")
+        return step % every == 0
+
+    def _pretrained(self, run: Passes) -> list[Route]:
         """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned."""
         plain = steer.steered(self.model.key, complete=True, plain=True)
         with torch.no_grad(), plain, record(self.model) as routes:
-            self.model(images)
+            run()
         return routes
 
     def _progress(self, progress: float | None) -> float:

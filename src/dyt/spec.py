@@ -135,7 +135,9 @@ class ObjectiveSpec(Spec):
     asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
     `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
     logits of all sites, moved after every step to where the asked share of the step's tokens is above it, so that the
-    routers learn which tokens matter and not how many there should be.
+    routers learn which tokens matter and not how many there should be. `complete_share`, `complete_every`: savings that
+    are not the paper's: the complete pass is run on that share of each batch (its first images, at least one), or at
+    every k-th step only, whose `complete` and `distill` then weigh k times as much; 1 and 1 in the paper.
     """
 
     rate: Rate = 0.5
@@ -148,6 +150,8 @@ class ObjectiveSpec(Spec):
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     asked: Descent | None = None
     control: Literal["loss", "threshold"] = "loss"
+    complete_share: Rate = 1.0
+    complete_every: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +165,12 @@ class ObjectiveSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> ObjectiveSpec:
+        thinned = self.complete_share < 1 or self.complete_every > 1
+        if thinned and max(ends(self.features)) > 0 and self.teacher == "complete":
+            raise ValueError(
+                "complete_share and complete_every leave images without the complete pass that `features` compares all "
+                "of them with; leave them out, or use teacher: pretrained"
+            )
         if self.asked is not None:
             self.asked.towards(self.rate)
         if self.layer_rates is not None:

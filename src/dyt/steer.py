@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dyt.executors.base import Executor
     from dyt.route import Route
+    from dyt.stem import Stem
 
 
 class Key:
@@ -45,6 +46,7 @@ class Steering:
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
         penalties: lists that each forward appends the loss terms of its reducers to.
         plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
+        stem: what the passes of one tuning step share; None where each computes everything.
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -56,6 +58,7 @@ class Steering:
     keep_tokens: bool = False
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
+    stem: Stem | None = None
     progress: float = 0.0
 
     @property

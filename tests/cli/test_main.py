@@ -41,6 +41,10 @@ def test_help_and_version():
         ("macs", "dyt", "--rate", "2"),
         ("bench", "dyt", "image.png"),
         ("bench", "none.safetensors"),
+        ("bench", "--model", "none.safetensors"),
+        ("bench", "--data", "images"),
+        ("bench", "--executor", "nosuch", "--set", NAME, "--set", TINY),
+        ("bench", "--plot", "picture.nosuch"),
         ("plot", "none.safetensors", "x.png"),
         ("train",),
         ("eval", "none.safetensors"),
@@ -77,13 +81,13 @@ def test_macs_and_bench(tmp_path):
     result = run("macs", "dyt", "--set", NAME, "--set", TINY)
     assert "trainable without head" in result.stdout, result.output
     file = tmp_path / "bench.json"
-    args = ("--batch", 2, "--pairs", 2, "--threads", 1, "--json", file)
+    picture = tmp_path / "bench.png"
+    args = ("--batch", 2, "--batch", 3, "--pairs", 1, "--threads", 1, "--json", file, "--plot", picture)
     result = run("bench", "dyt", "--set", NAME, "--set", TINY, *args)
-    assert "forced masks, random weights, 50.0% active" in result.stdout, result.output
-    assert json.loads(file.read_text())["batch"] == 2
-    result = run("bench", "dyt", "--set", NAME, "--set", TINY, "--optimize", *args)
-    assert "blocks.0: attention's projection onto the residual" in result.stdout, result.output
-    assert json.loads(file.read_text())["conditions"]["blocks"] == "optimized"
+    assert "forced random masks of rate 0.5" in result.stdout, result.output
+    assert [point["batch"] for point in json.loads(file.read_text())["points"]] == [2, 3]
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
 
 
 def test_plot_draws_a_saved_model(tmp_path, monkeypatch):

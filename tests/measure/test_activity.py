@@ -7,7 +7,6 @@ import dyt
 from dyt.errors import DyTError, UnsupportedError
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.measure.activity import grid
-from dyt.measure.bench import DENSE, DYNAMIC, against_dense
 from dyt.measure.costs import costs
 
 SPEC = {
@@ -64,11 +63,3 @@ def test_costs_grow_with_the_rate_and_count_adapters():
     adapters, routers = 2 * (2 * 32 * 4 + 4 + 32), 2 * 33
     assert high.trainable == adapters + routers
     assert high.head == 3 * 32 + 3
-
-
-def test_bench_runs_what_it_says(model):
-    found = against_dense(model, torch.randn(2, 3, 32, 32), 0.5, pairs=2, warmup=0)
-    assert found.active_rate == pytest.approx(0.5)
-    assert set(found.comparison.seconds) == {DENSE, DYNAMIC}
-    assert found.macs_executed < found.macs_dense
-    assert found.data()["speedup"]["pairs"] == 2

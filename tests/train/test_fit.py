@@ -9,6 +9,7 @@ import torch
 import dyt
 from dyt.errors import DyTError, SpecError
 from dyt.specfile import read
+from dyt.stem import Passes
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, fit
 from dyt.train.state import differences
@@ -51,6 +52,24 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(runs: Runs,
         fit(runs(train={"epochs": 1, "seed": seed}), tmp_path / name, progress=False)
         models.append(tensors(tmp_path / name / "model.safetensors"))
     assert models[0] == models[1] != models[2]
+
+
+def test_the_complete_pass_follows_the_number_of_the_step(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser's steps 0 and 2 of three have it, in both parts that they are made of."""
+    made: list[Passes] = []
+    passes: list[int] = []
+    original = Passes.__call__
+
+    def counted(self: Passes, count: int | None = None) -> torch.Tensor:
+        made.extend([self] if self not in made else [])
+        passes.append(made.index(self))
+        return original(self, count)
+
+    monkeypatch.setattr(Passes, "__call__", counted)
+    fit(runs(train={"epochs": 1, "accumulate": 2}, objective={"complete_every": 2}), tmp_path, progress=False)
+    assert passes == [0, 0, 1, 1, 2, 3, 4, 4, 5, 5]
 
 
 def test_a_finished_run_is_read_and_not_repeated(runs: Runs, tmp_path: Path) -> None:

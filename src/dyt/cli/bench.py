@@ -1,9 +1,10 @@
-"""`dyt bench`: a paired comparison with the dense timm model."""
+"""`dyt bench`: a paired comparison with dense timm and the peers."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,97 +21,114 @@ if TYPE_CHECKING:
 WARMUP = 2
 
 
+class Mode(StrEnum):
+    """How every contender is run."""
+
+    eager = "eager"
+    compiled = "compiled"
+
+
 def bench(
-    spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A preset, a spec file, or a trained model.safetensors.")
-    ] = "dyt",
-    images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="For a trained model: images to route.")
-    ] = None,
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A preset or a spec file.")] = "dyt",
+    model: Annotated[Path | None, typer.Option(help="A trained model.safetensors, in place of SPEC.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images for it to route; by default its run's.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A timm name, in place of the spec's.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call; given images are repeated to fill it.")] = 8,
+    batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [8],  # noqa: B006 - typer's way
     rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Active share under forced masks.")] = 0.5,
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; the backbone's by default.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and images.")] = Dtype.float32,
+    dtype: Annotated[list[Dtype], typer.Option(help="Of weights and images; may be given twice.")] = [Dtype.float32],  # noqa: B006
+    mode: Annotated[list[Mode], typer.Option(help="Eager or compiled, all alike; may be given twice.")] = [Mode.eager],  # noqa: B006
+    executor: Annotated[list[str], typer.Option(help="Of DyT; may be given several times.")] = ["sparse"],  # noqa: B006
+    peers: Annotated[bool, typer.Option(help="Also time static adapter, merged LoRA, VPT, ToMe and EViT.")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    optimize: Annotated[bool, typer.Option("--optimize", help="Time what dyt.optimize makes of the model.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Timed rounds; 6 or more for a 95 % interval.")] = 11,
     assignments: SetOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every timing to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw time against multiply-accumulates.")] = None,
 ) -> None:
-    """Time the dynamic model against the dense timm model, in turns, at the asked activity.
+    """Time the dynamic model, dense timm and the peers in turns, with the work that each did beside it.
 
-    Forced random masks on random weights; a trained model.safetensors with images runs its own routes instead. With
-    --optimize it is first said what was rewritten.
+    Forced random masks on random weights; with --model a trained model's routers decide on real images.
     """
     import torch
 
     from dyt.cli.progress import rounds
-    from dyt.measure.bench import against_dense
+    from dyt.measure.bench import compare
+    from dyt.measure.contenders import PEERS, check_executors
+    from dyt.measure.speed import picture, table
 
+    if plot is not None:
+        from dyt.measure.plots import writable
+
+        writable(plot)
+    check_executors(executor)
     if threads is not None:
         torch.set_num_threads(threads)
-    trained = Path(spec).suffix == ".safetensors"
-    if trained:
-        if backbone or image_size or assignments:
+    if model is not None:
+        if spec != "dyt" or backbone or image_size or assignments:
             raise typer.BadParameter("a trained model has its backbone, size and spec; leave out what changes them")
-        model, inputs = _trained(Path(spec), images or [], batch)
+        dynamic, inputs = trained(model, data, max(batch))
     else:
-        if images:
-            raise typer.BadParameter("images are routed by a trained model; give its .safetensors file as SPEC")
+        if data is not None:
+            raise typer.BadParameter("images are routed by a trained model; give its file as --model")
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
-        model, inputs = _untrained(spec, [*changes, *(assignments or [])], batch)
-    if optimize:
-        model = optimized(model)
-    with rounds("timing", pairs + WARMUP) as progress:
-        found = against_dense(
-            model.to(device), inputs.to(device), None if trained else rate, dtype.value, pairs, WARMUP, progress
-        )
-    if optimize:
-        found = replace(found, conditions=found.conditions | {"blocks": "optimized"})
-    for line in report(found):
-        typer.echo(line)
+        dynamic, inputs = _untrained(spec, [*changes, *(assignments or [])], max(batch))
+    found: list[Bench] = []
+    for size, precision, way in ((b, d, m) for d in dtype for m in mode for b in batch):
+        with rounds(f"timing {size}, {precision}, {way}", pairs + WARMUP) as progress:
+            one = compare(
+                dynamic.to(device),
+                inputs[:size].to(device),
+                None if model is not None else rate,
+                dtype=precision.value,
+                compiled=way is Mode.compiled,
+                pairs=pairs,
+                warmup=WARMUP,
+                executor_names=executor,
+                peers=PEERS if peers else {},
+                rewrites=rewrites(),
+                progress=progress,
+            )
+        if found:
+            typer.echo()
+        for line in table(one):
+            typer.echo(line)
+        found.append(one)
     if json_file is not None:
-        json_file.write_text(json.dumps(found.data(), indent=2) + "\n", encoding="utf-8")
+        points = {"points": [one.data() for one in found]}
+        json_file.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        picture(found).savefig(plot, dpi=150)
 
 
-def optimized(model: DynamicModel) -> DynamicModel:
-    """What `dyt.optimize` makes of the model, and it is said what was done to which block."""
+def rewrites() -> dict[str, Callable[[DynamicModel], DynamicModel]]:
+    """What makes a faster model of the same numbers."""
     import dyt
 
-    made = dyt.optimize(model)
-    typer.echo(str(made.report))
-    return made
+    return {
+        "DyT, optimised, last block whole": lambda model: dyt.optimize(model, last_block=False),
+        "DyT, optimised": dyt.optimize,
+    }
 
 
-def report(found: Bench) -> list[str]:
-    """What was measured, and under which conditions, in lines."""
-    from dyt.measure.bench import DENSE, DYNAMIC
+def trained(path: Path, root: str | None, count: int) -> tuple[DynamicModel, Tensor]:
+    """A trained model, and so many test images of its own or other data, repeated where there are fewer.
 
-    speedup, (height, width) = found.speedup, found.size
-    return [
-        f"{found.backbone}, batch {found.batch}, {height} x {width}, {found.masks}, {found.active_rate:.1%} active",
-        ", ".join(f"{name} {value}" for name, value in found.conditions.items()),
-        f"speed-up over {DENSE}: {speedup.median:.3f}, {speedup.coverage:.0%} interval {speedup.low:.3f} to "
-        f"{speedup.high:.3f} (median of {speedup.pairs} paired ratios)",
-        f"GMACs per image: {DENSE} {found.macs_dense / 1e9:.3f}, executed {found.macs_executed / 1e9:.3f}, "
-        f"ratio {found.macs_dense / found.macs_executed:.3f}",
-        f"images/s (fastest call): {DENSE} {found.images_per_second(DENSE):.2f}, "
-        f"{DYNAMIC} {found.images_per_second(DYNAMIC):.2f}",
-    ]
+    Raises:
+        CheckpointError, DataError: what cannot be read.
+    """
+    import torch
 
+    from dyt.train.saved import open_saved
 
-def _trained(path: Path, images: list[Path], batch: int) -> tuple[DynamicModel, Tensor]:
-    import dyt
-    from dyt.cli.pictures import read
-
-    if not images:
-        raise typer.BadParameter("a trained model runs its own routes: give images after its file")
-    model = dyt.load(path)
-    _, inputs = read(model, images, path)
-    return model, inputs.repeat(-(-batch // len(inputs)), 1, 1, 1)[:batch]
+    saved = open_saved(path)
+    data = saved.spec(root)
+    split = saved.split(data, None)
+    some = [images for images, _ in saved.batches(data, split, range(min(count, len(split))))]
+    images = torch.cat(some)
+    return saved.model, images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
 
 
 def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel, Tensor]:

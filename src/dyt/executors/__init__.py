@@ -4,6 +4,7 @@ from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise, ResidualB
 from dyt.executors.capacity import Capacity
 from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
+from dyt.executors.sparse_backward import SparseBackward
 from dyt.executors.triton import Triton
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "ResidualBranch",
     "Room",
     "Sparse",
+    "SparseBackward",
     "Triton",
 ]

@@ -82,6 +82,13 @@ class Family(ABC):
         """The tokens after the attention: x + branch, (B, N, C); otherwise where attention changes their number."""
         return x + branch
 
+    def resumable(self, backbone: nn.Module) -> bool:
+        """Whether blocks and head see the images through the blocks' tokens alone.
+
+        Then a forward of one image goes on as that of others whose tokens are put in the place of its own at a block.
+        """
+        return False
+
     def prompt_refusal(self, backbone: nn.Module) -> str | None:
         """Why no learned tokens can stand between prefix and patches inside the blocks, or None when they can."""
         return "this family does not tell that its blocks take tokens without a position"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dyt.families.attention import unseen
@@ -36,6 +37,12 @@ class IsotropicFamily(Family):
 
     def prefix_tokens(self, backbone: Any) -> int:
         return int(backbone.num_prefix_tokens)
+
+    def resumable(self, backbone: nn.Module) -> bool:
+        methods = ("forward", "forward_features")
+        return isinstance(backbone, VisionTransformer) and all(
+            getattr(type(backbone), name) is getattr(VisionTransformer, name) for name in methods
+        )
 
     def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
         """What the attention mask that the backbone passes lets no token see (NaFlexViT's padding)."""

@@ -1,140 +1,232 @@
-"""The dynamic model against the dense timm model, in paired turns."""
+"""The dynamic model beside dense timm and the peers, in paired turns, with what each computes beside its time."""
 
 from __future__ import annotations
 
 import copy
+import os
 import platform
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Literal
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dyt.backbone import create
+from dyt import steer
 from dyt.errors import DyTError
 from dyt.measure.activity import random_masks, routes_of, token_counts
-from dyt.measure.costs import dense_macs, without_weights
+from dyt.measure.contenders import DENSE, PEERS, Contender, Rewrite, contenders
+from dyt.measure.costs import dense_macs
 from dyt.measure.latency import Comparison, Interval, paired
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, forced
+from dyt.model import DynamicModel, execution
 from dyt.route import activation_rate
 
-DENSE, DYNAMIC = "dense timm", "dynamic"
 Precision = Literal["float32", "bfloat16"]
+Timer = Callable[..., Comparison]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender.
+
+    Attributes:
+        name: of the contender.
+        seconds: of a call, the median.
+        best: of the fastest call.
+        speedup: over dense timm, of the paired ratios.
+        macs: multiply-accumulates per image, mean of the batch.
+        active_rate: share of active patch tokens; None where nothing is dispatched.
+        difference: largest difference of its logits from the DyT model's under `masked`, over the largest of those;
+            None for another model.
+    """
+
+    name: str
+    seconds: float
+    best: float
+    speedup: Interval
+    macs: float
+    active_rate: float | None
+    difference: float | None
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What `against_dense` measured, and under which conditions.
+    """What `compare` measured, and under which conditions.
 
     Attributes:
         backbone: timm's name.
         masks: whose routes were run, in words.
-        active_rate: share of active patch tokens.
         batch, size: of the input.
-        macs_dense, macs_executed: multiply-accumulates per image, mean of the batch.
-        comparison: every timed call.
-        conditions: device, threads, dtype, versions.
+        dtype, compiled: of every contender.
+        rows: the contenders, dense timm first.
+        left: those that are left out, with the reason.
+        conditions: device, threads, load, versions.
     """
 
     backbone: str
     masks: str
-    active_rate: float
     batch: int
     size: tuple[int, int]
-    macs_dense: float
-    macs_executed: float
-    comparison: Comparison
-    conditions: dict[str, str | int]
+    dtype: str
+    compiled: bool
+    rows: tuple[Row, ...]
+    left: Mapping[str, str]
+    conditions: Mapping[str, str | int | float]
 
     @property
-    def speedup(self) -> Interval:
-        """The dynamic model over the dense one: median of the paired ratios, and its interval."""
-        return self.comparison.speedup(DYNAMIC, over=DENSE)
+    def title(self) -> str:
+        """The point of the sweep that this is."""
+        way = "compiled" if self.compiled else "eager"
+        return f"{self.backbone}, batch {self.batch}, {self.dtype}, {way}"
 
-    def images_per_second(self, which: str) -> float:
-        """Of the fastest call."""
-        return self.batch / self.comparison.best(which)
+    def row(self, name: str) -> Row:
+        """The contender of that name."""
+        return next(row for row in self.rows if row.name == name)
 
     def data(self) -> dict[str, Any]:
-        """Everything as plain data, the speed-up included."""
-        return asdict(self) | {"speedup": asdict(self.speedup)}
+        """Everything as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Bench:
+        """From what `data` gave."""
+        rows = tuple(Row(**{**row, "speedup": Interval(**row["speedup"])}) for row in data["rows"])
+        return Bench(**{**data, "rows": rows, "size": tuple(data["size"])})
 
 
-def against_dense(
+def compare(
     model: DynamicModel,
     images: Tensor,
     rate: float | None = 0.5,
     dtype: Precision = "float32",
+    compiled: bool = False,
     pairs: int = 11,
     warmup: int = 2,
+    executor_names: Sequence[str] = ("sparse",),
+    peers: Mapping[str, str] = PEERS,
+    rewrites: Mapping[str, Rewrite] | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    timer: Timer = paired,
 ) -> Bench:
-    """Times a dynamic model (executor `sparse`) against the plain timm model of its spec, at inference.
+    """Times a dynamic model and its peers against the plain timm model, at inference, all in turns in one run.
 
-    The dense model has random weights, which its speed does not depend on. With `rate` None the dynamic model's own
-    dispatchers decide; forced masks skip them, a thousandth of the work.
+    Peers and dense model have random weights, which their speed does not depend on. With `rate` None the dynamic
+    model's own dispatchers decide; forced masks skip them, a thousandth of the work.
 
     Args:
         model: the dynamic model; not changed.
         images: (B, 3, H, W), on the device to measure on.
         rate: share of patch tokens active under random forced masks; None for the model's own routes.
         dtype: of weights and images.
+        compiled: whether every contender, dense timm included, runs under `torch.compile`.
         pairs, warmup: as for `paired`.
+        executor_names, peers, rewrites: as for `contenders`.
         progress: as for `paired`.
+        timer: `paired`, or what stands for it.
 
     Raises:
-        DyTError: no images, or a rate outside [0, 1].
+        DyTError: no images, a rate outside [0, 1], or an unknown executor.
     """
     if not len(images):
         raise DyTError("bench: a batch of at least one image is needed")
     images = images.to(getattr(torch, dtype))
-    model = copy.deepcopy(model).to(images).eval()
-    spec = without_weights(model.spec)
-    dense = create(spec.backbone, spec.head.num_classes)[0].to(images).eval()
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if rate is not None:
-            masks = random_masks(token_counts(model, images[:1]), len(images), rate)
-            stack.enter_context(forced(model, [mask.to(images.device) for mask in masks]))
-        active, total = activation_rate(routes_of(model, images))
-        executed = count_macs(model, images).double().mean()
-        comparison = paired(
-            {DENSE: _finished(dense, images), DYNAMIC: _finished(model, images)}, pairs, warmup, progress=progress
-        )
+    before, model = os.getloadavg()[0], copy.deepcopy(model).to(images).eval()
+    found, left = contenders(model, executor_names, peers, rewrites)
+    prepared: dict[str, _Prepared] = {}
+    with torch.inference_mode():
+        with steer.steered(model.key, masks=_masks(model, images, rate)), execution(model, "masked"):
+            expected = model(images)
+        for contender in found:
+            try:
+                prepared[contender.name] = _Prepared(contender, images, rate, compiled, expected)
+            except torch._dynamo.exc.TorchDynamoException as reason:
+                left[contender.name] = f"torch.compile: {str(reason).strip().splitlines()[0]}"
+        if DENSE not in prepared:
+            raise DyTError(f"bench: dense timm does not run: {left[DENSE]}")
+        times = timer({name: one.run for name, one in prepared.items()}, pairs, warmup, progress=progress)
     return Bench(
         backbone=model.spec.backbone.name,
-        masks="its own routes" if rate is None else "forced masks, random weights",
-        active_rate=float(active / total),
+        masks="routers of a trained model on images" if rate is None else f"forced random masks of rate {rate:g}",
         batch=len(images),
         size=(images.shape[2], images.shape[3]),
-        macs_dense=float(dense_macs(dense, images[:1])),
-        macs_executed=float(executed),
-        comparison=comparison,
-        conditions=conditions(images, dtype),
+        dtype=dtype,
+        compiled=compiled,
+        rows=tuple(one.row(times) for one in prepared.values()),
+        left=left,
+        conditions=conditions(images) | {"load": before},
     )
 
 
-def conditions(images: Tensor, dtype: str) -> dict[str, str | int]:
+class _Prepared:
+    """A contender on its device, its masks made, its work counted, and called once."""
+
+    def __init__(
+        self, contender: Contender, images: Tensor, rate: float | None, compiled: bool, expected: Tensor
+    ) -> None:
+        self.contender, self.name, self.images = contender, contender.name, images
+        self.model = model = contender.model.to(images)
+        self.active_rate = self.difference = self.masks = None
+        if not isinstance(model, DynamicModel):
+            self.macs = float(dense_macs(model, images[:1]))
+        else:
+            self.masks = _masks(model, images, rate) if contender.routed else None
+            # not in inference mode, in which the counter's hooks cannot look at parameters
+            with torch.inference_mode(False), torch.no_grad(), self._context():
+                self.macs = float(count_macs(model, images).double().mean())
+                if contender.routed:
+                    active, total = activation_rate(routes_of(model, images))
+                    self.active_rate = float(active / total)
+        self.call: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
+        out = self.run()
+        if contender.reference:
+            apart = (out.float() - expected.float()).abs().max()
+            self.difference = float(apart / expected.float().abs().max().clamp_min(1e-30))
+
+    def _context(self) -> AbstractContextManager[Any]:
+        if not isinstance(self.model, DynamicModel):
+            return nullcontext()
+        return steer.steered(self.model.key, masks=self.masks, executor=self.contender.executor)
+
+    def run(self) -> Tensor:
+        """One call, finished when it returns."""
+        with self._context():
+            out = self.call(self.images)
+        if self.images.device.type == "cuda":
+            torch.cuda.synchronize(self.images.device)
+        return out
+
+    def row(self, times: Comparison) -> Row:
+        """Its line of the table."""
+        return Row(
+            name=self.name,
+            seconds=median(times.seconds[self.name]),
+            best=times.best(self.name),
+            speedup=times.speedup(self.name, over=DENSE),
+            macs=self.macs,
+            active_rate=self.active_rate,
+            difference=self.difference,
+        )
+
+
+def _masks(model: DynamicModel, images: Tensor, rate: float | None) -> tuple[Tensor, ...] | None:
+    if rate is None:
+        return None
+    made = random_masks(token_counts(model, images[:1]), len(images), rate)
+    return tuple(mask.to(images.device) for mask in made)
+
+
+def conditions(images: Tensor) -> dict[str, str | int | float]:
     """What a speed depends on beside the model."""
     device = images.device
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "dtype": dtype,
+        "cores": os.cpu_count() or 0,
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
-
-
-def _finished(model: nn.Module, images: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        model(images)
-        if images.device.type == "cuda":
-            torch.cuda.synchronize(images.device)
-
-    return run

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -144,6 +145,66 @@ def tradeoff(points: Sequence[Point], title: str = "") -> Figure:
     if any(point.series for point in points):
         axes.legend(frameon=False, fontsize=8)
     _plain(axes)
+    return figure
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One model in `time_against_macs`: multiply-accumulates and time, both as shares of the dense model's."""
+
+    label: str
+    macs: float
+    time: float
+    low: float
+    high: float
+
+
+def time_against_macs(panels: Mapping[str, Sequence[Timed]], title: str = "") -> Figure:
+    """Time against multiply-accumulates, both over dense timm's, with the line on which saved work is saved time.
+
+    Args:
+        panels: by heading, the models that ran in turns; one panel each. Bars are the intervals of the time.
+        title: above the picture.
+
+    Raises:
+        DyTError: nothing to draw.
+    """
+    if not panels or not all(panels.values()):
+        raise DyTError("time_against_macs: no points were given")
+    names = list(dict.fromkeys(point.label for points in panels.values() for point in points))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.3 * columns, 3.5 * rows + 0.35 * -(-len(names) // (2 * columns))), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    style = {name: (f"C{i % 10}", "os^Dv"[i // 2 % 5]) for i, name in enumerate(names)}
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (heading, points) in zip(grid.flat, panels.items(), strict=False):
+        edge = 1.08 * max(1.0, *(max(p.macs, p.time) for p in points))
+        axes.plot([0, edge], [0, edge], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        axes.annotate("ideal", (0.56, 0.56), xytext=(4, -12), textcoords="offset points", fontsize=8, color=INK)
+        axes.axhline(1.0, color=PALE, linewidth=1, zorder=0)
+        for p in points:
+            colour, marker = style[p.label]
+            bars = [[max(p.time - p.low, 0.0)], [max(p.high - p.time, 0.0)]]
+            axes.errorbar(p.macs, p.time, yerr=bars, color=colour, marker=marker, markersize=5, linewidth=1,
+                          linestyle="none", label=p.label)  # fmt: skip
+        axes.set(xlim=(0.5, edge), ylim=(0.5, edge))
+        if min(min(p.macs, p.low) for p in points) < 0.5:
+            axes.set(xlim=(0, edge), ylim=(0, edge))
+        axes.set_title(heading, loc="left", fontsize=9, color=INK)
+        axes.set_xlabel("multiply-accumulates / dense timm's", color=INK, fontsize=9)
+        axes.set_ylabel("time / dense timm's", color=INK, fontsize=9)
+        _plain(axes)
+    known: dict[str, Artist] = {}
+    for axes in grid.flat[: len(panels)]:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    figure.legend(
+        known.values(), known.keys(), loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=8
+    )
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
     return figure
 
 

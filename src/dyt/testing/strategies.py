@@ -277,12 +277,14 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         st.fixed_dictionaries({"rate": _RATE}),
         st.fixed_dictionaries({"layer_rates": st.lists(_RATE, min_size=1, max_size=4)}),
     ]
+    whole = {"features": draw(st.floats(0, 3))}
+    thinned = {"complete_share": draw(st.floats(0.01, 1)), "complete_every": draw(st.integers(1, 9))}
     objective = {
         **draw(st.one_of(rates)),
+        **draw(st.sampled_from([whole, thinned])),
         "rate_weight": draw(st.floats(0, 30)),
         "complete": draw(st.floats(0, 3)),
         "distill": draw(st.floats(0, 3)),
-        "features": draw(st.floats(0, 3)),
         "temperature": draw(st.floats(0.1, 4)),
         "control": draw(st.sampled_from(["loss", "threshold"])),
         "asked": draw(st.none() | descents),

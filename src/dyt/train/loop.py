@@ -172,7 +172,7 @@ class _Run:
         torch.manual_seed(seed)
         with self.accelerator.accumulate(self.step):
             with self.sums.watching(targets) as seen:
-                loss, parts = self.step(images, targets, self.done / self.steps)
+                loss, parts = self.step(images, targets, self.done / self.steps, self.done)
                 seen.update(parts)
             self.accelerator.backward(loss)
             if t.clip is not None and self.accelerator.sync_gradients:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
+from dyt import steer
 from dyt.errors import UnsupportedError
 from dyt.executors.base import MLPBranch, Pointwise
 from dyt.families.base import Family
@@ -143,6 +144,14 @@ class DynamicBlock(nn.Module, ABC):
 
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The whole branch, every token computed: what the original block's residual adds."""
+        site = next(iter(self.sites.values()))
+        assert isinstance(site, Site)
+        stem = steer.current(site.key).stem
+        if stem is not None and stem.entered is x and not self.stochastic(name):
+            return stem.once(name, lambda: self._computed(name, x, *args, **kwargs))
+        return self._computed(name, x, *args, **kwargs)
+
+    def _computed(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         method: Callable[..., Tensor] = getattr(self.family, name)
         if name in POINTWISE:
             return self._frozen(partial(method, self))(x, *args, **kwargs)
@@ -170,7 +179,7 @@ class DynamicBlock(nn.Module, ABC):
             attention = partial(family.class_attention, self, entered, *args, **kwargs)
         dropped = None if self.stage is None else self.stage.dropped()
         route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
-        method, noisy, norm = getattr(family, name), self._stochastic(name), partial(family.normalised, self, name)
+        method, noisy, norm = getattr(family, name), self.stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:
             fn: Pointwise = self._frozen(lambda y: method(self, y, *args, **kwargs))
             parts = None if self.training else family.mlp_parts(self)
@@ -185,7 +194,7 @@ class DynamicBlock(nn.Module, ABC):
             return fn
         return partial(checkpoint, fn, use_reentrant=False)
 
-    def _stochastic(self, name: str) -> bool:
+    def stochastic(self, name: str) -> bool:
         """Whether the branch draws drop path or dropout in train mode."""
         if not self.training:
             return False

@@ -1,0 +1,131 @@
+"""What runs side by side in a benchmark: dense timm, the peers, and DyT with each executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dyt.assemble import build
+from dyt.backbone import create
+from dyt.errors import DyTError, nearest
+from dyt.executors.base import Executor
+from dyt.measure.costs import without_weights
+from dyt.measure.plain import PlainGather
+from dyt.model import DynamicModel
+from dyt.named_specs import preset
+from dyt.registry import executors
+from dyt.spec import DyTSpec
+
+DENSE = "dense timm"
+PEERS: Mapping[str, str] = {
+    "static adapter": "static_adapter",
+    "merged LoRA": "lora",
+    "VPT": "vpt",
+    "ToMe": "tome",
+    "EViT": "evit",
+}
+"""Peers by name, with their presets."""
+PAPER_PEERS: Mapping[str, str] = {
+    "static adapter": "static_adapter_vtab",
+    "merged LoRA": "lora_vtab",
+    "VPT": "vpt_vtab",
+    "ToMe": "tome",
+    "ToMe + AdaptFormer": "tome_adaptformer",
+    "EViT": "evit",
+    "EViT + AdaptFormer": "evit_adaptformer",
+    "DynamicViT": "dynamicvit",
+    "DynamicViT + AdaptFormer": "dynamicvit_adaptformer",
+    "DyT + ToMe": "dyt_tome",
+}
+"""The rows of the paper's tables 4 and 5."""
+PLAIN = "DyT, plain gather"
+Rewrite = Callable[[DynamicModel], DynamicModel]
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One of the compared.
+
+    Attributes:
+        name: in tables.
+        model: in eval mode.
+        executor: what its branches run with; None for its own.
+        routed: whether tokens are skipped in it: it is then run under the run's masks, or routes by itself.
+        reference: whether its logits should be those of the DyT model that is measured.
+    """
+
+    name: str
+    model: nn.Module
+    executor: Executor | None = None
+    routed: bool = False
+    reference: bool = False
+
+
+def contenders(
+    model: DynamicModel,
+    executor_names: Sequence[str] = ("sparse",),
+    peers: Mapping[str, str] = PEERS,
+    rewrites: Mapping[str, Rewrite] | None = None,
+) -> tuple[list[Contender], dict[str, str]]:
+    """The contenders around a DyT model: dense timm first, all with random weights but the model itself.
+
+    Args:
+        model: in eval mode, on its device and in its dtype.
+        executor_names: registered executors.
+        peers: presets by name; each is built on the model's backbone and head.
+        rewrites: by name, what makes a faster model of the same numbers out of the model.
+
+    Returns:
+        The contenders; and by name, why some are left out: this backbone cannot have them.
+
+    Raises:
+        DyTError: an unknown executor.
+    """
+    check_executors(executor_names)
+    spec = without_weights(model.spec)
+    dense = create(spec.backbone, spec.head.num_classes)[0].eval()
+    found, left = [Contender(DENSE, dense)], {}
+    for name, of in peers.items():
+        try:
+            found.append(_peer(name, preset(of), spec))
+        except DyTError as reason:
+            left[name] = str(reason)
+    if spec.variant.type == "mlp":
+        found.append(Contender(PLAIN, model, PlainGather(), True, True))
+    found += [Contender(f"DyT, {name}", model, executors.get(name)(), True, True) for name in executor_names]
+    for name, rewrite in (rewrites or {}).items():
+        found.append(Contender(name, rewrite(model), None, True, True))
+    return found, left
+
+
+def check_executors(names: Sequence[str]) -> None:
+    """Refuses a name that no executor is registered under.
+
+    Raises:
+        DyTError: naming it and the nearest.
+    """
+    unknown = sorted(set(names) - set(executors.names()))
+    if unknown:
+        raise DyTError(f"no executor '{unknown[0]}'; {nearest(unknown[0], executors.names())}")
+
+
+def _peer(name: str, own: DyTSpec, spec: DyTSpec) -> Contender:
+    torch.manual_seed(0)
+    model = build(own.model_copy(update={"backbone": spec.backbone, "head": spec.head})).eval()
+    if own.tuner is not None and own.tuner.type == "lora":
+        merge_lora(model)
+    return Contender(name, model, routed=own.dispatcher.type != "always")
+
+
+def merge_lora(model: DynamicModel) -> None:
+    """Adds the low-rank updates to the layers that they are of, which then run alone (LoRA, section 4.1); in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    for name, layer in layers.items():
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
