@@ -33,6 +33,8 @@ def test_the_defaults_are_the_paper_s() -> None:
             "distill": 1.0,
             "features": 0.0,
             "teacher": "complete",
+            "complete_share": 1.0,
+            "complete_every": 1,
             "temperature": 1.0,
             "asked": None,
             "control": "loss",
