@@ -31,6 +31,7 @@ ORDER = (
     ("hub",),
     ("backbone",),
     ("assemble",),
+    ("support",),
     ("control",),
     ("objective",),
     ("checkpoint",),

@@ -3,7 +3,7 @@
 import builtins
 
 from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
-from dyt.assemble import Support, build, supports
+from dyt.assemble import build
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.measure.macs import count_macs
@@ -13,6 +13,7 @@ from dyt.objective import TuningStep
 from dyt.official import from_official
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.support import Support, supports
 
 __version__ = "0.1.0"
 
