@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.assemble import support_matrix
+from dyt.support import support_matrix
 from dyt.variants import DynamicBlock
 from laws.backbones import BACKBONES
 from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone

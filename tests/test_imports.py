@@ -32,6 +32,7 @@ ORDER = (
     ("hub",),
     ("backbone",),
     ("assemble",),
+    ("support",),
     ("capacity",),
     ("export",),
     ("control",),

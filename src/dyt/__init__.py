@@ -3,7 +3,7 @@
 import builtins
 
 from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
-from dyt.assemble import Support, build, supports
+from dyt.assemble import build
 from dyt.capacity import calibrate_capacity
 from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
@@ -16,6 +16,7 @@ from dyt.official import from_official
 from dyt.rewrites import optimize
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.support import Support, supports
 
 __version__ = "0.1.0"
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.assemble import Support, support_matrix
 from dyt.bridges import bridged
 from dyt.registry import KINDS
+from dyt.support import Support, support_matrix
 from dyt.testing import laws
 from families.zoo import TINY
 from families.zoo_hf import HUGGINGFACE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyt.assemble import Support
+    from dyt.support import Support
 
 
 def supports(
@@ -40,8 +40,8 @@ def _matrix() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dyt.assemble import support_matrix
     from dyt.registry import executors, variants
+    from dyt.support import support_matrix
 
     rows = support_matrix()
     table = Table(box=SIMPLE_HEAD)
