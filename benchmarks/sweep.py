@@ -3,11 +3,13 @@
 Backbones x batches x dtypes x eager and compiled; on the CPU batches 1, 8 and 32, on a GPU 1, 8, 32, 128 and 256. Every
 finished point is a line of the file, and is not measured again; a sweep that was stopped goes on when it is started
 again. `--report` prints what the file has, `--plot` draws it. `--paper` measures the rows of the paper's tables 4 and 5
-instead, and prints them beside the printed numbers.
+instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model as `dyt.calibrate` makes it,
+calibrated once for all rates; `--plot-activity` draws the speed-ups over the active share.
 
     python benchmarks/sweep.py cpu.jsonl --threads 2
     python benchmarks/sweep.py gpu.jsonl --device cuda
     python benchmarks/sweep.py paper.jsonl --paper --device cuda --batches 512 --dtypes float32 --modes eager
+    python benchmarks/sweep.py activity.jsonl --calibrate --rates 0 0.25 0.5 0.75 1 --dtypes float32 --modes eager
     python benchmarks/sweep.py trained.jsonl --model runs/mine/model.safetensors --data path/to/images
 """
 
@@ -15,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -24,12 +27,16 @@ import torch
 
 import dyt
 from dyt.backbone import input_size
-from dyt.cli.bench import rewrites, trained
+from dyt.breakeven import BreakEven
+from dyt.cli.bench import rewrites
 from dyt.measure.bench import Bench, compare
-from dyt.measure.contenders import PAPER_PEERS, PEERS
-from dyt.measure.speed import beside_paper, picture, table
+from dyt.measure.contenders import OPTIMISED, PAPER_PEERS, PEERS
+from dyt.measure.speed import beside_paper, over_activity, picture, table
+from dyt.model import DynamicModel
+from dyt.train.saved import open_saved
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
+CALIBRATED = f"{OPTIMISED}, calibrated"
 CPU_BATCHES, GPU_BATCHES = (1, 8, 32), (1, 8, 32, 128, 256)
 
 
@@ -44,6 +51,7 @@ class Point:
     rate: float | None
     device: str
     paper: bool
+    calibrated: bool
 
     @property
     def key(self) -> str:
@@ -74,18 +82,44 @@ def points(options: argparse.Namespace, backbones: Sequence[str]) -> Iterator[Po
     for backbone, dtype, compiled, batch, rate in product(
         backbones, options.dtypes, modes, sorted(options.batches), rates
     ):
-        yield Point(backbone, batch, dtype, compiled, rate, options.device, options.paper)
+        yield Point(backbone, batch, dtype, compiled, rate, options.device, options.paper, options.calibrate)
+
+
+@cache
+def break_evens(backbone: str, batch: int, dtype: str, device: str) -> Mapping[str, BreakEven]:
+    """Of the optimised model, by site."""
+    model, images = untrained(backbone, batch)
+    kind = getattr(torch, dtype)
+    return dyt.calibrate(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
+
+
+def calibrated(model: DynamicModel, found: Mapping[str, BreakEven]) -> DynamicModel:
+    """The optimised model with these break-evens."""
+    fast = dyt.optimize(model)
+    for site in fast.sites:
+        site.break_even = found.get(site.name)
+    return fast
+
+
+def untrained(backbone: str, batch: int, preset: str = "dyt") -> tuple[DynamicModel, torch.Tensor]:
+    """A model with random weights, and noise for images."""
+    torch.manual_seed(0)
+    spec = dyt.preset(preset).model_dump(mode="json")
+    model = dyt.build(spec | {"backbone": {"name": backbone, "weights": "none"}})
+    return model, torch.randn(batch, 3, *input_size(model.backbone))
 
 
 def measured(point: Point, options: argparse.Namespace) -> Bench:
     """One point."""
     if options.model:
-        model, images = trained(options.model, options.data, point.batch)
+        saved = open_saved(options.model)
+        model, images = saved.model, saved.sample(options.data, point.batch)
     else:
-        torch.manual_seed(0)
-        spec = dyt.preset("dyt_vtab" if point.paper else "dyt").model_dump(mode="json")
-        model = dyt.build(spec | {"backbone": {"name": point.backbone, "weights": "none"}})
-        images = torch.randn(point.batch, 3, *input_size(model.backbone))
+        model, images = untrained(point.backbone, point.batch, "dyt_vtab" if point.paper else "dyt")
+    faster = rewrites()
+    if point.calibrated:
+        found = break_evens(point.backbone, point.batch, point.dtype, point.device)
+        faster[CALIBRATED] = lambda model: calibrated(model, found)
     return compare(
         model.to(point.device),
         images.to(point.device),
@@ -94,8 +128,8 @@ def measured(point: Point, options: argparse.Namespace) -> Bench:
         compiled=point.compiled,
         pairs=options.pairs,
         executor_names=options.executors,
-        peers=PAPER_PEERS if point.paper else PEERS,
-        rewrites=rewrites(),
+        peers=PAPER_PEERS if point.paper else {} if options.no_peers else PEERS,
+        rewrites=faster,
     )
 
 
@@ -115,8 +149,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=None, help="a trained model.safetensors, routed by itself")
     parser.add_argument("--data", default=None, help="its images")
     parser.add_argument("--paper", action="store_true", help="the rows of tables 4 and 5, on ViT-B/16")
+    parser.add_argument("--no-peers", action="store_true", help="DyT and dense timm alone")
+    parser.add_argument("--calibrate", action="store_true", help="also the optimised model, calibrated")
     parser.add_argument("--report", action="store_true", help="print what the file has, and measure nothing")
     parser.add_argument("--plot", type=Path, default=None)
+    parser.add_argument("--plot-activity", type=Path, default=None)
     options = parser.parse_args(arguments)
     if options.batches is None:
         options.batches = CPU_BATCHES if options.device == "cpu" else GPU_BATCHES
@@ -145,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.compiler.reset()
     if options.plot is not None:
         picture(list(have.values())).savefig(options.plot, dpi=150)
+    if options.plot_activity is not None:
+        over_activity(list(have.values())).savefig(options.plot_activity, dpi=150)
 
 
 if __name__ == "__main__":

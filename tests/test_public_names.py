@@ -1,6 +1,7 @@
 """The names that users type, and how they are called. A change here is a change for users."""
 
 import inspect
+import re
 from importlib.resources import files
 
 import pytest
@@ -17,7 +18,8 @@ FUNCTIONS = {
     "calibrate_capacity": "(model, batches, quantile=1.0, margin=0.05, together=1, overflow='dense')",
     "count_macs": "(model, images)",
     "optimize": "(model, last_block=True)",
-    "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None)",
+    "quantize": "(model, activations=False)",
+    "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
     "supports": "(name, **args)",
     "list": "(kind)",
@@ -56,7 +58,7 @@ def test_how_they_are_called(name: str) -> None:
         parameters=[p.replace(annotation=inspect.Parameter.empty) for p in plain.parameters.values()],
         return_annotation=inspect.Signature.empty,
     )
-    assert str(bare) == FUNCTIONS[name]
+    assert re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", str(bare)) == FUNCTIONS[name]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])

@@ -13,7 +13,7 @@ from dyt.model import DynamicModel, execution, forced, record
 from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
-from dyt.rewrites import optimize
+from dyt.rewrites import optimize, quantize
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 from dyt.support import Support, supports
@@ -67,6 +67,7 @@ __all__ = [
     "optimize",
     "preset",
     "presets",
+    "quantize",
     "record",
     "reducers",
     "registry",

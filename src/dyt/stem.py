@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from timm.layers import DropPath, PatchDropout  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ class Passes:
 
     Args:
         model: the dynamic model.
-        images: (B, 3, H, W).
+        images: (B, 3, H, W), or what the backbone takes in their place.
         share: False computes everything in every pass.
     """
 
@@ -59,7 +59,7 @@ class Passes:
 
     def __call__(self, count: int | None = None) -> Tensor:
         """The logits (count, K) of the first `count` images, all by default; the first pass is one of all."""
-        images = self.images[:count]
+        images = self.images if count is None else first_images(self.images, count)
         if self.first is None:
             logits: Tensor = self.model(images)
             return logits
@@ -67,7 +67,7 @@ class Passes:
             assert count is None
             stem = self.stem = Stem()
         else:
-            stem, images = self.stem.of(len(images)), images[:1]
+            stem, images = self.stem if count is None else self.stem.of(count), first_images(images, 1)
         hook = self.first.register_forward_pre_hook(self._entering)
         try:
             with steer.steered(self.model.key, stem=stem):
@@ -84,6 +84,13 @@ class Passes:
             stem.entered = args[0]
             return None
         return stem.entered, *args[1:]
+
+
+def first_images(images: Tensor, count: int) -> Tensor:
+    """The first of a batch; of a mapping of tensors, which NaFlexViT takes, the first of each."""
+    if isinstance(images, Mapping):
+        return type(images)({name: each[:count] for name, each in images.items()})
+    return images[:count]
 
 
 def first_block(model: DynamicModel) -> DynamicBlock | None:

@@ -22,7 +22,7 @@ def _plain(monkeypatch):
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
-    dyt.save(tiny({"depth": 1}, trainable="full"), path)
+    dyt.save(tiny({"depth": 1, "global_pool": "avg"}, trainable="full"), path)
     return path
 
 

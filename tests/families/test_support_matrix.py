@@ -17,6 +17,7 @@ from dyt.bridges import bridged
 from dyt.registry import KINDS
 from dyt.support import Support, support_matrix
 from dyt.testing import laws
+from dyt.testing.strategies import names
 from families.zoo import TINY
 from families.zoo_hf import HUGGINGFACE
 from families.zoo_hierarchical import HIERA, SAM, SWIN
@@ -62,7 +63,7 @@ def test_every_cell(example: str) -> None:
     for variant in filter(lambda name: own("variants", name), dyt.list("variants")):
         chosen = {"variant": {"type": variant}, "adapter": {"type": "bottleneck", "dim": 8}}
         if variant in row:
-            laws.starts_as_the_backbone(case, chosen, dyt.list("executors"))
+            laws.starts_as_the_backbone(case, chosen, names("executors"))
             laws.training_keeps_the_backbone(case, chosen, steps=1)
             continue
         backbone, x = case.backbone(), case.images()
@@ -91,5 +92,5 @@ def test_the_page_shows_it() -> None:
 
 
 def test_the_page_names_the_executors() -> None:
-    executors = ", ".join(f"`{name}`" for name in dyt.list("executors") if own("executors", name))
+    executors = ", ".join(f"`{name}`" for name in names("executors") if own("executors", name))
     assert f"with every executor ({executors})" in " ".join(PAGE.read_text(encoding="utf-8").split())

@@ -8,7 +8,8 @@ import torch
 from timm.layers import is_notrace_module  # type: ignore[attr-defined]
 
 import dyt
-from dyt.measure.bench import against_dense
+from dyt.measure.bench import compare
+from dyt.measure.contenders import DENSE
 from laws.models import CLASSES, masks, tiny
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -86,8 +87,8 @@ def test_feature_extraction_sees_a_block_as_one_node() -> None:
 
 
 def test_it_is_benchmarked_as_any_model() -> None:
-    found = against_dense(dyt.optimize(tiny()), X, pairs=1, warmup=0)
-    assert found.macs_executed < found.macs_dense
+    found = compare(dyt.optimize(tiny()), X, pairs=1, warmup=0, peers={})
+    assert found.row("DyT, sparse").macs < found.row(DENSE).macs
     assert found.batch == 3
 
 

@@ -1,6 +1,7 @@
 """`dyt train`, `dyt eval` and `dyt predict`, end to end."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import dyt
+from dyt.cli.calibrate import calibrate
 from dyt.cli.evaluate import evaluate
 from dyt.cli.predict import predict
 from dyt.cli.train import run_spec, train
@@ -20,7 +22,7 @@ from dyt.train import RunSpec, evaluation
 from .conftest import ARGS, NAME, Runs
 
 app = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"train": train, "eval": evaluate, "predict": predict}.items():
+for name, verb in {"train": train, "eval": evaluate, "predict": predict, "calibrate": calibrate}.items():
     app.command(name)(verb)
 
 
@@ -68,6 +70,37 @@ def test_eval_in_bfloat16(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen == [{torch.float32}, {torch.bfloat16}]
     assert half["images"] == full["images"]
     assert half["active_rate"] == pytest.approx(full["active_rate"], abs=0.05)
+
+
+def test_eval_with_int8_weights(trained: Path) -> None:
+    pytest.importorskip("torchao", reason="the extra dyt[int8]")
+    model = str(trained / "model.safetensors")
+    full, short = (json.loads(said("eval", model, "--dtype", dtype, "--json")) for dtype in ("float32", "int8"))
+    assert short["images"] == full["images"]
+    assert short["active_rate"] == pytest.approx(full["active_rate"], abs=0.05)
+    assert short["gmacs"] == pytest.approx(full["gmacs"], rel=0.05)
+    assert short["gmacs_complete"] == full["gmacs_complete"]
+
+
+def test_calibrate_writes_into_the_file(trained: Path, tmp_path: Path) -> None:
+    """Only the break-even of each site is new; without images, and so for an unwritable answer, nothing is."""
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    before = dyt.load(file)
+    printed = said("calibrate", str(file), "--batch", "2", "--batch", "1", "--threads", str(torch.get_num_threads()))
+    after = dyt.load(file)
+    assert [site.break_even is None for site in before.sites] == [True] * len(before.sites)
+    for site in after.sites:
+        assert site.break_even is not None
+        assert site.break_even.batches == (1, 2)
+        assert f"{site.name}: computes every token above" in printed
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    )
+    content = file.read_bytes()
+    with pytest.raises(DyTError):
+        said("calibrate", str(file), "--data", str(tmp_path / "nowhere"))
+    assert file.read_bytes() == content
 
 
 def test_predict(trained: Path, images: Path) -> None:

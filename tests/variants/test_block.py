@@ -78,10 +78,12 @@ def test_gradient_checkpointing_changes_no_number(
 def test_gradient_checkpointing_recomputes_the_branches() -> None:
     model, calls = tiny().train(), []
     model.backbone.blocks[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    for checkpointing, expected in ((False, 2), (True, 4)):
+    # Two passes; an economical step computes active and inactive tokens of the dynamic pass apart, and the inactive
+    # ones without a graph, so that they are not computed again.
+    for checkpointing, economical, expected in ((False, False, 2), (True, False, 4), (False, True, 3), (True, True, 5)):
         model.set_grad_checkpointing(checkpointing)
         calls.clear()
-        loss, _ = dyt.TuningStep(model)(X, Y)
+        loss, _ = dyt.TuningStep(model, economical=economical)(X, Y)
         loss.backward()
         assert len(calls) == expected
 

@@ -57,6 +57,7 @@ def bench(
     from dyt.measure.bench import compare
     from dyt.measure.contenders import PEERS, check_executors
     from dyt.measure.speed import picture, table
+    from dyt.train.saved import open_saved
 
     if plot is not None:
         from dyt.measure.plots import writable
@@ -68,7 +69,8 @@ def bench(
     if model is not None:
         if spec != "dyt" or backbone or image_size or assignments:
             raise typer.BadParameter("a trained model has its backbone, size and spec; leave out what changes them")
-        dynamic, inputs = trained(model, data, max(batch))
+        saved = open_saved(model)
+        dynamic, inputs = saved.model, saved.sample(data, max(batch))
     else:
         if data is not None:
             raise typer.BadParameter("images are routed by a trained model; give its file as --model")
@@ -106,29 +108,12 @@ def bench(
 def rewrites() -> dict[str, Callable[[DynamicModel], DynamicModel]]:
     """What makes a faster model of the same numbers."""
     import dyt
+    from dyt.measure.contenders import OPTIMISED
 
     return {
-        "DyT, optimised, last block whole": lambda model: dyt.optimize(model, last_block=False),
-        "DyT, optimised": dyt.optimize,
+        f"{OPTIMISED}, last block whole": lambda model: dyt.optimize(model, last_block=False),
+        OPTIMISED: dyt.optimize,
     }
-
-
-def trained(path: Path, root: str | None, count: int) -> tuple[DynamicModel, Tensor]:
-    """A trained model, and so many test images of its own or other data, repeated where there are fewer.
-
-    Raises:
-        CheckpointError, DataError: what cannot be read.
-    """
-    import torch
-
-    from dyt.train.saved import open_saved
-
-    saved = open_saved(path)
-    data = saved.spec(root)
-    split = saved.split(data, None)
-    some = [images for images, _ in saved.batches(data, split, range(min(count, len(split))))]
-    images = torch.cat(some)
-    return saved.model, images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
 
 
 def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel, Tensor]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import Dtype
+from dyt.cli.options import Precision
 
 
 def evaluate(
@@ -20,7 +20,9 @@ def evaluate(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and images.")] = Dtype.float32,
+    dtype: Annotated[
+        Precision, typer.Option(help="Of weights and images; int8: of the blocks' weights alone.")
+    ] = Precision.float32,
     workers: Annotated[int | None, typer.Option(help="Loader processes.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -28,6 +30,7 @@ def evaluate(
     import torch
     from rich.console import Console
 
+    import dyt
     from dyt.train.calibrate import calibrate_rate
     from dyt.train.evaluation import evaluate as run
     from dyt.train.progress import Bar
@@ -36,8 +39,8 @@ def evaluate(
     from dyt.train.saved import open_saved
 
     saved = open_saved(model, classes)
-    kind = torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
-    saved.model.to(kind)
+    kind = torch.bfloat16 if dtype is Precision.bfloat16 else torch.float32
+    dynamic = dyt.quantize(saved.model) if dtype is Precision.int8 else saved.model.to(kind)
     spec = saved.spec(data, workers)
     chosen, bar = saved.split(spec, split), Bar(shown=True)
     if rate is not None:
@@ -45,10 +48,10 @@ def evaluate(
         some = permutation(len(training), 0, "calibration")[:1024]
         held = [images.to(kind) for images, _ in saved.batches(spec, training, some)]
         with bar.task(f"setting the rate to {rate:g}", None):
-            calibrate_rate(saved.model, held, rate)
+            calibrate_rate(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:
         batches = ((images.to(kind), y) for images, y in saved.batches(spec, chosen, range(len(chosen))))
-        report = run(saved.model, batches, lambda count: bar.advance(task, count))
+        report = run(dynamic, batches, lambda count: bar.advance(task, count))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

@@ -8,6 +8,7 @@ import typer
 
 import dyt
 from dyt.cli.bench import bench
+from dyt.cli.calibrate import calibrate
 from dyt.cli.demo import demo
 from dyt.cli.doctor import doctor
 from dyt.cli.errors import OneLine
@@ -55,6 +56,7 @@ for name, verb in {
     "eval": evaluate,
     "predict": predict,
     "bench": bench,
+    "calibrate": calibrate,
     "macs": macs,
     "paper": paper,
     "plot": plot,

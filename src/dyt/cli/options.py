@@ -26,6 +26,14 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Precision(StrEnum):
+    """Of a model at inference: of weights and images; `int8` is of the blocks' weights alone (`dyt.quantize`)."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
 def chosen(spec: str, assignments: Sequence[str] | None) -> DyTSpec:
     """The spec of a preset or a file, with `a.b=c` assignments over it.
 

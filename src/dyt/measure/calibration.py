@@ -61,6 +61,7 @@ def calibrate(
     sample: Tensor,
     batch_sizes: Sequence[int] = (1, 8, 32),
     device: str | torch.device | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Measures each site's break-even, and makes the model use it in eval mode: above it, a site computes every token.
 
@@ -78,6 +79,7 @@ def calibrate(
         sample: images (B, 3, H, W) that are like those to come, for the activity; repeated to fill a batch.
         batch_sizes: to measure at; other sizes use the nearest.
         device: to measure on; the model's own by default.
+        progress: called after each measurement with how many are done, and how many there are.
 
     Returns:
         What was found.
@@ -100,6 +102,7 @@ def calibrate(
         site.break_even = None
     expected = {route.site: float(route.active.float().mean()) for route in routes_of(copied, sample)}
     shares: dict[str, list[float]] = {site.name: [] for site in copied.sites if not site.settled}
+    done, total = 0, len(batches) * len(shares)
     with torch.no_grad():
         for batch in batches:
             images = sample.repeat(-(-batch // len(sample)), 1, 1, 1)[:batch]
@@ -107,6 +110,8 @@ def calibrate(
             for call in _calls(copied, images):
                 for site in call.sites:
                     shares[site.name].append(_break_even(copied, call, site, tokens, batch))
+                    done += 1
+                    progress(done, total)
     found = {name: BreakEven(tuple(batches), tuple(each), expected[name]) for name, each in shares.items()}
     for site in model.sites:
         site.break_even = found.get(site.name)

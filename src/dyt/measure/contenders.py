@@ -41,7 +41,7 @@ PAPER_PEERS: Mapping[str, str] = {
     "DyT + ToMe": "dyt_tome",
 }
 """The rows of the paper's tables 4 and 5."""
-PLAIN = "DyT, plain gather"
+PLAIN, OPTIMISED = "DyT, plain gather", "DyT, optimised"
 Rewrite = Callable[[DynamicModel], DynamicModel]
 
 

@@ -11,10 +11,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn import functional as F
 
 from dyt.errors import DyTError
+from dyt.measure.latency import Interval
 
 INK, ACCENT, PALE = "#26323f", "#1f77b4", "#c9d3dc"
 SKIPPED = (0.27, 0.33, 0.42)
@@ -203,6 +205,51 @@ def time_against_macs(panels: Mapping[str, Sequence[Timed]], title: str = "") ->
     figure.legend(
         known.values(), known.keys(), loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=8
     )
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def speed_over_activity(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Interval]]]],
+    ideal: Mapping[str, Sequence[tuple[float, float]]],
+    title: str = "",
+) -> Figure:
+    """Speed-up over dense timm against the active share, with the line of a model that turns all saved work into time.
+
+    Args:
+        panels: by heading, for each model its (active share, speed-up with interval).
+        ideal: by heading, (active share, dense multiply-accumulates over executed ones).
+        title: above the picture.
+
+    Raises:
+        DyTError: nothing to draw.
+    """
+    if not panels:
+        raise DyTError("speed_over_activity: no points were given")
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.3 * columns, 3.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (heading, models) in zip(grid.flat, panels.items(), strict=False):
+        axes.axhline(1.0, color=PALE, linewidth=1, zorder=0)
+        axes.plot(*zip(*sorted(ideal[heading]), strict=True), color=INK, linewidth=1, linestyle=(0, (4, 3)),
+                  label="work saved, all of it", zorder=0)  # fmt: skip
+        for i, (name, points) in enumerate(models.items()):
+            shares, found = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            bars = [[f.median - f.low for f in found], [f.high - f.median for f in found]]
+            axes.errorbar(shares, [f.median for f in found], yerr=bars, color=f"C{i}", marker="os^"[i % 3],
+                          markersize=4, linewidth=1, capsize=2, label=name)  # fmt: skip
+        axes.set_title(heading, loc="left", fontsize=9, color=INK)
+        axes.set_xlabel("active patch tokens", color=INK, fontsize=9)
+        axes.set_ylabel("speed-up over dense timm", color=INK, fontsize=9)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_ylim(bottom=0)
+        _plain(axes)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * columns,
+                  frameon=False, fontsize=8)  # fmt: skip
     if title:
         figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
     return figure

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dyt.measure.bench import Bench
-from dyt.measure.contenders import DENSE
+from dyt.measure.contenders import DENSE, OPTIMISED
+from dyt.measure.latency import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,22 @@ def picture(found: Sequence[Bench]) -> Figure:
             for row in one.rows
         ]
     return time_against_macs(panels)
+
+
+def over_activity(found: Sequence[Bench], title: str = "") -> Figure:
+    """Speed-ups of optimised models at several active shares, and that of the work saved; a panel for each point."""
+    from dyt.measure.plots import speed_over_activity
+
+    panels: dict[str, dict[str, list[tuple[float, Interval]]]] = {}
+    ideal: dict[str, list[tuple[float, float]]] = {}
+    for one in found:
+        rows = [row for row in one.rows if row.name.startswith(OPTIMISED)]
+        share = max(row.active_rate or 0.0 for row in rows)  # of a last block for the class token alone it is 0
+        for row in rows:
+            panels.setdefault(one.title, {}).setdefault(row.name, []).append((share, row.speedup))
+        least = min(row.macs for row in rows)
+        ideal.setdefault(one.title, []).append((share, one.row(DENSE).macs / least))
+    return speed_over_activity(panels, ideal, title)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""OptimizedModel: what `dyt.optimize` returns."""
+"""What `dyt.optimize` and `dyt.quantize` return: models for inference alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -11,8 +11,35 @@ from dyt.model import DynamicModel
 from dyt.rewrites.report import Report
 
 
-class OptimizedModel(DynamicModel):
-    """A dynamic model for inference, its blocks rewritten; `record`, `forced`, `execution` and `count_macs` work on it.
+class InferenceModel(DynamicModel):
+    """A dynamic model that is neither trained nor saved; `record`, `forced`, `execution` and `count_macs` work on it.
+
+    Args:
+        model: the dynamic model whose rewritten backbone it takes over.
+        kind: what it is, in a word, for messages.
+    """
+
+    def __init__(self, model: DynamicModel, kind: str) -> None:
+        super().__init__(model.backbone, model.spec, model.key, model.tuner)
+        self.kind = kind
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode.
+
+        Raises:
+            UnsupportedError: asked for train mode.
+        """
+        if mode:
+            raise UnsupportedError(f"{self.kind} model is for inference; train the model that it was made from")
+        return super().train(False)
+
+    def save_refusal(self) -> str | None:
+        return f"{self.kind} model has other weights than its spec says; save the model that it was made from"
+
+
+class OptimizedModel(InferenceModel):
+    """A dynamic model with its blocks rewritten for inference.
 
     Args:
         model: the dynamic model whose rewritten backbone it takes over.
@@ -23,22 +50,8 @@ class OptimizedModel(DynamicModel):
     """
 
     def __init__(self, model: DynamicModel, report: Report) -> None:
-        super().__init__(model.backbone, model.spec, model.key, model.tuner)
+        super().__init__(model, "an optimised")
         self.report = report
-
-    def train(self, mode: bool = True) -> OptimizedModel:
-        """Stays in eval mode.
-
-        Raises:
-            UnsupportedError: asked for train mode.
-        """
-        if mode:
-            raise UnsupportedError("an optimised model is for inference; train the model that it was made from")
-        super().train(False)
-        return self
-
-    def save_refusal(self) -> str | None:
-        return "its adapters and routers are folded into other weights; save the model that it was made from"
 
     def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """timm's `forward_features`.

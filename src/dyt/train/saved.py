@@ -85,6 +85,17 @@ class Saved:
         for batch, labels in loader(images, plan, worker_count(spec.workers)):
             yield preparation.normalized(batch.to(self.device)), labels.to(self.device)
 
+    def sample(self, root: str | None, count: int) -> Tensor:
+        """So many test images of that data (see `spec`), repeated where there are fewer, (count, 3, H, W).
+
+        Raises:
+            DataError: what cannot be read.
+        """
+        spec = self.spec(root)
+        split = self.split(spec, None)
+        images = torch.cat([images for images, _ in self.batches(spec, split, range(min(count, len(split))))])
+        return images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
+
 
 def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
     """Loads a model that `dyt train` or `dyt.save` wrote.
