@@ -16,6 +16,9 @@ from dyt.dispatchers.learned import Learned
 from dyt.dispatchers.scored import linear_scores
 from dyt.rewrites.products import add_linear, fixed, is_linear, scaled
 
+MULTIPLE = 8
+"""Of outputs that the joint product is filled up to with zeros: a product of 72 is faster than one of 65."""
+
 
 class FoldedAdapter(Adapter):
     """x + s * up(act(down(x))) with s folded into up, and the router, where there is one, as one more output of down.
@@ -34,7 +37,9 @@ class FoldedAdapter(Adapter):
         self.units = adapter.down.out_features
         self.router = None if router is None else fixed(router.weight, router.bias)
         layers = [adapter.down] if router is None else [adapter.down, router]
-        self.down = fixed(torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        spare = -len(weight) % MULTIPLE
+        self.down = fixed(F.pad(weight, (0, 0, 0, spare)), F.pad(bias, (0, spare)))
         self.up = scaled(adapter.up, adapter.scale)
 
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

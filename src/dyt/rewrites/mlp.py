@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import Mlp  # type: ignore[attr-defined]
+import torch
+from timm.layers import GELU, Mlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from dyt.rewrites.products import add_linear, is_linear, scaled, scales
+from dyt.rewrites.products import add_linear, add_linear_, is_linear, scaled, scales
+
+GELUS = {nn.GELU, GELU}
+"""Activations that torch can also compute in place."""
 
 
 class FusedMlp(nn.Module):
@@ -21,6 +25,7 @@ class FusedMlp(nn.Module):
         super().__init__()
         mlp = block.mlp
         self.norm, self.fc1, self.act, self.mid = block.norm2, mlp.fc1, mlp.act, mlp.norm
+        self.gelu = getattr(self.act, "approximate", "none") if type(self.act) in GELUS else None
         self.fc2 = scaled(mlp.fc2, block.ls2)
 
     @staticmethod
@@ -34,7 +39,10 @@ class FusedMlp(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """What the last product is given."""
-        out: Tensor = self.mid(self.act(self.fc1(self.norm(x))))
+        up: Tensor = self.fc1(self.norm(x))
+        # nobody else sees what fc1 gave; a backward pass would
+        up = self.act(up) if self.gelu is None or up.requires_grad else torch.ops.aten.gelu_(up, approximate=self.gelu)
+        out: Tensor = self.mid(up)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +51,8 @@ class FusedMlp(nn.Module):
         return out
 
     def onto(self, x: Tensor, out: Tensor) -> Tensor:
-        """out + branch(x)."""
-        return add_linear(out, self.hidden(x), self.fc2)
+        """out + branch(x); `out` may be overwritten, unless it is x."""
+        return (add_linear if out is x else add_linear_)(out, self.hidden(x), self.fc2)
 
 
 class KeptMlp(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
-    """x + linear(h), for x (..., C) and h (..., D), as one product that accumulates onto x.
+    """x + linear(h), for x (..., C) and h (..., D), as one product that accumulates onto x and the bias.
 
     Under autocast, where the product is in another precision than the residual stream, they stay two steps: x is not
     rounded.
@@ -16,8 +16,26 @@ def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
         added: Tensor = x + linear(h)
         return added
-    out = torch.addmm(x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1]), linear.weight.t())
-    return (out if linear.bias is None else out.add_(linear.bias)).reshape(x.shape)
+    start = x.clone() if linear.bias is None else x + linear.bias
+    return _accumulated(start, h, linear)
+
+
+def add_linear_(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
+    """As `add_linear`; x may be overwritten."""
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
+        return add_linear(x, h, linear)
+    return _accumulated(x if linear.bias is None else x.add_(linear.bias), h, linear)
+
+
+def _accumulated(start: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
+    """start + h W^T, in the place of `start`: torch.addmm that returns another tensor begins with a copy.
+
+    With `out=` and not as `addmm_`, which torch's FLOP counter does not know.
+    """
+    flat, rows, weight = start.reshape(-1, start.shape[-1]), h.reshape(-1, h.shape[-1]), linear.weight.t()
+    graph = torch.is_grad_enabled() and (start.requires_grad or h.requires_grad or weight.requires_grad)
+    out = torch.addmm(flat, rows, weight) if graph else torch.addmm(flat, rows, weight, out=flat)
+    return out.reshape(start.shape)
 
 
 def is_linear(module: nn.Module | None) -> bool:
