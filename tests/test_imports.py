@@ -27,6 +27,7 @@ ORDER = (
     ("site",),
     ("variants",),
     ("tuners",),
+    ("heads",),
     ("model",),
     ("named_specs",),
     ("hub",),

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 import dyt
 from dyt import steer
 from dyt.errors import DyTError
-from dyt.objective import classification, distillation, feature_distance, mean_over_ranks
+from dyt.heads import classification, distillation
+from dyt.objective import feature_distance, mean_over_ranks
 from dyt.route import Route
 from dyt.spec import parse
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec, tiny

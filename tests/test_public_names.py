@@ -42,7 +42,10 @@ CLASSES = {
     ),
     *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
-ROOMS = {"adapters", "dispatchers", "executors", "families", "reducers", "registry", "testing", "tuners", "variants"}
+ROOMS = {
+    *("adapters", "dispatchers", "executors", "families", "heads", "reducers", "tuners", "variants"),
+    *("registry", "testing"),
+}
 
 
 def test_the_public_names() -> None:

@@ -17,7 +17,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     found = dyt.DyTSpec().model_dump(mode="json")
     paper: dict[str, Any] = {
         "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}},
-        "head": {"num_classes": 100},
+        "head": {"type": "classifier", "num_classes": 100},
         "variant": {"type": "mlp", "layers": None},
         "tuner": None,
         "reducer": None,

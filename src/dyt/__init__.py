@@ -2,7 +2,7 @@
 
 import builtins
 
-from dyt import adapters, dispatchers, executors, families, reducers, registry, testing, tuners, variants
+from dyt import adapters, dispatchers, executors, families, heads, reducers, registry, testing, tuners, variants
 from dyt.assemble import build
 from dyt.capacity import calibrate_capacity
 from dyt.checkpoint import load, save
@@ -62,6 +62,7 @@ __all__ = [
     "families",
     "forced",
     "from_official",
+    "heads",
     "list",
     "load",
     "optimize",

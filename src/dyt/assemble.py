@@ -71,14 +71,18 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     """
     spec = resolve(spec)
     if backbone is None:
-        backbone, new_head = backbones.create(spec.backbone, spec.head.num_classes)
+        backbone, new_head = backbones.create(spec.backbone, spec.head.classifier)
         backbone.eval()
     else:
-        backbone, new_head = bridges.bridged(backbone, spec.head.num_classes)
+        backbone, new_head = bridges.bridged(backbone, spec.head.classifier)
         _check_given(backbone, spec)
     key, tuner = steer.Key(), tuner_of(spec)
     # everything that can be refused is refused before the first change
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
+    head_class = registry.heads.get(spec.head.type)
+    reason = head_class.refusal(spec.head, backbone, next(iter(replaced.values())).family)
+    if reason is not None:
+        raise UnsupportedError(f"head '{spec.head.type}' is not available for {type(backbone).__name__}: {reason}")
     for path, block in replaced.items():
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, block)
@@ -89,7 +93,7 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     _freeze(backbone, spec, tuner)
     if new_head:
         start_head(backbone)
-    model = DynamicModel(backbone, spec, key, tuner)
+    model = DynamicModel(backbone, spec, key, head_class(spec.head, backbone), tuner)
     if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin has it on its stages
         # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
@@ -111,10 +115,10 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
     if families.find(backbone) is None:
         raise UnsupportedError(f"{unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
     given = getattr(backbone, "num_classes", None)
-    if given != spec.head.num_classes:
+    if given != spec.head.classifier:
         raise SpecError(
-            f"head.num_classes is {spec.head.num_classes} but the given backbone has {given}; change the spec, or "
-            f"{bridges.remedy(backbone, spec.head.num_classes)}"
+            f"head.num_classes is {spec.head.classifier} but the given backbone has {given}; change the spec, or "
+            f"{bridges.remedy(backbone, spec.head.classifier)}"
         )
 
 

@@ -100,12 +100,12 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
                 f"give load(..., backbone=) the timm model it was made on"
             )
         backbone = create(
-            spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.num_classes
+            spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.classifier
         )[0]
         dtypes = {t.dtype for t in tensors.values()}
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
     else:
-        backbone, _ = bridged(backbone, spec.head.num_classes)
+        backbone, _ = bridged(backbone, spec.head.classifier)
         if families.find(backbone) is None:
             raise CheckpointError(
                 f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
@@ -117,13 +117,13 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
             f"frozen weights differ (sha256 {str(metadata.get('backbone_sha256'))[:12]}, given {str(given)[:12]})"
         )
     twin = _twin(backbone)
-    twin.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
+    twin.reset_classifier(spec.head.classifier)  # type: ignore[operator]
     wanted = stored(build(spec, backbone=twin))
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
-    if backbone.num_classes != spec.head.num_classes:
-        backbone.reset_classifier(spec.head.num_classes)  # type: ignore[operator]
+    if backbone.num_classes != spec.head.classifier:
+        backbone.reset_classifier(spec.head.classifier)  # type: ignore[operator]
     model = build(spec, backbone=backbone)
     put(model, tensors)
     for site in model.sites:
@@ -162,7 +162,8 @@ def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:
         parameters = dict(model.backbone.named_parameters())
         tuned = {f"tuner.{tuner.stored(k)}": parameters[k] for k in sorted(tuned_keys(model.backbone, tuner))}
     plain = plain_state(model.backbone, tuner)
-    return sites | tuned | {f"backbone.{k}": v for k, v in plain.items() if whole or k in head}
+    behind = {f"head.{k}": v for k, v in model.head.state_dict(keep_vars=True).items()}
+    return sites | tuned | behind | {f"backbone.{k}": v for k, v in plain.items() if whole or k in head}
 
 
 def put(model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None = None) -> None:

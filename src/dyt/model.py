@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dyt import steer
 from dyt.errors import DyTError, UnsupportedError, nearest
+from dyt.heads import Classifier, Head
 from dyt.reducers.stage import Stage
 from dyt.registry import UnknownNameError, executors
 from dyt.route import Route
@@ -32,19 +33,22 @@ class DynamicModel(nn.Module):
         backbone: the timm model, its blocks replaced in place.
         spec: what it was built from.
         key: its identity for steering.
+        head: what stands behind the backbone; without parameters where that is the backbone's own classifier.
         tuner: how the backbone itself is tuned; None for not at all.
     """
 
-    def __init__(self, backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: Tuner | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, spec: DyTSpec, key: steer.Key, head: Head, tuner: Tuner | None = None
+    ) -> None:
         super().__init__()
         self.backbone: Any = backbone
+        self.head = head
         self.spec, self.key, self.tuner = spec, key, tuner
         self.training = backbone.training
 
-    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Images (B, 3, H, W) -> logits (B, classes), in train and eval mode."""
-        logits: Tensor = self.backbone(images, *args, **kwargs)
-        return logits
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Images (B, 3, H, W) -> logits (B, classes), or what else the head gives, in train and eval mode."""
+        return self.head(self.backbone, images, *args, **kwargs)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -106,8 +110,13 @@ class DynamicModel(nn.Module):
         """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows.
 
         Raises:
-            UnsupportedError: another pooling than the backbone's; a saved file would not know of it.
+            UnsupportedError: a head of another kind, or another pooling than the backbone's; a saved file would not
+                know of it.
         """
+        if type(self.head) is not Classifier:
+            raise UnsupportedError(
+                f"the head is a '{self.spec.head.type}', not timm's classifier; build one with other head.num_classes"
+            )
         pooling = getattr(self.backbone, "global_pool", None)
         if global_pool not in {None, pooling}:
             raise UnsupportedError(
@@ -122,8 +131,8 @@ class DynamicModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the head; 0 for none."""
-        return int(self.backbone.num_classes)
+        """What the head tells apart; 0 for none."""
+        return int(self.spec.head.num_classes)
 
     @property
     def num_features(self) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dyt import steer
 from dyt.control import follow
@@ -18,21 +17,6 @@ from dyt.registry import executors
 from dyt.route import Route, activation_rate
 from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 from dyt.stem import Passes, stochastic
-
-
-def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy, in float32. `logits` (B, K); `labels` (B,) int64, or soft (B, K) float that sum to 1."""
-    return F.cross_entropy(logits.float(), labels)
-
-
-def distillation(complete: Tensor, dynamic: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(complete || dynamic), batch mean, teacher detached, in float32, for logits (B, K).
-
-    With a temperature T both sides are softened by it and the term is multiplied by T squared.
-    """
-    teacher = F.log_softmax(complete.detach().float() / temperature, dim=-1)
-    student = F.log_softmax(dynamic.float() / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def feature_distance(dynamic: Sequence[Route], teacher: Sequence[Route]) -> Tensor:
@@ -146,23 +130,23 @@ class TuningStep(nn.Module):
         self.train(model.training)
 
     def forward(
-        self, images: Tensor, labels: Tensor, progress: float | None = None, step: int | None = None
+        self, images: Tensor, labels: Any, progress: float | None = None, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the loss of a batch.
 
         Args:
             images: (B, 3, H, W).
-            labels: (B,) int64, or soft (B, K).
+            labels: (B,) int64, or soft (B, K); of another head than the classifier what it is trained with.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
             step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
 
         Returns:
-            The loss (), and its parts, all () float32: `cls`, `complete`, `distill`, `features` and `rate`
-            (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a reducer
-            asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained backbone, is
-            run only for terms that need it, the complete one only at every `complete_every`-th step. The rate is the
-            mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates` the `rate`
-            term is the mean over the sites of each one's own square.
+            The loss (), and its parts, all () float32: `cls` (the head's loss), `complete`, `distill`, `features` and
+            `rate` (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a
+            reducer asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained
+            backbone, is run only for terms that need it, the complete one only at every `complete_every`-th step. The
+            rate is the mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates`
+            the `rate` term is the mean over the sites of each one's own square.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -171,13 +155,13 @@ class TuningStep(nn.Module):
                 `complete_every` is above 1; `control: threshold` with a dispatcher that scores nothing.
         """
         o, now, due = self.objective, self._progress(progress), self._due(step)
-        features = at(o.features, now)
-        run = Passes(self.model, images, share=self.economical)
+        features, head = at(o.features, now), self.model.head
+        run = Passes(self.model, images, share=self.economical and head.shares_stem)
         penalties: list[Tensor] = []
         with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
             with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,), **self._chosen()):
                 logits = run()
-            parts = {"cls": classification(logits, labels)}
+            parts = {"cls": head.loss(logits, labels)}
             zero = parts["cls"].new_zeros(())
             parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
             teacher: list[Route] = []
@@ -185,8 +169,8 @@ class TuningStep(nn.Module):
                 count = max(round(o.complete_share * len(images)), 1)
                 with execution(self.model, "complete"), record(self.model) as teacher:
                     complete = run(count)
-                parts["complete"] = classification(complete, labels[:count]) if o.complete > 0 else zero
-                parts["distill"] = distillation(complete, logits[:count], o.temperature) if o.distill > 0 else zero
+                parts["complete"] = head.loss(complete, labels[:count]) if o.complete > 0 else zero
+                parts["distill"] = head.divergence(complete, logits[:count], o.temperature) if o.distill > 0 else zero
             if features > 0:
                 if o.teacher == "pretrained":
                     teacher = self._pretrained(run)

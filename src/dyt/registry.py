@@ -303,9 +303,10 @@ executors: Registry[Any] = Registry("executors")
 families: Registry[Any] = Registry("families")
 tuners: Registry[Any] = Registry("tuners")
 reducers: Registry[Any] = Registry("reducers")
+heads: Registry[Any] = Registry("heads")
 
 KINDS: Mapping[str, Registry[Any]] = MappingProxyType(
-    {kind.kind: kind for kind in (dispatchers, adapters, variants, executors, families, tuners, reducers)}
+    {kind.kind: kind for kind in (dispatchers, adapters, variants, executors, families, tuners, reducers, heads)}
 )
 """Every catalogue by its kind."""
 
@@ -320,6 +321,7 @@ __all__ = [
     "dispatchers",
     "executors",
     "families",
+    "heads",
     "reducers",
     "tuners",
     "variants",

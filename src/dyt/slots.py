@@ -53,11 +53,11 @@ class Slot:
 
     The slot reads `type`, asks the registry of that kind for the component and lets the component's own `Spec` validate
     the value, so that a component registered later needs no rebuild of the model that has the slot. A bare string is
-    short for `{"type": string}`.
+    short for `{"type": string}`. `default` is the type of a mapping that has none.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, default: str | None = None) -> None:
+        self.kind, self.default = kind, default
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -82,6 +82,8 @@ class Slot:
             return value
         if isinstance(value, str):
             value = {"type": value}
+        if isinstance(value, dict) and self.default is not None:
+            value = {"type": self.default, **value}
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             allowed = ", ".join(registry.names())
             raise PydanticCustomError("no_type", f"needs a mapping with 'type', one of: {allowed}")

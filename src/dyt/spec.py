@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, field_validator, model_validator
 
 from dyt.errors import SpecError
+from dyt.registry import KINDS
 from dyt.slots import ComponentSpec, Slot, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -116,10 +117,19 @@ class BackboneSpec(Spec):
         return args
 
 
-class HeadSpec(Spec):
-    """The task head: `num_classes` outputs; 0 for none (features)."""
+class HeadSpec(ComponentSpec):
+    """The head: `type` is the name that it is registered under, `num_classes` what it tells apart.
 
+    Of `classifier`, the backbone's own, 0 classes are none (features). Base of the specs of all heads.
+    """
+
+    type: str = "classifier"
     num_classes: Annotated[int, Field(ge=0)] = 100
+
+    @property
+    def classifier(self) -> int:
+        """Outputs of the backbone's own classifier; 0 where another head takes its place."""
+        return self.num_classes
 
 
 class ObjectiveSpec(Spec):
@@ -220,7 +230,9 @@ class DyTSpec(Spec):
     """
 
     backbone: BackboneSpec = BackboneSpec()
-    head: HeadSpec = HeadSpec()
+    head: Annotated[HeadSpec, Slot("heads", default="classifier")] = Field(
+        default={"type": "classifier"}, validate_default=True
+    )
     variant: Annotated[ComponentSpec, Slot("variants")] = Field(default={"type": "mlp"}, validate_default=True)
     dispatcher: Annotated[ComponentSpec, Slot("dispatchers")] = Field(
         default={"type": "learned"}, validate_default=True
@@ -242,6 +254,13 @@ class DyTSpec(Spec):
     def _consistent(self) -> DyTSpec:
         if self.objective.teacher == "pretrained" and not self.keeps_pretrained:
             raise ValueError(NO_PRETRAINED)
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_terms(self) -> DyTSpec:
+        reason = KINDS["heads"].get(self.head.type).divergence_refusal
+        if reason is not None and self.objective.distill > 0:
+            raise ValueError(f"objective.distill: head '{self.head.type}' has no such term: {reason}; set distill: 0")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from timm.layers import DropPath, PatchDropout  # type: ignore[attr-defined]
@@ -57,12 +58,11 @@ class Passes:
         self.first = first_block(model) if share else None
         self.stem: Stem | None = None
 
-    def __call__(self, count: int | None = None) -> Tensor:
-        """The logits (count, K) of the first `count` images, all by default; the first pass is one of all."""
+    def __call__(self, count: int | None = None) -> Any:
+        """The outputs for the first `count` images, all by default; the first pass is one of all."""
         images = self.images if count is None else first_images(self.images, count)
         if self.first is None:
-            logits: Tensor = self.model(images)
-            return logits
+            return self.model(images)
         if self.stem is None:
             assert count is None
             stem = self.stem = Stem()
@@ -71,7 +71,7 @@ class Passes:
         hook = self.first.register_forward_pre_hook(self._entering)
         try:
             with steer.steered(self.model.key, stem=stem):
-                found: Tensor = self.model(images)
+                found = self.model(images)
         finally:
             hook.remove()
         return found

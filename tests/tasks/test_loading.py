@@ -1,5 +1,6 @@
 """Samples are a function of (position, seed) alone: not of workers, caching or what was drawn before."""
 
+import dataclasses
 import pickle
 import random
 from functools import partial
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Images, Preparation, loader, seeded, transform, worth_caching
+from dyt.tasks.loading import Images, Preparation, loader, seeded
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -28,7 +29,7 @@ def at(pixels: Any, i: int) -> Image.Image:
 
 
 def images(training: bool = True, **fields: Any) -> Images:
-    return Images(split(), transform(DataSpec(root=".", **fields), PREPARATION, training))
+    return Images(split(), DataSpec(root=".", **fields), PREPARATION, training)
 
 
 @pytest.mark.parametrize("augment", ["none", "crop", "timm"])
@@ -75,11 +76,15 @@ def test_the_cache_holds_what_would_be_read() -> None:
 
 
 def test_what_is_cached() -> None:
-    assert worth_caching(DataSpec(root="."), split(), 16)
-    assert not worth_caching(DataSpec(root="."), split(), 100_000)
-    assert worth_caching(DataSpec(root=".", cache=True), split(), 100_000)
-    assert not worth_caching(DataSpec(root=".", cache=False), split(), 16)
-    assert not worth_caching(DataSpec(root=".", augment="crop", cache=True), split(), 16)
+    def worth(size: int, **fields: Any) -> bool:
+        preparation = dataclasses.replace(PREPARATION, size=size)
+        return Images(split(), DataSpec(root=".", **fields), preparation, True).worth_caching()
+
+    assert worth(16)
+    assert not worth(100_000)
+    assert worth(100_000, cache=True)
+    assert not worth(16, cache=False)
+    assert not worth(16, augment="crop", cache=True)
 
 
 def test_normalised_once() -> None:

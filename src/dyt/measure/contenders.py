@@ -86,7 +86,7 @@ def contenders(
     """
     check_executors(executor_names)
     spec = without_weights(model.spec)
-    dense = create(spec.backbone, spec.head.num_classes)[0].eval()
+    dense = create(spec.backbone, spec.head.classifier)[0].eval()
     found, left = [Contender(DENSE, dense)], {}
     for name, of in peers.items():
         try:

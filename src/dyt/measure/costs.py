@@ -84,7 +84,7 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
     trained = {name: p.numel() for name, p in names.items() if p.requires_grad and name not in head}
     return Costs(
         size=input_size(model.backbone),
-        dense=dense_macs(create(spec.backbone, spec.head.num_classes)[0].eval(), batch[:1]),
+        dense=dense_macs(create(spec.backbone, spec.head.classifier)[0].eval(), batch[:1]),
         complete=complete,
         nominal=round(nominal) + routers,
         executed=round(executed) + routers,

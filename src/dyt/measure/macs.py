@@ -31,7 +31,8 @@ class _Metered(Executor):
         before = self.spent()
         out = self.inner.pointwise(fn, x, route)
         active = route.active.sum(1).double().cpu()
-        self.booked += (self.spent() - before) * active / active.sum().clamp_min(1)
+        shares = (self.spent() - before) * active / active.sum().clamp_min(1)
+        self.booked += shares.reshape(len(self.booked), len(shares) // max(len(self.booked), 1)).sum(1)  # clips
         return out
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
@@ -45,7 +46,7 @@ class _Metered(Executor):
 
             alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
             rows.append(self.inner.mixing(of_this, x[i : i + 1], alone))
-            self.booked[i] += self.spent() - before
+            self.booked[i * len(self.booked) // x.shape[0]] += self.spent() - before
         return torch.cat(rows)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from torch import nn
-
 from dyt.adapters.bottleneck import Bottleneck
 from dyt.adapters.none import NoAdapter
 from dyt.errors import UnsupportedError
 from dyt.families.vit import ViT
+from dyt.heads import Classifier
 from dyt.model import DynamicModel
 from dyt.rewrites.adapter import FoldedAdapter, ScoredElsewhere, router_of
 from dyt.rewrites.attention import FusedAttention, LeadingAttention
@@ -61,7 +60,7 @@ def optimize(model: DynamicModel, last_block: bool = True) -> OptimizedModel:
             reports.append(BlockReport(path, left=(reason,)))
             continue
         if last_block and path == block.family.blocks(backbone)[-1]:
-            leading, reason = _leading(backbone, block)
+            leading, reason = _leading(twin, block)
         rewritten, report = _rewritten(block, path, leading)
         if reason is not None and reason not in report.left:
             report = replace(report, left=(*report.left, reason))
@@ -94,11 +93,11 @@ def _site_left_alone(site: Site) -> str | None:
     return None
 
 
-def _leading(backbone: nn.Module, block: DynamicBlock) -> tuple[int | None, str | None]:
+def _leading(model: DynamicModel, block: DynamicBlock) -> tuple[int | None, str | None]:
     """How many tokens of its last block a model's head reads; or None, and why the block computes them all."""
-    count, adapter = block.family.leading_read(backbone), block.site("mlp").adapter
+    count, adapter = block.family.leading_read(model.backbone), block.site("mlp").adapter
     reason = FusedAttention.refusal(block)
-    if count is None:
+    if count is None or type(model.head) is not Classifier:
         reason = "the head may read any of its tokens"
     elif type(adapter) not in {Bottleneck, NoAdapter}:
         reason = f"its adapter is a {type(adapter).__name__}, which may read every token"

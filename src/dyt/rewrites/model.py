@@ -20,7 +20,7 @@ class InferenceModel(DynamicModel):
     """
 
     def __init__(self, model: DynamicModel, kind: str) -> None:
-        super().__init__(model.backbone, model.spec, model.key, model.tuner)
+        super().__init__(model.backbone, model.spec, model.key, model.head, model.tuner)
         self.kind = kind
         self.eval()
 

@@ -40,6 +40,7 @@ class DataSpec(Spec):
     `cache`: keep the decoded images of `augment: none` in memory; None does so up to 2 GiB a split.
     """
 
+    task: Literal["classification"] = "classification"
     root: str
     format: Literal["auto", "folder", "vtab", "hf"] = "auto"
     train: str | None = None

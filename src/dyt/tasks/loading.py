@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from dyt.backbone import input_size
+from dyt.tasks.base import Examples
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
 
@@ -72,19 +73,28 @@ def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Calla
     return made
 
 
-class Images(Dataset[tuple[Tensor, int]]):
-    """A split through a transform. Indexed by (position, seed): the seed decides everything random about the sample."""
+class Images(Examples):
+    """A split of labelled images through the spec's transform."""
 
-    def __init__(self, split: Split, prepare: Callable[[Image.Image], Tensor]) -> None:
-        self.split, self.prepare = split, prepare
-        self.cached: Tensor | None = None
+    def __init__(self, split: Split, spec: DataSpec, preparation: Preparation, training: bool) -> None:
+        super().__init__(split)
+        self.spec, self.size, self.prepare = spec, preparation.size, transform(spec, preparation, training)
+        self.store: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.split)
+    def example(self, position: int, seed: int) -> tuple[Tensor, int]:
+        image = self.sample(position, seed) if self.store is None else self.store[position]
+        return image, self.split.labels[position]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        i, seed = key
-        return self.sample(i, seed) if self.cached is None else self.cached[i], self.split.labels[i]
+    @property
+    def cached(self) -> bool:
+        return self.store is not None
+
+    def worth_caching(self) -> bool:
+        """As the spec says, else when images are not augmented and fit the limit."""
+        if self.spec.augment != "none":
+            return False
+        fits = len(self) * 3 * self.size * self.size <= CACHE_LIMIT
+        return fits if self.spec.cache is None else self.spec.cache
 
     def sample(self, i: int, seed: int = 0) -> Tensor:
         """(3, size, size)."""
@@ -103,20 +113,19 @@ class Images(Dataset[tuple[Tensor, int]]):
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             for _ in pool.map(put, range(len(self))):
                 advance()
-        self.cached = store
+        self.store = store
 
 
-def worth_caching(spec: DataSpec, split: Split, size: int) -> bool:
-    """Whether to keep the decoded images: as the spec says, else when they are not augmented and fit the limit."""
-    if spec.augment != "none":
-        return False
-    return len(split) * 3 * size * size <= CACHE_LIMIT if spec.cache is None else spec.cache
-
-
-def loader(images: Images, batches: Sequence[list[tuple[int, int]]], workers: int) -> DataLoader[Any]:
-    """Batches of (images, labels) for lists of (position, seed); cached images need no worker."""
-    workers = 0 if images.cached is not None else workers
-    return DataLoader(images, batch_sampler=list(batches), num_workers=workers, worker_init_fn=_deaf)
+def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers: int) -> DataLoader[Any]:
+    """Batches of (inputs, targets) for lists of (position, seed); cached examples need no worker."""
+    workers = 0 if examples.cached else workers
+    return DataLoader(
+        examples,
+        batch_sampler=list(batches),
+        num_workers=workers,
+        worker_init_fn=_deaf,
+        collate_fn=examples.collate,
+    )
 
 
 def _deaf(worker: int) -> None:

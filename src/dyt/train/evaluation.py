@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from dyt.errors import DyTError
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, record
 from dyt.route import Route
 from dyt.slots import Spec
+from dyt.tasks.base import Task
+from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.train.ranks import summed
 from dyt.variants.base import POINTWISE, DynamicBlock
 
@@ -22,15 +25,17 @@ from dyt.variants.base import POINTWISE, DynamicBlock
 class Report(Spec):
     """What `evaluate` found.
 
-    `images`: how many. `accuracy`, `accuracy_top5` (None with five classes or fewer): fractions. `active_rate`: mean
-    of M over the patch tokens of all sites and images; `active_rates`: by site. `gmacs`: 1e9 multiply-accumulates per
-    image under its own routes, mean over all images, counted exactly (not estimated from a sample); `gmacs_complete`:
-    with every token active.
+    `images`: how many inputs (clips, of video). `accuracy`, `accuracy_top5` (None with five classes or fewer): of
+    classification, fractions; None of another task. `metrics`: what the task measures beside them, by name.
+    `active_rate`: mean of M over the patch tokens of all sites and inputs; `active_rates`: by site. `gmacs`: 1e9
+    multiply-accumulates per input under its own routes, mean over all inputs, counted exactly (not estimated from a
+    sample); `gmacs_complete`: with every token active.
     """
 
     images: int
-    accuracy: float
-    accuracy_top5: float | None
+    accuracy: float | None = None
+    accuracy_top5: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
     active_rate: float
     active_rates: dict[str, float]
     gmacs: float
@@ -39,14 +44,22 @@ class Report(Spec):
 
 @torch.no_grad()
 def evaluate(
-    model: DynamicModel, batches: Iterable[tuple[Tensor, Tensor]], advance: Callable[[int], Any] = lambda n: None
+    model: DynamicModel,
+    batches: Iterable[tuple[Any, Any]],
+    advance: Callable[[int], Any] = lambda n: None,
+    task: Task = TASKS["classification"],
+    spec: AnyDataSpec | None = None,
 ) -> Report:
-    """Runs the model over (images (B, 3, H, W), labels (B,)) in eval mode, which is left as it was.
+    """Runs the model over (inputs, targets) in eval mode, which is left as it was.
 
     With several processes each is given its own batches, at least one; the report is that of all of them.
 
     Args:
-        advance: called with the number of images after each batch, for a progress bar.
+        model: the dynamic model, of a head for this task.
+        batches: (images (B, 3, H, W), labels (B,)), or what else the task's examples are.
+        advance: called with the number of inputs after each batch, for a progress bar.
+        task: how the model is run on them, and what is measured.
+        spec: the task's data spec, for what of the former depends on it.
 
     Raises:
         DyTError: no batches.
@@ -54,69 +67,100 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        return _evaluated(model, batches, advance)
+        return _evaluated(model, batches, advance, task, spec)
     finally:
         model.train(training)
 
 
-def _evaluated(model: DynamicModel, batches: Iterable[tuple[Tensor, Tensor]], advance: Callable[[int], Any]) -> Report:
+def _evaluated(
+    model: DynamicModel,
+    batches: Iterable[tuple[Any, Any]],
+    advance: Callable[[int], Any],
+    task: Task,
+    spec: AnyDataSpec | None,
+) -> Report:
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         raise DyTError("evaluate: no images were given")
-    device = first[0].device
-    tops = [1, 5] if model.num_classes > 5 else [1]
-    accuracy = [MulticlassAccuracy(model.num_classes, top_k=k, average="micro").to(device) for k in tops]
-    meter = _Meter(model, first[0][:1])
+    measure = task.measure(model.num_classes, next(model.parameters()).device)
+    meter = _Meter(model)
     sites = [site.name for site in model.sites]
-    sums = torch.zeros(2 + 2 * len(sites), dtype=torch.float64)  # images, macs, active and patches by site
-    for images, labels in chain([first], iterator):
-        with record(model) as routes:
-            logits = model(images)
-        for metric in accuracy:
-            metric.update(logits.float(), labels)
-        sums[0] += len(images)
-        sums[1] += meter.macs(images, routes).sum()
-        for i, route in enumerate(routes):
-            active, patches = route.counts()
-            sums[2 + i] += active.sum().cpu()
-            sums[2 + len(sites) + i] += patches.sum().cpu()
-        advance(len(images))
+    sums = torch.zeros(3 + 2 * len(sites), dtype=torch.float64)  # inputs, macs, complete; active, patches by site
+    for inputs, targets in chain([first], iterator):
+        with meter.watching() as spent:
+            outputs = task.infer(model, inputs, spec)
+        measure.update(outputs, targets)
+        sums[0] += len(inputs)
+        sums[1:] += spent()
+        advance(len(inputs))
     sums = summed(sums)
-    active, patches = sums[2 : 2 + len(sites)], sums[2 + len(sites) :]
-    reached = [float(metric.compute()) for metric in accuracy]
+    active, patches = sums[3 : 3 + len(sites)], sums[3 + len(sites) :]
+    found = measure.compute()
     return Report(
         images=int(sums[0]),
-        accuracy=reached[0],
-        accuracy_top5=reached[1] if len(reached) > 1 else None,
+        accuracy=found.pop("accuracy", None),
+        accuracy_top5=found.pop("accuracy_top5", None),
+        metrics=found,
         active_rate=float(active.sum() / patches.sum().clamp_min(1)),
         active_rates=dict(zip(sites, (active / patches.clamp_min(1)).tolist(), strict=True)),
         gmacs=float(sums[1] / sums[0]) / 1e9,
-        gmacs_complete=meter.complete / 1e9,
+        gmacs_complete=float(sums[2] / sums[0]) / 1e9,
     )
 
 
 class _Meter:
-    """Exact multiply-accumulates of images from their routes, without counting every forward.
+    """Exact multiply-accumulates of every forward from its routes, without counting every forward.
 
     A pointwise branch costs the same for each active token, so that cost = fixed + sum over sites of tokens x price,
-    and the prices follow from one counted forward with one site active at a time. For other branches every batch is
-    counted.
+    and the prices follow from one counted forward with one site active at a time, for each shape of inputs. For other
+    branches every forward is counted.
     """
 
-    def __init__(self, model: DynamicModel, image: Tensor) -> None:
+    def __init__(self, model: DynamicModel) -> None:
         self.model = model
-        with execution(model, "complete"):
-            self.complete = int(count_macs(model, image))
         blocks = [m for m in model.backbone.modules() if isinstance(m, DynamicBlock)]
         self.linear = all(branch in POINTWISE for block in blocks for branch in block.dispatched)
-        if self.linear:
-            self.fixed, self.prices = self._measured(image)
+        self.known: dict[tuple[int, ...], tuple[int, float, Tensor]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[], Tensor]]:
+        """Watches the forwards inside; what is yielded gives, afterwards, (2 + 2 sites,) float64: multiply-accumulates,
+        those with every token active, then active and patch tokens by site.
+        """
+        calls: list[Tensor] = []
+        hook = self.model.register_forward_pre_hook(lambda module, args: calls.append(args[0]))
+        try:
+            with record(self.model) as routes:
+                yield lambda: self._sums(calls, routes)
+        finally:
+            hook.remove()
+
+    def _sums(self, calls: list[Tensor], routes: list[Route]) -> Tensor:
+        sites = len(routes) // max(len(calls), 1)
+        found = torch.zeros(2 + 2 * sites, dtype=torch.float64)
+        for k, images in enumerate(calls):
+            own = [torch.stack(route.counts()).sum(1) for route in routes[k * sites : (k + 1) * sites]]
+            active, patches = torch.stack(own, 1).cpu().double() if own else torch.zeros(2, 0, dtype=torch.float64)
+            complete, fixed, prices = self._of(images)
+            cost = len(images) * fixed + active @ prices if self.linear else count_macs(self.model, images).sum()
+            found += torch.cat([torch.tensor([float(cost), len(images) * complete]), active, patches])
+        return found
+
+    def _of(self, images: Tensor) -> tuple[int, float, Tensor]:
+        """Of one input of this shape: all active, the part that is always computed, and a token's price by site."""
+        shape = tuple(images.shape[1:])
+        if shape not in self.known:
+            image = images[:1]
+            with execution(self.model, "complete"):
+                complete = int(count_macs(self.model, image))
+            self.known[shape] = (complete, *(self._measured(image) if self.linear else (0.0, torch.zeros(0))))
+        return self.known[shape]
 
     def _measured(self, image: Tensor) -> tuple[float, Tensor]:
         with record(self.model) as routes:
             routed = int(count_macs(self.model, image))  # has the routers, which forced masks skip
-        tokens = [route.active.shape[1] for route in routes]
+        tokens, rows = [route.active.shape[1] for route in routes], [len(route.active) for route in routes]  # frames
         masks = [
             torch.zeros(len(routes) + 1, n, dtype=torch.bool, device=image.device).index_fill_(
                 1, torch.arange(route.prefix, device=image.device), True
@@ -125,16 +169,9 @@ class _Meter:
         ]
         for i, mask in enumerate(masks):
             mask[i + 1] = True
-        with forced(self.model, masks):
+        with forced(self.model, [mask.repeat_interleave(n, 0) for mask, n in zip(masks, rows, strict=True)]):
             counted = count_macs(self.model, image.expand(len(routes) + 1, *image.shape[1:]))
-        patches = torch.tensor([n - route.prefix for route, n in zip(routes, tokens, strict=True)])
+        patches = torch.tensor([r * (n - x.prefix) for x, n, r in zip(routes, tokens, rows, strict=True)])
         prices = (counted[1:] - counted[0]).double() / patches.clamp_min(1)
         used = torch.stack([route.counts()[0].sum().cpu().double() for route in routes])
         return routed - float(used @ prices), prices
-
-    def macs(self, images: Tensor, routes: list[Route]) -> Tensor:
-        """(B,) multiply-accumulates of each image."""
-        if not self.linear:
-            return count_macs(self.model, images)
-        used = torch.stack([route.counts()[0].cpu().double() for route in routes], 1)
-        return self.fixed + used @ self.prices

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dyt.model import DynamicModel
+from dyt.tasks.base import Examples
+from dyt.tasks.kinds import task_of
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Images, Preparation, loader, transform, worth_caching
+from dyt.tasks.loading import Preparation, loader
 from dyt.train.calibrate import calibrate_rate
 from dyt.train.evaluation import Report, evaluate
 from dyt.train.importance import start_routers
@@ -50,14 +52,15 @@ class Inference:
         self, run: RunSpec, model: DynamicModel, accelerator: Accelerator, bar: Bar, check: Callable[[], None]
     ) -> None:
         self.run, self.model, self.accelerator, self.bar, self.check = run, model, accelerator, bar, check
+        self.task = task_of(run.data)
         self.preparation = Preparation.of(model.backbone, run.data.size)
         self.workers = worker_count(run.data.workers)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
 
-    def images(self, split: Split, training: bool, again: bool) -> Images:
-        """The split's images, decoded into memory if they are used again and are worth it."""
-        images = Images(split, transform(self.run.data, self.preparation, training))
-        if again and worth_caching(self.run.data, split, self.preparation.size):
+    def images(self, split: Split, training: bool, again: bool) -> Examples:
+        """The split's examples, decoded into memory if they are used again and are worth it."""
+        images = self.task.examples(self.run.data, split, self.preparation, training)
+        if again and images.worth_caching():
             with self.bar.task(f"reading {split.name}", len(split)) as task:
 
                 def advance() -> None:
@@ -84,7 +87,7 @@ class Inference:
     @contextmanager
     def _held(self, split: Split, count: int, batch: int, what: str) -> Iterator[Iterable[Tensor]]:
         """At most `count` images of the split, prepared as at inference, to be gone through more than once."""
-        images = self.images(split, training=False, again=False)
+        images = self.task.sample(self.run.data, split, self.preparation)
         chosen = permutation(len(images), self.run.train.seed, "calibration")[:count]
         held = [found for found, _ in self._batches(images, chosen, batch)]
         with self.bar.task(what, None) as task:
@@ -101,17 +104,18 @@ class Inference:
         """The evaluation on a split, by all processes together."""
         images = self.images(split, training=False, again=self.run.train.eval_every > 0)
         torch.manual_seed(derived(self.run.train.seed, "evaluate", self.rank))  # for dispatchers that draw at inference
-        with self.bar.task(f"evaluating {split.name}", len(images)) as task:
+        with self.bar.task(f"evaluating {split.name}", len(images)) as shown:
 
             def advance(count: int) -> None:
-                self.bar.advance(task, count * self.world)
+                self.bar.advance(shown, count * self.world)
                 self.check()
 
-            batches = self._batches(images, range(len(images)))
-            device = self.accelerator.device
-            return evaluate(self.model, ((self.normalized(batch), y.to(device)) for batch, y in batches), advance)
+            task, device = self.task, self.accelerator.device
+            batches = self._batches(images, range(len(images)), task.batch)
+            pairs = ((self.normalized(batch), task.to(targets, device)) for batch, targets in batches)
+            return evaluate(self.model, pairs, advance, task, self.run.data)
 
-    def _batches(self, images: Images, positions: Sequence[int], size: int = BATCH) -> DataLoader[Any]:
+    def _batches(self, images: Examples, positions: Sequence[int], size: int) -> DataLoader[Any]:
         """This process's share of these images, as they come from the loader."""
         mine = [(i, 0) for i in positions[self.rank :: self.world]]
         return loader(images, [mine[i : i + size] for i in range(0, len(mine), size)], self.workers)

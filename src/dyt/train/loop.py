@@ -20,8 +20,10 @@ from dyt.checkpoint import put, save, stored
 from dyt.errors import SpecError
 from dyt.model import head_keys
 from dyt.objective import TuningStep, asked_rates
-from dyt.tasks.data import Data, open_data
-from dyt.tasks.loading import Images, loader, seeded
+from dyt.tasks.base import Examples
+from dyt.tasks.data import Data
+from dyt.tasks.kinds import task_of
+from dyt.tasks.loading import loader, seeded
 from dyt.train import optim
 from dyt.train.inference import Inference
 from dyt.train.progress import Bar, Signals
@@ -56,7 +58,7 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
         Interrupted: after saving; the message says how to go on.
     """
     accelerator = _accelerator(run.train, Path(out))
-    data = open_data(run.data)
+    data = task_of(run.data).open(run.data)
     run = run.with_classes(len(data.classes))
     directory = RunDir(Path(out))
     if accelerator.is_main_process:
@@ -134,7 +136,7 @@ class _Run:
                         self._epoch(images, task)
             return self._conclude()
 
-    def _epoch(self, images: Images, task: Any) -> None:
+    def _epoch(self, images: Examples, task: Any) -> None:
         t, epoch, begun = self.train, self.done // self.per_epoch, time.monotonic()
         first = self.done % self.per_epoch
         plan = list(
@@ -163,12 +165,12 @@ class _Run:
             if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
                 self._checkpoint()
 
-    def _part(self, images: Tensor, labels: Tensor, part: int) -> None:
+    def _part(self, images: Tensor, labels: Any, part: int) -> None:
         """One forward and backward: the step, or one of `accumulate` parts of it."""
         t, seed = self.train, derived(self.train.seed, "step", self.done, part, self.rank)
         images = self.inference.normalized(images)
         with seeded(seed):
-            images, targets = self.targets(images, labels.to(self.accelerator.device, non_blocking=True))
+            images, targets = self.targets(images, self.inference.task.to(labels, self.accelerator.device))
         torch.manual_seed(seed)
         with self.accelerator.accumulate(self.step):
             with self.sums.watching(targets) as seen:
@@ -221,7 +223,8 @@ class _Run:
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
-        head = {id(p) for n, p in self.model.backbone.named_parameters() if n in head_keys(self.model.backbone)}
+        head = {id(p) for p in self.model.head.parameters()}
+        head |= {id(p) for n, p in self.model.backbone.named_parameters() if n in head_keys(self.model.backbone)}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         result = Result(
             test=self.inference.evaluated(self.data.test),

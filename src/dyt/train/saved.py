@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from dyt.checkpoint import load
 from dyt.model import DynamicModel
 from dyt.spec import parse
 from dyt.specfile import read
-from dyt.tasks.data import DataSpec, detect, open_split, split_name
-from dyt.tasks.layouts import DataError, Split, folder_classes, read_lines
-from dyt.tasks.loading import Images, Preparation, loader, transform
+from dyt.tasks.base import Task
+from dyt.tasks.kinds import TASKS, AnyDataSpec
+from dyt.tasks.layouts import DataError, Split, read_lines
+from dyt.tasks.loading import Preparation, loader
 from dyt.train.spec import RunSpec
 from dyt.train.state import CLASSES, RUN
 from dyt.train.workers import worker_count
@@ -34,7 +36,7 @@ class Saved:
     """
 
     model: DynamicModel
-    data: DataSpec | None
+    data: AnyDataSpec | None
     classes: tuple[str, ...] | None
     classes_from: str
     device: torch.device
@@ -44,7 +46,12 @@ class Saved:
         """Class names, or the numbers of the outputs."""
         return self.classes or tuple(str(i) for i in range(self.model.num_classes))
 
-    def spec(self, root: str | None, workers: int | None = None) -> DataSpec:
+    @property
+    def task(self) -> Task:
+        """What the model was made for."""
+        return TASKS[self.model.head.task]
+
+    def spec(self, root: str | None, workers: int | None = None) -> AnyDataSpec:
         """How to prepare the images in `root` (None: where the run's data lay): as the run did.
 
         Raises:
@@ -53,37 +60,40 @@ class Saved:
         if self.data is None:
             if root is None:
                 raise DataError("give --data, the directory of the images; there is no run.yaml beside the model")
-            return DataSpec(root=root, workers=workers)
+            made: AnyDataSpec = parse(self.task.Spec, {"root": root, "workers": workers})
+            return made
         return self.data.model_copy(update={"root": root or self.data.root, "workers": workers})
 
-    def split(self, spec: DataSpec, name: str | None) -> Split:
+    def split(self, spec: AnyDataSpec, name: str | None) -> Split:
         """A split of that data; its classes must be the model's.
 
         Raises:
             DataError: another number of classes, or data that cannot be used.
         """
         names = self.names
-        if self.classes is None and detect(spec) == "folder":
-            names = folder_classes(Path(spec.root), name or split_name(spec, training=False))
+        if self.classes is None:
+            names = self.task.named(spec, name) or names
             if len(names) != self.model.num_classes:
-                raise DataError(
-                    f"'{spec.root}' has {len(names)} class folders, the model {self.model.num_classes} classes"
-                )
-        return open_split(spec, name, names)
+                raise DataError(f"'{spec.root}' has {len(names)} class folders, the model {self.model.num_classes}")
+        return self.task.open_split(spec, name, names)
 
-    def training_split(self, spec: DataSpec) -> str:
+    def training_split(self, spec: AnyDataSpec) -> str:
         """The name of the training split of that data."""
-        return split_name(spec, training=True)
+        return self.task.training_split(spec)
 
     def batches(
-        self, spec: DataSpec, split: Split, positions: Sequence[int], size: int = 64
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images (B, 3, H, W) normalised, labels (B,)) on the model's device, prepared as at inference."""
+        self, spec: AnyDataSpec, split: Split, positions: Sequence[int], size: int | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """(images (B, 3, H, W) normalised, targets) on the model's device, prepared as at inference.
+
+        `size`: of a batch; the task's by default.
+        """
+        size = self.task.batch if size is None else size
         preparation = Preparation.of(self.model.backbone, spec.size)
-        images = Images(split, transform(spec, preparation, training=False))
+        images = self.task.examples(spec, split, preparation, training=False)
         plan = [[(i, 0) for i in positions[k : k + size]] for k in range(0, len(positions), size)]
-        for batch, labels in loader(images, plan, worker_count(spec.workers)):
-            yield preparation.normalized(batch.to(self.device)), labels.to(self.device)
+        for batch, targets in loader(images, plan, worker_count(spec.workers)):
+            yield preparation.normalized(batch.to(self.device)), self.task.to(targets, self.device)
 
     def sample(self, root: str | None, count: int) -> Tensor:
         """So many test images of that data (see `spec`), repeated where there are fewer, (count, 3, H, W).

@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from timm.optim import list_optimizers  # type: ignore[attr-defined]
 
 from dyt.errors import SpecError, nearest
+from dyt.registry import KINDS
 from dyt.slots import Spec
 from dyt.spec import DyTSpec
-from dyt.tasks.data import DataSpec
+from dyt.tasks.kinds import AnyDataSpec
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -88,8 +89,19 @@ class RunSpec(Spec):
     """A whole run: `model`, `data`, `train`. What `dyt train` reads and writes as run.yaml."""
 
     model: DyTSpec = DyTSpec()
-    data: DataSpec
+    data: AnyDataSpec
     train: TrainSpec = TrainSpec()
+
+    @model_validator(mode="after")
+    def _one_task(self) -> RunSpec:
+        task = KINDS["heads"].get(self.model.head.type).task
+        if task != self.data.task:
+            fitting = [name for name, head in KINDS["heads"].items() if head.task == self.data.task]
+            raise ValueError(
+                f"data.task is '{self.data.task}', but head '{self.model.head.type}' is for {task}; "
+                f"heads for {self.data.task}: {', '.join(fitting) or 'none'}"
+            )
+        return self
 
     def with_classes(self, count: int) -> RunSpec:
         """The run for data of so many classes.

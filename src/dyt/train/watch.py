@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from dyt.model import DynamicModel, record
 from dyt.train.ranks import summed
@@ -24,22 +25,20 @@ class Sums:
         self.values = torch.zeros(3 + len(PARTS) + 2 * len(self.sites), device=device)
 
     @contextmanager
-    def watching(self, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    def watching(self, targets: Any) -> Iterator[dict[str, Tensor]]:
         """Adds what the one TuningStep forward inside did; its parts are put into the mapping that this yields."""
         parts: dict[str, Tensor] = {}
-        logits: list[Tensor] = []
-        hook = self.model.register_forward_hook(lambda module, args, out: logits.append(out.detach()))
+        logits: list[Any] = []
+        hook = self.model.register_forward_hook(lambda module, args, out: logits.append(_detached(out)))
         try:
             with record(self.model) as routes:
                 yield parts
         finally:
             hook.remove()
         with torch.no_grad():
-            right = (
-                logits[0].argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))
-            ).sum()  # the dynamic pass is first
+            right, of = self.model.head.tally(logits[0], targets)  # the dynamic pass is first
             counts = [route.counts() for route in routes[: len(self.sites)]]
-            row = [right.new_tensor(1), right.new_tensor(len(labels)), right, *(parts[name] for name in PARTS)]
+            row = [right.new_tensor(1), right.new_tensor(of), right, *(parts[name] for name in PARTS)]
             row += [active.sum() for active, _ in counts] + [patches.sum() for _, patches in counts]
             self.values += torch.stack([value.to(self.values) for value in row])
 
@@ -61,6 +60,10 @@ class Sums:
             "active_rate": float(active.sum() / patches.sum().clamp_min(1)),
             "active_rates": dict(zip(self.sites, (active / patches.clamp_min(1)).tolist(), strict=True)),
         }
+
+
+def _detached(outputs: Any) -> Any:
+    return tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, outputs)
 
 
 def floats(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

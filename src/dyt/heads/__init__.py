@@ -1,0 +1,7 @@
+"""What stands behind the backbone for a task, and what it is trained for: one file per head."""
+
+from dyt.heads.base import Head, TaskHeadSpec
+from dyt.heads.classifier import Classifier
+from dyt.heads.terms import classification, distillation
+
+__all__ = ["Classifier", "Head", "TaskHeadSpec", "classification", "distillation"]

@@ -1,0 +1,72 @@
+"""What every head is: what stands behind the backbone, what it gives, and the loss that trains it.
+
+Shapes: B images, K classes. What a head gives (`outputs`) and is trained with (`targets`) is its own affair; the rest
+of the library hands both on unseen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from dyt.families.base import Family
+from dyt.registry import heads
+from dyt.spec import HeadSpec
+
+
+class TaskHeadSpec(HeadSpec):
+    """Base of the specs of heads that take the place of the backbone's own classifier."""
+
+    @property
+    def classifier(self) -> int:
+        return 0
+
+
+class Head(nn.Module, ABC):
+    """Base of heads: subclass, set `Spec` and `task`, implement the methods, register with `@dyt.registry.heads(name)`.
+
+    Everything in it is trained, and stored as `head.*`. It calls the backbone itself, so that it takes of it what it
+    needs: logits, tokens, or maps of several layers (`forward_intermediates`).
+
+    Args:
+        spec: the head's own spec.
+        backbone: the timm model, its blocks dynamic by then; not kept.
+    """
+
+    Spec: ClassVar[type[HeadSpec]] = TaskHeadSpec
+    task: ClassVar[str]
+    """Whose data it is trained with: `classification`, `video`, `segmentation`, `detection`."""
+    divergence_refusal: ClassVar[str | None] = None
+    """Why there is no `divergence`, in words; None where there is one."""
+    shares_stem: ClassVar[bool] = False
+    """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
+    images that enter the backbone, and nothing but logits comes out."""
+
+    def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
+        super().__init__()
+
+    @classmethod
+    def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
+        """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
+        return None
+
+    @abstractmethod
+    def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The outputs for a batch, as the backbone's present steering makes its tokens."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The task's loss, () float32; the mean over the batch."""
+
+    def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
+        """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""
+        raise NotImplementedError(self.divergence_refusal)
+
+    def tally(self, outputs: Any, targets: Any) -> tuple[Tensor, int]:
+        """What training accuracy is made of: how many were right, (), and of how many; 0 of 0 where nothing is."""
+        return next(self.parameters()).new_zeros(()), 0
+
+
+heads.accepts(Head)

@@ -1,0 +1,60 @@
+"""`classification`: one label for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from dyt.tasks.base import Measure, Task
+from dyt.tasks.data import Data, DataSpec, detect, open_data, open_split, split_name
+from dyt.tasks.layouts import Split, folder_classes
+from dyt.tasks.loading import Images, Preparation
+
+
+class Accuracy(Measure):
+    """Of logits (B, K) for labels (B,): `accuracy`, and with more than five classes `accuracy_top5`."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        tops = {"accuracy": 1} | ({"accuracy_top5": 5} if classes > 5 else {})
+        self.metrics: dict[str, Any] = {
+            name: MulticlassAccuracy(classes, top_k=k, average="micro").to(device) for name, k in tops.items()
+        }
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        for metric in self.metrics.values():
+            metric.update(outputs.float(), targets)
+
+    def compute(self) -> dict[str, float]:
+        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
+
+class Classification(Task):
+    """Images and labels."""
+
+    name: ClassVar[str] = "classification"
+    Spec: ClassVar[type[Any]] = DataSpec
+
+    def open(self, spec: DataSpec) -> Data:
+        return open_data(spec)
+
+    def open_split(self, spec: DataSpec, split: str | None, classes: Sequence[str]) -> Split:
+        return open_split(spec, split, classes)
+
+    def training_split(self, spec: DataSpec) -> str:
+        return split_name(spec, training=True)
+
+    def named(self, spec: DataSpec, split: str | None) -> tuple[str, ...] | None:
+        if detect(spec) != "folder":
+            return None
+        return folder_classes(Path(spec.root), split or split_name(spec, training=False))
+
+    def examples(self, spec: DataSpec, split: Split, preparation: Preparation, training: bool) -> Images:
+        return Images(split, spec, preparation, training)
+
+    def measure(self, classes: int, device: torch.device) -> Measure:
+        return Accuracy(classes, device)
