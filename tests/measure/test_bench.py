@@ -9,14 +9,16 @@ import torch
 from matplotlib.figure import Figure
 
 import dyt
+from dyt.breakeven import BreakEven
 from dyt.errors import DyTError
 from dyt.executors import Sparse
 from dyt.measure.activations import saved_bytes
 from dyt.measure.bench import Bench, compare
-from dyt.measure.contenders import DENSE, PEERS, PLAIN, contenders, merge_lora
+from dyt.measure.calibration import Calibration
+from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders, merge_lora
 from dyt.measure.latency import Comparison
 from dyt.measure.plain import PlainGather
-from dyt.measure.speed import PRINTED, beside_paper, picture, table
+from dyt.measure.speed import PRINTED, beside_paper, over_activity, picture, table
 from dyt.route import Route
 from laws.models import tiny
 
@@ -142,7 +144,7 @@ def test_the_paper_s_tables_stand_beside_ours(found):
 
 
 def test_printed_numbers_are_the_paper_s():
-    file = Path("/work/shared/paper/tables.json")
+    file = Path(__file__).parents[3] / "shared" / "paper" / "tables.json"
     if not file.is_file():
         pytest.skip("the paper's tables are not at hand")
     tables = json.loads(file.read_text())
@@ -160,6 +162,27 @@ def test_saved_bytes_counts_each_storage_once_and_no_parameter():
     assert saved_bytes(lambda: (linear(x), linear(x)), linear) == 2 * 4 * 4
     with torch.no_grad():
         assert saved_bytes(lambda: linear(x), linear) == 0
+
+
+def test_speed_over_activity_has_a_line_for_each_optimised_model():
+    names = (OPTIMISED, f"{OPTIMISED}, calibrated")
+    rewrites = dict.fromkeys(names, dyt.optimize)
+    found = [
+        compare(tiny(), IMAGES, rate, pairs=6, executor_names=(), peers={}, rewrites=rewrites, timer=timer)
+        for rate in (1.0, 0.0)
+    ]
+    figure = over_activity(found)
+    (axes,) = figure.axes
+    work, models = axes.lines[1], [container.lines[0] for container in axes.containers]
+    assert list(work.get_xdata()) == [0.0, 1.0]
+    assert list(work.get_ydata()) == sorted(work.get_ydata(), reverse=True)
+    assert work.get_ydata()[0] > 1
+    for line in models:
+        assert list(line.get_xdata()) == [0.0, 1.0]
+        assert list(line.get_ydata()) == [0.5, 0.5]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["work saved, all of it", *names]
+    with pytest.raises(DyTError, match="no points"):
+        over_activity([])
 
 
 @pytest.fixture
@@ -196,3 +219,29 @@ def test_a_sweep_goes_on_where_it_stopped(sweep, found, tmp_path, monkeypatch, c
     sweep.main([str(file), "--report"])
     assert capsys.readouterr().out.count("speed-up over dense timm") == 4
     assert len(asked) == 5
+
+
+def test_a_calibrated_point_is_calibrated_once_for_all_rates(sweep, tmp_path, monkeypatch):
+    """The found break-evens are those of the model that runs; the other contenders have none."""
+    calls, ran = [], []
+    found = {"blocks.0.mlp": BreakEven((2,), (0.25,), 0.5)}
+
+    def calibrate(model, images, batches):
+        calls.append((len(images), batches, type(model).__name__))
+        return Calibration(found)
+
+    def measured(model, images, rate, rewrites, **others):
+        made = {name: make(model) for name, make in rewrites.items()}
+        ran.append({name: [site.break_even for site in one.sites] for name, one in made.items()})
+        return compare(tiny(), IMAGES, rate, pairs=6, executor_names=(), peers={}, timer=timer)
+
+    monkeypatch.setattr(dyt, "calibrate", calibrate)
+    monkeypatch.setattr(sweep, "compare", measured)
+    monkeypatch.setattr(sweep, "untrained", lambda backbone, batch, preset="dyt": (tiny(), IMAGES[:batch]))
+    args = [str(tmp_path / "a.jsonl"), "--backbones", "vit_tiny_patch16_224", "--batches", "2", "--calibrate"]
+    sweep.main([*args, "--dtypes", "float32", "--modes", "eager", "--rates", "0", "1"])
+    assert calls == [(2, (2,), "OptimizedModel")]
+    assert len(ran) == 2
+    for made in ran:
+        assert made[sweep.CALIBRATED] == [found["blocks.0.mlp"], None]
+        assert made[OPTIMISED] == [None, None]

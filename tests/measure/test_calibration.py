@@ -54,7 +54,9 @@ def test_the_break_even_is_where_skipping_takes_as_long(
     costs["overhead"] = lambda route: overhead * len(route.active)
     model = tiny({"depth": 3})
     model = dyt.optimize(model, last_block=False) if optimized else model
-    found = dyt.calibrate(model, X, (1, 4))
+    told: list[tuple[int, int]] = []
+    found = dyt.calibrate(model, X, (1, 4), progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(1, 7)]
     assert list(found.sites) == [site.name for site in model.sites]
     for site in model.sites:
         assert site.break_even == found.sites[site.name]

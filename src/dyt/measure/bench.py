@@ -122,7 +122,7 @@ def compare(
         images: (B, 3, H, W), on the device to measure on.
         rate: share of patch tokens active under random forced masks; None for the model's own routes.
         dtype: of weights and images.
-        compiled: whether every contender, dense timm included, runs under `torch.compile`.
+        compiled: whether every contender, dense timm included, runs under `torch.compile(fullgraph=True)`.
         pairs, warmup: as for `paired`.
         executor_names, peers, rewrites: as for `contenders`.
         progress: as for `paired`.
@@ -180,7 +180,7 @@ class _Prepared:
                 if contender.routed:
                     active, total = activation_rate(routes_of(model, images))
                     self.active_rate = float(active / total)
-        self.call: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
+        self.call: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True) if compiled else model
         out = self.run()
         if contender.reference:
             apart = (out.float() - expected.float()).abs().max()

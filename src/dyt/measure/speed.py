@@ -60,7 +60,7 @@ def over_activity(found: Sequence[Bench], title: str = "") -> Figure:
     ideal: dict[str, list[tuple[float, float]]] = {}
     for one in found:
         rows = [row for row in one.rows if row.name.startswith(OPTIMISED)]
-        share = max(row.active_rate or 0.0 for row in rows)  # of a last block for the class token alone it is 0
+        share = max(row.active_rate or 0.0 for row in one.rows)  # of a last block for the class token alone it is 0
         for row in rows:
             panels.setdefault(one.title, {}).setdefault(row.name, []).append((share, row.speedup))
         least = min(row.macs for row in rows)
