@@ -19,9 +19,9 @@ class DataSpec(Spec):
     `root`: a directory. `format`: `folder` (root/<split>/<class>/*.jpg, classes sorted by name), `vtab` (the VTAB-1K
     lists: root/<split>.txt with lines `path label`, classes.txt optional), `hf` (a DatasetDict that `save_to_disk`
     wrote), a data set as it was published (`cifar100`, `svhn`, `food101`, `aircraft`, `pets`, `cars`; root is the
-    unpacked archive's folder or the one that it lies in), or `auto`, told from what lies in root. `train`, `test`: names
-    of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or validation
-    (hf), and those that a published data set is trained and tested on.
+    unpacked archive's folder or the one that it lies in), or `auto`, told from what lies in root. `train`, `test`:
+    names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
+    validation (hf), and those that a published data set is trained and tested on.
 
     `size`: pixels of a side; the backbone's by default. `interpolation`: of the resize. `augment`: `none` resizes to
     size x size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
@@ -103,15 +103,14 @@ def detect(spec: DataSpec) -> str:
         return spec.format
     here = [layout for layout in LAYOUTS.values() if layout.is_here(root, spec.train, spec.test)]
     if not here:
-        general = ", ".join(layout.expected for layout in LAYOUTS.values() if not layout.published)
+        general = ", ".join(layout.expected for layout in reversed(LAYOUTS.values()) if not layout.published)
         published = ", ".join(name for name, layout in LAYOUTS.items() if layout.published)
         raise DataError(
             f"data.root '{root}' has {found(root)}; expected {general}, or a data set as it was published ({published})"
         )
     if len(here) > 1 and here[-1].published:
-        raise DataError(
-            f"data.root '{root}' looks like {' and like '.join(layout.name for layout in here)}; say which with data.format"
-        )
+        names = " and like ".join(layout.name for layout in here)
+        raise DataError(f"data.root '{root}' looks like {names}; say which with data.format")
     return here[0].name
 
 

@@ -45,4 +45,4 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         )
     }
 )
-"""By the name that `data.format` has; those that are not of one published data set stand first, in order of precedence."""
+"""By the name that `data.format` has; first, in order of precedence, those that are not of one published data set."""

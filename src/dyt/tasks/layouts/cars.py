@@ -21,8 +21,8 @@ class Cars(Layout):
     train: ClassVar[tuple[str, ...]] = ("train",)
     test: ClassVar[tuple[str, ...]] = ("test",)
     expected: ClassVar[str] = (
-        "Stanford Cars (devkit/cars_meta.mat, devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat, cars_train/, "
-        "cars_test/)"
+        "Stanford Cars (devkit/cars_meta.mat, devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat, "
+        "cars_train/, cars_test/)"
     )
 
     def has(self, root: Path, split: str) -> bool:
@@ -43,7 +43,8 @@ class Cars(Layout):
         file = next((f for f in (base / name, base / "devkit" / name) if f.is_file()), None)
         if file is None:
             raise DataError(
-                f"no '{name}' in '{base}' or its devkit; the devkit alone has no test labels: they are a file of their own"
+                f"no '{name}' in '{base}' or its devkit; test labels are not in the devkit as published, but in "
+                f"cars_test_annos_withlabels.mat"
             )
         (rows,) = load_mat(file, "annotations", squeeze=True)
         rows = np.atleast_1d(rows)
