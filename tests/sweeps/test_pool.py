@@ -48,7 +48,7 @@ def test_a_failed_task_does_not_lose_the_other(run: RunSpec, root: Path, tmp_pat
     assert again["caltech101"].error is None
     assert again["ours"] == found["ours"]
     assert result.stat().st_mtime_ns == before
-    with pytest.raises(SweepError, match="has another run: train.epochs was 2, is 3"):
+    with pytest.raises(SweepError, match=r"has another run: train\.epochs was 2, is 3"):
         sweep(jobs(run, root, tmp_path / "out", epochs=3), progress=False)
 
 

@@ -63,7 +63,7 @@ def test_chosen_tasks_by_either_name_in_the_papers_order(root: Path) -> None:
 def test_refusals_name_what_is_there(root: Path) -> None:
     with pytest.raises(SweepError, match="lacks 17 of 19 tasks: cifar, dtd"):
         Vtab1k.open(root, whole=True)
-    with pytest.raises(SweepError, match="no task 'caltech'.*did you mean 'caltech101'"):
+    with pytest.raises(SweepError, match=r"no task 'caltech'.*did you mean 'caltech101'"):
         Vtab1k.open(root, ["caltech"])
     with pytest.raises(SweepError, match="no directory"):
         Vtab1k.open(root / "none")

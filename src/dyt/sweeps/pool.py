@@ -1,4 +1,4 @@
-"""Runs as processes of their own, some side by side: a failed one does not lose the others, a finished one is not repeated."""
+"""Runs as processes of their own: a failed one does not lose the others, a finished one is not repeated."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def sweep(
                 one.log.close()
     if signals.noted and len(done) < len(jobs):
         raise Interrupted(
-            f"{len(done)} of {len(jobs)} tasks are finished, the running ones have saved: run the same command again to "
-            f"go on"
+            f"{len(done)} of {len(jobs)} tasks are finished, the running ones have saved: run the same command again "
+            f"to go on"
         )
     return so_far()
 

@@ -43,12 +43,19 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Stands for `bytes`, with which Python 3 writes empty ones into such a pickle."""
+    return b""
+
+
 STANDS_FOR: Mapping[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): _Remembered,
     ("numpy.core.multiarray", "_reconstruct"): _Remembered,
     ("numpy._core.multiarray", "_reconstruct"): _Remembered,
     ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
 }
 
 
