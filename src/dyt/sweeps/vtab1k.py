@@ -456,7 +456,7 @@ class Vtab1k:
         """Looks for root/<task>/ with the standard lists, train800val200.txt and test.txt.
 
         Args:
-            chosen: names of tasks or of their folders; any folder with lists may be named. None: all 19.
+            chosen: names of tasks or of their folders; any folder with lists may be named. Empty for all 19.
             whole: refuse when a chosen task is missing.
 
         Raises:
@@ -483,7 +483,7 @@ class Vtab1k:
         if missing and whole:
             names = ", ".join(task.folders[0] for task in missing)
             raise SweepError(f"'{root}' lacks {len(missing)} of {len(tasks)} tasks: {names}")
-        others = tuple(sorted(name for name in listed if known[name] not in tasks))
+        others = tuple(sorted(name for name in listed if known[name].group is None and known[name] not in tasks))
         if not present:
             raise SweepError(
                 f"none of the {len(tasks)} tasks is in '{root}', which has {found(root)}; expected folders such as "
