@@ -83,7 +83,8 @@ def test_a_worker_does_not_outlive_its_sweep(run: RunSpec, root: Path, tmp_path:
         assert worker.stdin is not None
         worker.stdin.write(job.run.model_dump_json(exclude_unset=True) + "\n")
         worker.stdin.flush()
-        while not (job.out / "metrics.jsonl").is_file():
+        rows = job.out / "metrics.jsonl"
+        while not rows.is_file() or not rows.read_text():
             assert worker.poll() is None
             time.sleep(0.01)
         worker.stdin.close()
