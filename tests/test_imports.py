@@ -47,6 +47,7 @@ ORDER = (
     ("scaffold",),
     ("tasks",),
     ("train",),
+    ("sweeps",),
     ("demo",),
     ("cli",),
 )

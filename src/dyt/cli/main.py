@@ -22,6 +22,7 @@ from dyt.cli.plugin import new_plugin
 from dyt.cli.predict import predict
 from dyt.cli.spec import spec
 from dyt.cli.supports import supports
+from dyt.cli.sweep import sweep
 from dyt.cli.train import train
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def common(
 for name, verb in {
     "demo": demo,
     "train": train,
+    "sweep": sweep,
     "eval": evaluate,
     "predict": predict,
     "bench": bench,

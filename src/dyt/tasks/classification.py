@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data, DataSpec, detect, open_data, open_split, split_name
@@ -17,20 +17,29 @@ from dyt.tasks.loading import Images, Preparation
 
 
 class Accuracy(Measure):
-    """Of logits (B, K) for labels (B,): `accuracy`, and with more than five classes `accuracy_top5`."""
+    """Of logits (B, K) for labels (B,): `accuracy`, with more than five classes `accuracy_top5`, `accuracy_per_class`.
+
+    The last is the mean over classes of the share of their images that is right, the custom for data whose classes
+    differ in size; classes of which the split has no image are left out.
+    """
 
     def __init__(self, classes: int, device: torch.device) -> None:
         tops = {"accuracy": 1} | ({"accuracy_top5": 5} if classes > 5 else {})
         self.metrics: dict[str, Any] = {
             name: MulticlassAccuracy(classes, top_k=k, average="micro").to(device) for name, k in tops.items()
         }
+        # torchmetrics' own macro average takes a class without images as one that is always wrong, once it is predicted
+        self.by_class: Any = MulticlassStatScores(classes, average=None).to(device)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         for metric in self.metrics.values():
             metric.update(outputs.float(), targets)
+        self.by_class.update(outputs.float(), targets)
 
     def compute(self) -> dict[str, float]:
-        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        found = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        right, images = self.by_class.compute().double().unbind(-1)[0::4]  # true positives, support
+        return found | {"accuracy_per_class": float((right / images)[images > 0].mean())}
 
 
 class Classification(Task):

@@ -10,16 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dyt.slots import Spec
-from dyt.tasks import layouts
-from dyt.tasks.layouts import DataError, Split
-
-Layout = Literal["folder", "vtab", "hf"]
-DEFAULT_SPLITS: dict[Layout, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "folder": (("train",), ("test", "val")),
-    "vtab": (("train800val200",), ("test",)),
-    "hf": (("train",), ("test", "validation")),
-}
-"""(training, test) split names of each layout; the first that is there."""
+from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
 
 
 class DataSpec(Spec):
@@ -27,8 +18,10 @@ class DataSpec(Spec):
 
     `root`: a directory. `format`: `folder` (root/<split>/<class>/*.jpg, classes sorted by name), `vtab` (the VTAB-1K
     lists: root/<split>.txt with lines `path label`, classes.txt optional), `hf` (a DatasetDict that `save_to_disk`
-    wrote), or `auto`, told from what lies in root. `train`, `test`: names of splits; by default train and test or val
-    (folder), train800val200 and test (vtab), train and test or validation (hf).
+    wrote), a data set as it was published (`cifar100`, `svhn`, `food101`, `aircraft`, `pets`, `cars`; root is the
+    unpacked archive's folder or the one that it lies in), or `auto`, told from what lies in root. `train`, `test`:
+    names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
+    validation (hf), and those that a published data set is trained and tested on.
 
     `size`: pixels of a side; the backbone's by default. `interpolation`: of the resize. `augment`: `none` resizes to
     size x size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
@@ -42,7 +35,7 @@ class DataSpec(Spec):
 
     task: Literal["classification"] = "classification"
     root: str
-    format: Literal["auto", "folder", "vtab", "hf"] = "auto"
+    format: Literal["auto", "folder", "vtab", "hf", "cifar100", "svhn", "food101", "aircraft", "pets", "cars"] = "auto"
     train: str | None = None
     test: str | None = None
     size: Annotated[int, Field(ge=1)] | None = None
@@ -75,20 +68,11 @@ def open_data(spec: DataSpec) -> Data:
     Raises:
         DataError: what was found and what is expected, in one line.
     """
-    root, layout = Path(spec.root), detect(spec)
+    root, layout = Path(spec.root), layout_of(spec)
     names = split_name(spec, training=True), split_name(spec, training=False)
-    if layout == "folder":
-        classes: tuple[str, ...] = layouts.folder_classes(root, names[0])
-        train, test = (layouts.folder_split(root, name, classes) for name in names)
-        return Data(train, test, classes)
-    if layout == "vtab":
-        given = _listed_classes(root)
-        train, test = (layouts.list_split(root, name, given) for name in names)
-    else:
-        loaded = layouts.hf_load(root)
-        train, given = layouts.hf_split(loaded, root, names[0], None)
-        test, _ = layouts.hf_split(loaded, root, names[1], given)
-    return Data(train, test, given or numbered(train, test))
+    classes = layout.classes(root, names[0])
+    train, test = (layout.split(root, name, classes) for name in names)
+    return Data(train, test, classes or numbered(train, test))
 
 
 def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Split:
@@ -97,13 +81,8 @@ def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Spl
     Raises:
         DataError: what was found and what is expected, in one line.
     """
-    root, layout = Path(spec.root), detect(spec)
     name = split_name(spec, training=False) if split is None else split
-    if layout == "folder":
-        return layouts.folder_split(root, name, classes)
-    if layout == "vtab":
-        return layouts.list_split(root, name, classes)
-    return layouts.hf_split(layouts.hf_load(root), root, name, classes)[0]
+    return layout_of(spec).split(Path(spec.root), name, classes)
 
 
 def numbered(*splits: Split) -> tuple[str, ...]:
@@ -111,49 +90,36 @@ def numbered(*splits: Split) -> tuple[str, ...]:
     return tuple(str(i) for i in range(max(max(split.labels) for split in splits) + 1))
 
 
-def detect(spec: DataSpec) -> Layout:
-    """The layout that the spec names, or that lies in root.
+def detect(spec: DataSpec) -> str:
+    """The name of the layout that the spec names, or that lies in root.
 
     Raises:
-        DataError: no such directory, or nothing that is known.
+        DataError: no such directory, nothing that is known, or a published data set beside something else.
     """
     root = Path(spec.root)
     if not root.is_dir():
         raise DataError(f"data.root: no directory '{root}'")
     if spec.format != "auto":
         return spec.format
-    if (root / "dataset_dict.json").is_file():
-        return "hf"
-    if any((root / f"{name}.txt").is_file() for name in (spec.train or "train800val200", spec.test or "test")):
-        return "vtab"
-    if any((root / name).is_dir() for name in (spec.train or "train", spec.test or "test", "val")):
-        return "folder"
-    raise DataError(
-        f"data.root '{root}' has {layouts.found(root)}; expected class folders "
-        f"(train/<class>/*.jpg and test/ or val/), VTAB-1K lists (train800val200.txt and test.txt), or a "
-        f"Hugging Face dataset on disk (dataset_dict.json)"
-    )
+    here = [layout for layout in LAYOUTS.values() if layout.is_here(root, spec.train, spec.test)]
+    if not here:
+        general = ", ".join(layout.expected for layout in reversed(LAYOUTS.values()) if not layout.published)
+        published = ", ".join(name for name, layout in LAYOUTS.items() if layout.published)
+        raise DataError(
+            f"data.root '{root}' has {found(root)}; expected {general}, or a data set as it was published ({published})"
+        )
+    if len(here) > 1 and here[-1].published:
+        names = " and like ".join(layout.name for layout in here)
+        raise DataError(f"data.root '{root}' looks like {names}; say which with data.format")
+    return here[0].name
+
+
+def layout_of(spec: DataSpec) -> Layout:
+    """The layout that `detect` names."""
+    return LAYOUTS[detect(spec)]
 
 
 def split_name(spec: DataSpec, training: bool) -> str:
     """The name of the training or of the test split: the spec's, or the layout's first that is there."""
     given = spec.train if training else spec.test
-    if given is not None:
-        return given
-    root, layout = Path(spec.root), detect(spec)
-    names = DEFAULT_SPLITS[layout][0 if training else 1]
-    if layout == "hf":
-        present = layouts.hf_load(root)
-        return next((name for name in names if name in present), names[0])
-    ending = "" if layout == "folder" else ".txt"
-    return next((name for name in names if (root / f"{name}{ending}").exists()), names[0])
-
-
-def _listed_classes(root: Path) -> tuple[str, ...] | None:
-    file = root / "classes.txt"
-    if not file.is_file():
-        return None
-    names = tuple(line.strip() for line in layouts.read_lines(file) if line.strip())
-    if not names:
-        raise DataError(f"{file} is empty; expected one class name per line, or no such file")
-    return names
+    return layout_of(spec).named(Path(spec.root), training) if given is None else given

@@ -1,0 +1,46 @@
+"""The process of one task of a sweep: `python -m dyt.sweeps.worker DIR`, its run as a line of JSON on standard input.
+
+Standard input stays open as long as the sweep lives: when it ends, this process saves and stops as at Ctrl-C, so that
+no task goes on alone after its sweep was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from dyt.errors import DyTError
+from dyt.spec import parse
+from dyt.train.loop import fit
+from dyt.train.spec import RunSpec
+from dyt.train.state import Interrupted
+
+FAILED, INTERRUPTED = 2, 130
+
+
+def main() -> int:
+    """Runs the task; 0 when it is finished, 2 for what its user can mend, 130 when it was interrupted."""
+    run = parse(RunSpec, json.loads(sys.stdin.readline()))
+    threading.Thread(target=_lifeline, daemon=True).start()
+    try:
+        fit(run, Path(sys.argv[1]))
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"interrupted; {error}", file=sys.stderr)
+        return INTERRUPTED
+    except DyTError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _lifeline() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

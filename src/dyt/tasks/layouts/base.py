@@ -1,0 +1,211 @@
+"""What every layout is, and what they share: splits, lists of files, and saying what was found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from dyt.errors import DyTError
+from dyt.tasks.images import open_image
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+SHOWN = 5
+"""Problems of a list that are shown; the rest are counted."""
+
+
+class DataError(DyTError):
+    """Data that is not there or not as its layout asks; the message says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images and labels of one split.
+
+    Attributes:
+        name: as the user names it.
+        labels: one class index per image.
+        read: opens an image by its position, as 8-bit RGB; picklable, for loader processes.
+        paths: the files, where there are files.
+    """
+
+    name: str
+    labels: Sequence[int]
+    read: Callable[[int], Image.Image]
+    paths: Sequence[Path] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Layout(ABC):
+    """Base of the ways in which data lies on disk; an instance has no state, and nothing is decoded by listing.
+
+    Attributes:
+        name: what `data.format` calls it.
+        train, test: names of the splits, the first that is there.
+        expected: what it looks like, in a few words.
+        published: a data set's own layout, in which nothing but that data set lies.
+    """
+
+    name: ClassVar[str]
+    train: ClassVar[tuple[str, ...]]
+    test: ClassVar[tuple[str, ...]]
+    expected: ClassVar[str]
+    published: ClassVar[bool] = True
+
+    @abstractmethod
+    def has(self, root: Path, split: str) -> bool:
+        """Whether the split is there, as far as names of files tell."""
+
+    @abstractmethod
+    def classes(self, root: Path, split: str) -> tuple[str, ...] | None:
+        """The names of the classes, by label; None where the data has none.
+
+        Raises:
+            DataError: what was found and what is expected.
+        """
+
+    @abstractmethod
+    def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        """The images and labels of a split, checked, not decoded.
+
+        Raises:
+            DataError: what was found and what is expected; labels beyond `classes`.
+        """
+
+    def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
+        """Whether root looks like it, given the user's own names of splits."""
+        return any(self.has(root, name) for name in (*self.train, *self.test))
+
+    def named(self, root: Path, training: bool) -> str:
+        """The first name of the training or the test split that is there, else the first."""
+        names = self.train if training else self.test
+        return next((name for name in names if self.has(root, name)), names[0])
+
+
+def home(root: Path, *folders: str) -> Path:
+    """Root, or the folder in it that the published archive unpacks to."""
+    return next((root / folder for folder in folders if (root / folder).is_dir()), root)
+
+
+def one_of(split: str, known: Sequence[str], root: Path) -> None:
+    """Refuses a split that the published data does not have.
+
+    Raises:
+        DataError: with the splits that there are.
+    """
+    if split not in known:
+        raise DataError(f"'{root}' has no split '{split}'; it has {', '.join(known)}")
+
+
+def files(name: str, paths: Sequence[Path], labels: Sequence[int]) -> Split:
+    """A split of image files."""
+    return Split(name, tuple(labels), partial(_opened, tuple(paths)), tuple(paths))
+
+
+def _opened(paths: Sequence[Path], i: int) -> Image.Image:
+    return open_image(paths[i])
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a UTF-8 text file, without their ends.
+
+    Raises:
+        DataError: not UTF-8, or unreadable.
+    """
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a readable UTF-8 text file ({error})") from error
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """The names in a file of one a line.
+
+    Raises:
+        DataError: no such file, or nothing in it.
+    """
+    if not file.is_file():
+        raise DataError(f"no file '{file}'; {file.parent} has {found(file.parent)}; expected one class name per line")
+    names = tuple(line.strip() for line in read_lines(file) if line.strip())
+    if not names:
+        raise DataError(f"{file} is empty; expected one class name per line")
+    return names
+
+
+def read_list(
+    name: str, file: Path, parse: Callable[[str], tuple[Path, int]], expected: str, count: int | None
+) -> Split:
+    """The split that a list of files names, one a line; blank lines are left out.
+
+    Args:
+        parse: a line -> (path, label); a ValueError's message says what is wrong with the line.
+        expected: what a line is.
+        count: how many classes there are, where that is known.
+
+    Raises:
+        DataError: no such list, nothing in it, or what is wrong with its lines, by number.
+    """
+    if not file.is_file():
+        raise DataError(f"no list '{file}'; {file.parent} has {found(file.parent)}; expected lines {expected} in it")
+    entries = [(number, line) for number, line in enumerate(read_lines(file), 1) if line.strip()]
+    paths, labels, wrong = [], [], []
+    for number, line in entries:
+        try:
+            path, label = parse(line)
+        except ValueError as error:
+            wrong.append(f"line {number}: {error}")
+            continue
+        if label < 0 or (count is not None and label >= count):
+            wrong.append(f"line {number}: label {label}, but there are {count} classes")
+        elif not path.is_file():
+            wrong.append(f"line {number}: no file '{path}'")
+        paths.append(path)
+        labels.append(label)
+    if wrong:
+        raise DataError(f"{file}: {some(wrong, '; ')}")
+    if not paths:
+        raise DataError(f"{file} is empty; expected lines {expected}")
+    return files(name, paths, labels)
+
+
+def known_name(names: dict[str, int], name: str, file: str) -> int:
+    """The label of a class name.
+
+    Raises:
+        ValueError: a name that is not in `file`, for `read_list`.
+    """
+    if name not in names:
+        raise ValueError(f"class '{name[:60]}' is not in {file}")
+    return names[name]
+
+
+def as_many(own: Sequence[str], classes: Sequence[str] | None, root: Path) -> int:
+    """How many classes there are; as many as the model's, where those are given.
+
+    Raises:
+        DataError: another number.
+    """
+    if classes is not None and len(own) != len(classes):
+        raise DataError(f"'{root}' has {len(own)} classes, but {len(classes)} are expected")
+    return len(own)
+
+
+def found(directory: Path) -> str:
+    """What lies in a directory, in a few words."""
+    if not directory.is_dir():
+        return "no such directory"
+    names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in directory.iterdir())
+    return some(names) if names else "nothing in it"
+
+
+def some(items: Sequence[str], joint: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    rest = len(items) - SHOWN
+    return joint.join(items[:SHOWN]) + (f"{joint}and {rest} more" if rest > 0 else "")

@@ -1,0 +1,72 @@
+"""`cars`: Stanford Cars, devkit/cars_meta.mat, the annotations of both splits, cars_train/ and cars_test/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dyt.tasks.layouts.arrays import load_mat
+from dyt.tasks.layouts.base import DataError, Layout, Split, as_many, files, home, one_of, some
+
+ANNOTATIONS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+
+
+class Cars(Layout):
+    """Stanford Cars. The test labels are in a file of their own, beside the devkit or in it."""
+
+    name: ClassVar[str] = "cars"
+    train: ClassVar[tuple[str, ...]] = ("train",)
+    test: ClassVar[tuple[str, ...]] = ("test",)
+    expected: ClassVar[str] = (
+        "Stanford Cars (devkit/cars_meta.mat, devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat, "
+        "cars_train/, cars_test/)"
+    )
+
+    def has(self, root: Path, split: str) -> bool:
+        return (_home(root) / "devkit" / "cars_meta.mat").is_file() and (_home(root) / f"cars_{split}").is_dir()
+
+    def classes(self, root: Path, split: str) -> tuple[str, ...]:
+        file = _home(root) / "devkit" / "cars_meta.mat"
+        (names,) = load_mat(file, "class_names", squeeze=True)
+        listed = tuple(str(name) for name in np.atleast_1d(names).tolist())
+        if not listed:
+            raise DataError(f"{file}: no class names in it")
+        return listed
+
+    def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        one_of(split, tuple(ANNOTATIONS), root)
+        base, count = _home(root), as_many(self.classes(root, split), classes, root)
+        name = ANNOTATIONS[split]
+        file = next((f for f in (base / name, base / "devkit" / name) if f.is_file()), None)
+        if file is None:
+            raise DataError(
+                f"no '{name}' in '{base}' or its devkit; test labels are not in the devkit as published, but in "
+                f"cars_test_annos_withlabels.mat"
+            )
+        (rows,) = load_mat(file, "annotations", squeeze=True)
+        rows = np.atleast_1d(rows)
+        lacking = [field for field in ("fname", "class") if field not in (rows.dtype.names or ())]
+        if lacking:
+            raise DataError(
+                f"{file}: annotations without {' and '.join(lacking)}; expected fname and class of each image"
+            )
+        if not len(rows):
+            raise DataError(f"{file}: no annotations in it")
+        paths = [base / f"cars_{split}" / str(row["fname"]) for row in rows]
+        labels = [int(row["class"]) - 1 for row in rows]
+        wrong = [f"no file '{path}'" for path in paths if not path.is_file()]
+        wrong += [
+            f"{path.name} has class {y + 1} of {count}"
+            for path, y in zip(paths, labels, strict=True)
+            if not 0 <= y < count
+        ]
+        if wrong:
+            raise DataError(f"{file}: {some(wrong, '; ')}")
+        return files(split, paths, labels)
+
+
+def _home(root: Path) -> Path:
+    return home(root, "stanford_cars")

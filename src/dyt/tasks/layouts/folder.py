@@ -1,0 +1,74 @@
+"""`folder`: root/<split>/<class>/*.jpg, classes sorted by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from dyt.tasks.layouts.base import EXTENSIONS, DataError, Layout, Split, files, found, some
+
+
+class Folder(Layout):
+    """Class folders."""
+
+    name: ClassVar[str] = "folder"
+    train: ClassVar[tuple[str, ...]] = ("train",)
+    test: ClassVar[tuple[str, ...]] = ("test", "val")
+    expected: ClassVar[str] = "class folders (train/<class>/*.jpg and test/ or val/)"
+    published: ClassVar[bool] = False
+
+    def has(self, root: Path, split: str) -> bool:
+        return (root / split).is_dir()
+
+    def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
+        return any(self.has(root, name) for name in (train or "train", test or "test", "val"))
+
+    def classes(self, root: Path, split: str) -> tuple[str, ...]:
+        return folder_classes(root, split)
+
+    def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        return folder_split(root, split, folder_classes(root, split) if classes is None else classes)
+
+
+def folder_classes(root: Path, split: str) -> tuple[str, ...]:
+    """The names of the class folders of root/split, sorted.
+
+    Raises:
+        DataError: no such directory, or none in it.
+    """
+    directory = root / split
+    if not directory.is_dir():
+        raise DataError(f"no directory '{directory}'; {root} has {found(root)}; expected {split}/<class>/<image files>")
+    names = sorted(d.name for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not names:
+        raise DataError(
+            f"no class folders in '{directory}' ({found(directory)}); expected {split}/<class>/<image files>"
+        )
+    return tuple(names)
+
+
+def folder_split(root: Path, split: str, classes: Sequence[str]) -> Split:
+    """The images of root/split/<class>; files that do not have an image's ending are left out.
+
+    Raises:
+        DataError: a class folder that is not among `classes`, or no image at all.
+    """
+    present = folder_classes(root, split)
+    unknown = [name for name in present if name not in classes]
+    if unknown:
+        raise DataError(
+            f"'{root / split}' has {len(unknown)} class folders that are not among the {len(classes)} known classes "
+            f"({some(unknown)})"
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    paths = [
+        path
+        for name in present
+        for path in sorted((root / split / name).rglob("*"))
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
+    ]
+    if not paths:
+        raise DataError(f"no images in '{root / split}'; expected files ending in {', '.join(sorted(EXTENSIONS))}")
+    depth = len((root / split).parts)
+    return files(split, paths, [index[path.parts[depth]] for path in paths])

@@ -1,0 +1,89 @@
+"""`hf`: a DatasetDict that Hugging Face's `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from dyt.tasks.images import to_rgb
+from dyt.tasks.layouts.base import DataError, Layout, Split, some
+
+
+class HuggingFace(Layout):
+    """A Hugging Face dataset on disk, with one image and one label column."""
+
+    name: ClassVar[str] = "hf"
+    train: ClassVar[tuple[str, ...]] = ("train",)
+    test: ClassVar[tuple[str, ...]] = ("test", "validation")
+    expected: ClassVar[str] = "a Hugging Face dataset on disk (dataset_dict.json)"
+    published: ClassVar[bool] = False
+
+    def has(self, root: Path, split: str) -> bool:
+        return split in hf_load(root)
+
+    def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
+        return (root / "dataset_dict.json").is_file()
+
+    def classes(self, root: Path, split: str) -> tuple[str, ...] | None:
+        table, _, label = _columns(root, split)
+        return tuple(table.features[label].names) if hasattr(table.features[label], "names") else None
+
+    def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        table, image, label = _columns(root, split)
+        labels = table[label][:]
+        known = classes if classes is not None else self.classes(root, split)
+        bad = [y for y in labels if not isinstance(y, int) or y < 0 or (known is not None and y >= len(known))]
+        if bad:
+            raise DataError(f"'{root}', split '{split}': {len(bad)} bad labels ({some([repr(y) for y in bad])})")
+        if not labels:
+            raise DataError(f"'{root}', split '{split}' is empty")
+        return Split(split, tuple(labels), partial(_image, table, image, f"{root} {split}"))
+
+
+def hf_load(root: Path) -> Any:
+    """The DatasetDict that `save_to_disk` wrote.
+
+    Raises:
+        DataError: `datasets` is not installed, or no such data.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"'{root}' is a Hugging Face dataset; to read it: pip install \"dyt[hf]\"") from error
+    try:
+        loaded = datasets.load_from_disk(str(root))
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{root}' cannot be read as a Hugging Face dataset: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, datasets.DatasetDict):
+        raise DataError(f"'{root}' is one dataset; expected a DatasetDict with a training and a test split")
+    return loaded
+
+
+def _columns(root: Path, split: str) -> tuple[Any, str, str]:
+    """The split's table, its image column and its label column."""
+    loaded = hf_load(root)
+    import datasets
+
+    if split not in loaded:
+        raise DataError(f"'{root}' has no split '{split}'; it has {', '.join(loaded)}")
+    table = loaded[split]
+    image = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    named = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    label = named or [name for name in ("label", "labels") if name in table.features]
+    if len(image) != 1 or len(label) != 1:
+        raise DataError(
+            f"'{root}', split '{split}': columns {', '.join(table.features)}; expected one Image column and one "
+            f"ClassLabel column (or an integer column named label)"
+        )
+    return table, image[0], label[0]
+
+
+def _image(table: Any, column: str, name: str, i: int) -> Image.Image:
+    value = table[i][column]
+    if not isinstance(value, Image.Image):
+        raise DataError(f"{name}, row {i}: no image")
+    return to_rgb(value, f"{name}, row {i}")
