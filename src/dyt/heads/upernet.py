@@ -21,8 +21,8 @@ LEAST = 2
 
 class UPerNetSpec(TaskHeadSpec):
     """`channels`: of the decoder's maps, 512 in UPerNet's own settings. `layers`: four layers that a plain ViT's
-    pyramid is made of, counted from 0; by default those at 1/3, 1/2, 2/3 and the end of its depth (4, 6, 8, 12 of 12, counted
-    from 1). A hierarchical model gives its last four stages.
+    pyramid is made of, counted from 0; by default those at 1/3, 1/2, 2/3 and the end of its depth (4, 6, 8, 12 of 12,
+    counted from 1). A hierarchical model gives its last four stages.
     """
 
     channels: Annotated[int, Field(ge=1)] = 512
