@@ -102,7 +102,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         backbone = create(
             spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.classifier
         )[0]
-        dtypes = {t.dtype for t in tensors.values()}
+        dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}  # a batch norm counts its batches
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
     else:
         backbone, _ = bridged(backbone, spec.head.classifier)

@@ -84,6 +84,17 @@ _PRESETS |= {f"dyt_d{d}": {"adapter": {"type": "bottleneck", "dim": d}} for d in
 _PRESETS |= {f"dyt_swin_b_r{r}": {**_SWIN_B, **_rate(r)} for r in (0.1, 0.3, 0.5, 0.7, 0.9)}
 _PRESETS |= {f"dyt_vit_l_r{r}": {**_VIT_L, **_rate(r)} for r in (0.1, 0.3, 0.5, 0.7, 0.9)}
 
+# Table 10: ADE20K at 512 x 512 under UPerNet; the released code has the rate's term alone, none of the complete model.
+_PRESETS |= {
+    f"{row}_segmentation": {
+        **_PRESETS[row],
+        "backbone": {"args": {"img_size": 512}},
+        "head": {"type": "upernet", "num_classes": 150},
+        "objective": {**_PRESETS[row].get("objective", {}), "complete": 0.0, "distill": 0.0},
+    }
+    for row in ("full", "linear", "dynamic_full", "adaptformer", "lora", "vpt", "dyt", "dyt_moe4")
+}
+
 
 def presets() -> list[str]:
     """The names that `dyt.build` takes in place of a spec."""

@@ -74,6 +74,12 @@ class HuggingFaceModel(nn.Module):
     embed_dim = num_features
 
     @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """timm's description of what `forward_intermediates` gives: each layer's channels and stride."""
+        stride = max(_pair(self.tower.config.patch_size))
+        return [{"module": path, "num_chs": self.num_features, "reduction": stride} for path in self.layer_paths]
+
+    @property
     def head_hidden_size(self) -> int:
         """F, what the head reads."""
         pooler = getattr(self.tower, "pooler", None)

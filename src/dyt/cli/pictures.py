@@ -28,14 +28,16 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     """
     import torch
 
-    from dyt.tasks import DataSpec, open_image
-    from dyt.tasks.loading import Preparation, transform
+    from dyt.tasks import DataSpec
+    from dyt.tasks.kinds import task_of
+    from dyt.tasks.layouts import files
+    from dyt.tasks.loading import Preparation
     from dyt.train.state import run_of
 
     run = None if trained is None else run_of(trained)
     spec = DataSpec(root="") if run is None else run.data
     preparation = Preparation.of(model.backbone, spec.size)
-    prepare = transform(spec, preparation, training=False)
-    images = preparation.normalized(torch.stack([prepare(open_image(path)) for path in paths]))
+    examples = task_of(spec).sample(spec, files("images", paths, [0] * len(paths)), preparation)
+    images = preparation.normalized(torch.stack([examples[i, 0][0] for i in range(len(paths))]))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
     return (images * std + mean).clamp(0, 1), images

@@ -2,6 +2,17 @@
 
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.classifier import Classifier
+from dyt.heads.pixel import Pixel
 from dyt.heads.terms import classification, distillation
+from dyt.heads.upernet import UPerNet, UPerNetSpec
 
-__all__ = ["Classifier", "Head", "TaskHeadSpec", "classification", "distillation"]
+__all__ = [
+    "Classifier",
+    "Head",
+    "Pixel",
+    "TaskHeadSpec",
+    "UPerNet",
+    "UPerNetSpec",
+    "classification",
+    "distillation",
+]

@@ -44,6 +44,9 @@ class Head(nn.Module, ABC):
     """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
     images that enter the backbone, and nothing but logits comes out."""
 
+    reads_maps: ClassVar[bool] = False
+    """Whether it reads maps of layers, one token for each patch (`forward_intermediates`)."""
+
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
 

@@ -82,6 +82,13 @@ class Task(ABC):
     batch: ClassVar[int] = 64
     """Examples of a batch at inference."""
 
+    def check(self, model: DynamicModel, spec: Any) -> None:  # noqa: B027 - most tasks refuse nothing
+        """Refuses, before anything is trained, data that this model cannot be given.
+
+        Raises:
+            DyTError: what does not fit, in one line.
+        """
+
     @abstractmethod
     def open(self, spec: Any) -> Data:
         """Lists both splits and checks files and labels, without decoding.

@@ -53,6 +53,7 @@ class Inference:
     ) -> None:
         self.run, self.model, self.accelerator, self.bar, self.check = run, model, accelerator, bar, check
         self.task = task_of(run.data)
+        self.task.check(model, run.data)
         self.preparation = Preparation.of(model.backbone, run.data.size)
         self.workers = worker_count(run.data.workers)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes

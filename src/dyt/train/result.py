@@ -58,11 +58,12 @@ def report_table(report: Report, title: str, asked: float | None = None, trainin
     table.add_column("at inference", justify="right")
     if training is not None:
         table.add_column("in training, last epoch", justify="right")
-    table.add_row("accuracy", f"{report.accuracy:.2%}")
+    if report.accuracy is not None:
+        table.add_row("accuracy", f"{report.accuracy:.2%}")
     if report.accuracy_top5 is not None:
         table.add_row("accuracy, top 5", f"{report.accuracy_top5:.2%}")
-    if "accuracy_per_class" in report.metrics:
-        table.add_row("accuracy, mean per class", f"{report.metrics['accuracy_per_class']:.2%}")
+    for metric, value in report.metrics.items():
+        table.add_row(metric.replace("_", " "), f"{value:.2%}")
     name = "active tokens" if asked is None else f"active tokens (asked {asked:g})"
     beside = [] if training is None else [f"{training.training_rate:.3f}"]
     table.add_row(name, f"{report.active_rate:.3f}", *beside)

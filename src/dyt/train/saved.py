@@ -74,7 +74,7 @@ class Saved:
         if self.classes is None:
             names = self.task.named(spec, name) or names
             if len(names) != self.model.num_classes:
-                raise DataError(f"'{spec.root}' has {len(names)} class folders, the model {self.model.num_classes}")
+                raise DataError(f"'{spec.root}' has {len(names)} classes, the model {self.model.num_classes}")
         return self.task.open_split(spec, name, names)
 
     def training_split(self, spec: AnyDataSpec) -> str:
@@ -82,15 +82,23 @@ class Saved:
         return self.task.training_split(spec)
 
     def batches(
-        self, spec: AnyDataSpec, split: Split, positions: Sequence[int], size: int | None = None
+        self,
+        spec: AnyDataSpec,
+        split: Split,
+        positions: Sequence[int],
+        size: int | None = None,
+        sample: bool = False,
     ) -> Iterator[tuple[Tensor, Any]]:
         """(images (B, 3, H, W) normalised, targets) on the model's device, prepared as at inference.
 
-        `size`: of a batch; the task's by default.
+        `size`: of a batch; the task's by default. `sample`: of one size, to be looked at together (`Task.sample`).
         """
         size = self.task.batch if size is None else size
         preparation = Preparation.of(self.model.backbone, spec.size)
-        images = self.task.examples(spec, split, preparation, training=False)
+        if sample:
+            images = self.task.sample(spec, split, preparation)
+        else:
+            images = self.task.examples(spec, split, preparation, training=False)
         plan = [[(i, 0) for i in positions[k : k + size]] for k in range(0, len(positions), size)]
         for batch, targets in loader(images, plan, worker_count(spec.workers)):
             yield preparation.normalized(batch.to(self.device)), self.task.to(targets, self.device)
@@ -103,7 +111,9 @@ class Saved:
         """
         spec = self.spec(root)
         split = self.split(spec, None)
-        images = torch.cat([images for images, _ in self.batches(spec, split, range(min(count, len(split))))])
+        images = torch.cat(
+            [images for images, _ in self.batches(spec, split, range(min(count, len(split))), sample=True)]
+        )
         return images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
 
 

@@ -1,0 +1,124 @@
+"""Segmentation from one RunSpec: trained, resumed, evaluated, drawn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import dyt
+from dyt.cli.evaluate import evaluate
+from dyt.cli.plot import plot
+from dyt.cli.predict import predict
+from dyt.cli.train import train
+from dyt.errors import DyTError
+from dyt.spec import parse
+from dyt.tasks.segmentation import SegmentationSpec
+from dyt.train import RunSpec, fit
+from dyt.train import loop as loops
+
+from .conftest import ARGS, NAME
+
+app = typer.Typer(pretty_exceptions_enable=False)
+for name, verb in {"train": train, "eval": evaluate, "predict": predict, "plot": plot}.items():
+    app.command(name)(verb)
+
+
+def said(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Red and blue halves under noise: 12 training and 2 test images of 48 x 40 pixels."""
+    root, noise = tmp_path_factory.mktemp("masked"), np.random.default_rng(0)
+    (root / "classes.txt").write_text("red\nblue\n")
+    for split, count in (("training", 12), ("test", 2)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[:, noise.integers(12, 36) :] = 1
+            colours = np.array([[200, 20, 20], [20, 20, 200]])[mask] + noise.normal(0, 20, (40, 48, 3))
+            mask[:4] = 255
+            Image.fromarray(mask).save(root / "annotations" / split / f"{i}.png")
+            Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def run(masked: Path, weights: Path) -> dict[str, Any]:
+    return {
+        "model": {
+            "backbone": {"name": NAME, "weights": str(weights), "args": ARGS},
+            "adapter": {"type": "bottleneck", "dim": 4},
+            "head": {"type": "pixel"},
+        },
+        "data": {"task": "segmentation", "root": str(masked), "workers": 0},
+        "train": {"epochs": 6, "batch_size": 4, "lr": 0.02},
+    }
+
+
+def test_command_line(masked: Path, run: dict[str, Any], tmp_path: Path) -> None:
+    """Learned well above chance, evaluated to the same, drawn."""
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    printed = said("train", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "out"))
+    assert "miou" in printed
+    report = json.loads((tmp_path / "out" / "result.json").read_text())["test"]
+    assert report["accuracy"] is None
+    assert report["images"] == 2
+    assert report["metrics"]["miou"] > 0.7
+    model = str(tmp_path / "out" / "model.safetensors")
+    assert json.loads(said("eval", model, "--json")) == report
+    rated = json.loads(said("eval", model, "--rate", "0.25", "--split", "training", "--json"))
+    assert rated["images"] == 12
+    image = masked / "images" / "test" / "0.png"
+    line = said("predict", model, str(image), "--out", str(tmp_path / "drawn"))
+    assert "active" in line
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0_activity.png", "0_mask.png"]
+    assert "1 images" in said("plot", model, str(image), "--out", str(tmp_path / "activity.png"))
+
+
+def test_resumes_to_the_same(run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped goes on, batch norms' statistics with it, and ends where one run in one piece does."""
+    run["model"]["head"] = {"type": "upernet", "channels": 8}
+    run["train"] |= {"epochs": 2, "checkpoint_every": 1}
+    spec = parse(RunSpec, run)
+    fit(spec, tmp_path / "whole", progress=False)
+    steps, plain = iter([False, False, False, False, True]), loops._Run._interrupted
+    monkeypatch.setattr(loops._Run, "_interrupted", lambda self: next(steps, False))
+    with pytest.raises(loops.Interrupted):
+        fit(spec, tmp_path / "parts", progress=False)
+    monkeypatch.setattr(loops._Run, "_interrupted", plain)
+    fit(spec, tmp_path / "parts", progress=False)
+    models = [dyt.load(tmp_path / name / "model.safetensors").state_dict() for name in ("whole", "parts")]
+    assert all(torch.equal(a, b) for a, b in zip(models[0].values(), models[1].values(), strict=True))
+
+
+def test_whole_images_need_a_backbone_for_any_size(run: dict[str, Any], tmp_path: Path) -> None:
+    run["data"]["inference"] = "whole"
+    with pytest.raises(DyTError, match="whole, but the backbone takes images of one size"):
+        fit(parse(RunSpec, run), tmp_path / "a", progress=False)
+    run["model"]["backbone"]["args"] = {**ARGS, "dynamic_img_size": True}
+    run["train"]["epochs"] = 1
+    result = fit(parse(RunSpec, run), tmp_path / "b", progress=False)
+    assert set(result.test.metrics) >= {"miou", "pixel_accuracy"}
+    model = str(tmp_path / "b" / "model.safetensors")
+    assert said("predict", model, run["data"]["root"] + "/images/test/1.png", "--out", str(tmp_path / "drawn"))
+
+
+def test_data_without_a_task_is_of_classification() -> None:
+    assert parse(RunSpec, {"data": {"root": "x"}}).data.task == "classification"
+    segmentation = {"model": {"head": {"type": "pixel"}}, "data": {"task": "segmentation", "root": "x"}}
+    spec = parse(RunSpec, segmentation)
+    assert isinstance(spec.data, SegmentationSpec)
+    assert parse(RunSpec, spec.model_dump(mode="json")) == spec
+    with pytest.raises(DyTError, match="heads for segmentation: pixel, upernet"):
+        parse(RunSpec, {"data": {"task": "segmentation", "root": "x"}})
