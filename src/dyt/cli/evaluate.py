@@ -46,12 +46,12 @@ def evaluate(
     if rate is not None:
         training = saved.split(spec, saved.training_split(spec))
         some = permutation(len(training), 0, "calibration")[:1024]
-        held = [images.to(kind) for images, _ in saved.batches(spec, training, some)]
+        held = [images.to(kind) for images, _ in saved.batches(spec, training, some, sample=True)]
         with bar.task(f"setting the rate to {rate:g}", None):
             calibrate_rate(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:
         batches = ((images.to(kind), y) for images, y in saved.batches(spec, chosen, range(len(chosen))))
-        report = run(dynamic, batches, lambda count: bar.advance(task, count))
+        report = run(dynamic, batches, lambda count: bar.advance(task, count), saved.task, spec)
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

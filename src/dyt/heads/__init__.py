@@ -2,6 +2,7 @@
 
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.classifier import Classifier
+from dyt.heads.query import Query, QuerySpec
 from dyt.heads.terms import classification, distillation
 
-__all__ = ["Classifier", "Head", "TaskHeadSpec", "classification", "distillation"]
+__all__ = ["Classifier", "Head", "Query", "QuerySpec", "TaskHeadSpec", "classification", "distillation"]

@@ -44,6 +44,10 @@ class Head(nn.Module, ABC):
     """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
     images that enter the backbone, and nothing but logits comes out."""
 
+    leading: ClassVar[tuple[int, ...]] = ()
+    """Of one input, the dimensions before the channels of its images, to count with where no data says them: the
+    frames of a clip."""
+
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
 
@@ -51,6 +55,10 @@ class Head(nn.Module, ABC):
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
         """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
         return None
+
+    def frames(self, inputs: Tensor) -> Tensor:
+        """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
+        return inputs
 
     @abstractmethod
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
