@@ -105,7 +105,9 @@ class Saved:
         """
         spec = self.spec(root)
         split = self.split(spec, None)
-        images = torch.cat([images for images, _ in self.batches(spec, split, range(min(count, len(split))), sample=True)])
+        images = torch.cat(
+            [images for images, _ in self.batches(spec, split, range(min(count, len(split))), sample=True)]
+        )
         return images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
 
 

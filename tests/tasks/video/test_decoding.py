@@ -54,13 +54,11 @@ def sound(path: Path, good: bytes) -> None:
         (absent, "no such file"),
         (empty, "an empty file"),
         (text, "cannot be read"),
-        (truncated, "cannot be read"),
+        (truncated, "no video in it, or cut off"),
         (sound, "no video in it"),
     ],
 )
-def test_unusable_files_are_named(
-    spoil: Callable[[Path, bytes], None], said: str, clip: Path, tmp_path: Path
-) -> None:
+def test_unusable_files_are_named(spoil: Callable[[Path, bytes], None], said: str, clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "odd.mp4"
     spoil(path, clip.read_bytes())
     with pytest.raises(VideoError) as caught:

@@ -120,7 +120,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise VideoError(f"{path}: no video in it; {REMEDY}")
+                raise VideoError(f"{path}: no video in it, or cut off before its index; {REMEDY}")
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoError(f"{path}: libav has no decoder for its codec; {REMEDY}")

@@ -23,9 +23,7 @@ def training_positions(count: int, spec: VideoSpec, draw: Random) -> list[int]:
         start = draw.randint(0, max(count - span(spec), 0))
         return _dense(start, count, spec)
     edges = [i * count / spec.frames for i in range(spec.frames + 1)]
-    return [
-        _within(int(low + draw.random() * (high - low)), count) for low, high in pairwise(edges)
-    ]
+    return [_within(int(low + draw.random() * (high - low)), count) for low, high in pairwise(edges)]
 
 
 def inference_positions(count: int, spec: VideoSpec, views: int) -> list[list[int]]:
