@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import PositiveInt
-from timm.layers import AttentionPoolLatent, trunc_normal_  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dyt.errors import DyTError
 from dyt.families.base import Family
@@ -43,12 +44,14 @@ class Query(Head):
         super().__init__(spec, backbone)
         channels, like = _channels(backbone), next(backbone.parameters())
         self.norm = nn.LayerNorm(channels)
-        self.pool = AttentionPoolLatent(
-            channels, out_features=0, num_heads=spec.attention_heads or _attention_heads(channels)
-        )
+        self.attention_heads = spec.attention_heads or _attention_heads(channels)
+        self.query = nn.Parameter(torch.empty(1, 1, channels))  # a projection of it would be learned twice
+        self.kv = nn.Linear(channels, 2 * channels, bias=False)  # a bias of the keys has no effect
         self.out_norm = nn.LayerNorm(channels)
         self.classifier = nn.Linear(channels, spec.num_classes)
-        trunc_normal_(self.classifier.weight, std=0.01)
+        nn.init.trunc_normal_(self.query, std=0.02)
+        nn.init.trunc_normal_(self.kv.weight, std=0.02)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
         self.to(device=like.device, dtype=like.dtype)
 
@@ -78,8 +81,16 @@ class Query(Head):
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens: Tensor = backbone.forward_features(self.frames(images), *args, **kwargs)  # type: ignore[operator]
         tokens = self.norm(tokens.reshape(len(images), -1, tokens.shape[-1]))  # Swin's are (B * T, h, w, C)
-        logits: Tensor = self.classifier(self.out_norm(self.pool(tokens)))
+        query, key, value = (
+            self._split(part) for part in (self.query.expand(len(images), -1, -1), *self.kv(tokens).chunk(2, -1))
+        )
+        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
+        logits: Tensor = self.classifier(self.out_norm(found))
         return logits
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, heads, N, C / heads)."""
+        return x.unflatten(-1, (self.attention_heads, -1)).transpose(1, 2)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return classification(outputs, targets)

@@ -1,5 +1,6 @@
 """Frames of a clip are the paper's, and always inside the video."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -33,7 +34,7 @@ def test_positions_are_inside_and_in_order(
         assert clip == sorted(clip)
         assert 0 <= clip[0] <= clip[-1] < count
         if sampling == "dense" and count >= span(chosen):
-            assert {b - a for a, b in zip(clip, clip[1:], strict=False)} <= {stride}
+            assert {b - a for a, b in pairwise(clip)} <= {stride}
 
 
 def test_dense_views_go_from_the_first_frame_to_the_last() -> None:
