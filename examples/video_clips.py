@@ -2,7 +2,7 @@
 
     python examples/video_clips.py --epochs 3
 
-The films are written with PyAV (`pip install 'dyt[video]'`), and the backbone is the small one that ships with the package.
+The films are written with PyAV (`pip install 'dyt[video]'`); the backbone is the small one that ships with the package.
 """
 
 import argparse
