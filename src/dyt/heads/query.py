@@ -90,7 +90,7 @@ class Query(Head):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, heads, N, C / heads)."""
-        return x.unflatten(-1, (self.attention_heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.attention_heads, -1).transpose(1, 2)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return classification(outputs, targets)

@@ -60,7 +60,8 @@ class Clips(Examples):
 
     def _read(self, position: int, choose: Choose) -> list[Tensor]:
         """The chosen clips of a video, (T, 3, H, W) uint8 each, decoded together."""
-        path, sizes = self.split.paths[position], []
+        path = self.split.paths[position]
+        sizes: list[int] = []
 
         def every(count: int) -> list[int]:
             chosen = choose(count)
@@ -70,7 +71,7 @@ class Clips(Examples):
         if self.spec.short == "refuse":
             checked(path, self.spec)
         frames = decoded(path, every, lenient=self.spec.corrupt == "skip").permute(0, 3, 1, 2)
-        return list(frames.split(sizes))
+        return list(torch.split(frames, sizes))
 
     def _augmented(self, frames: Tensor) -> Tensor:
         """One draw of every transform, alike for all frames of the clip."""
@@ -87,7 +88,8 @@ class Clips(Examples):
         return v2.RandomHorizontalFlip()(frames) if spec.flip else frames
 
     def _resized(self, frames: Tensor, shorter: int) -> Tensor:
-        return F.resize(frames, [shorter], interpolation=self.how, antialias=True)
+        resized: Tensor = F.resize(frames, [shorter], interpolation=self.how, antialias=True)
+        return resized
 
 
 def crops(frames: Tensor, size: int, count: int) -> list[Tensor]:

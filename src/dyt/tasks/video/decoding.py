@@ -49,7 +49,7 @@ def frame_count(path: Path) -> int:
         if next(container.decode(stream), None) is None:
             raise VideoError(f"{path}: no frame of it can be decoded; {REMEDY}")
     with _opened(path) as (container, stream):  # some containers cannot seek back
-        count = sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
+        count: int = sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
         if count < stream.frames:
             raise VideoError(f"{path}: cut off, {count} of its {stream.frames} frames are there; {REMEDY}")
     return count
