@@ -81,8 +81,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
     head_class = registry.heads.get(spec.head.type)
     reason = head_class.refusal(spec.head, backbone, next(iter(replaced.values())).family)
-    if reason is None and head_class.reads_maps:
-        reason = _maps_refusal(spec, tuner)
+    if reason is None and head_class.reads_grid:
+        reason = _grid_refusal(spec, tuner)
     if reason is not None:
         raise UnsupportedError(f"head '{spec.head.type}' is not available for {type(backbone).__name__}: {reason}")
     for path, block in replaced.items():
@@ -103,7 +103,7 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     return model
 
 
-def _maps_refusal(spec: DyTSpec, tuner: Tuner | None) -> str | None:
+def _grid_refusal(spec: DyTSpec, tuner: Tuner | None) -> str | None:
     """Why a head cannot read one token for each patch of every layer; None when it can."""
     if spec.reducer is not None:
         return f"it reads one token for each patch, which reducer '{spec.reducer.type}' does not leave"

@@ -46,7 +46,7 @@ def evaluate(
     if rate is not None:
         training = saved.split(spec, saved.training_split(spec))
         some = permutation(len(training), 0, "calibration")[:1024]
-        held = [images.to(kind) for images, _ in saved.batches(spec, training, some, size=64, sample=True)]
+        held = [images.to(kind) for images, _ in saved.batches(spec, training, some, sample=True)]
         with bar.task(f"setting the rate to {rate:g}", None):
             calibrate_rate(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:

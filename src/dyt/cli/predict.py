@@ -16,12 +16,12 @@ def predict(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the pictures, where the answer is drawn.")] = Path(
-        "predicted"
+    out: Annotated[Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.")] = Path(
+        "predictions"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
 ) -> None:
-    """Classify images with a saved model, or draw what another task found in them."""
+    """Classify images with a saved model; or, of another task, tell and draw what it finds in each file."""
     import torch
 
     from dyt.model import record
@@ -35,9 +35,10 @@ def predict(
         saved.spec(saved.data.root if saved.data else ".", workers=0),
         files("images", images, [0] * len(images)),
     )
-    if saved.task.name != "classification":
+    if saved.task.draws:
         for line in saved.task.draw(saved.model, spec, images, saved.names, out):
             typer.echo(line)
+        typer.echo(f"class names: {saved.classes_from}; pictures: {out}", err=True)
         return
     if not as_json:
         typer.echo(f"class names: {saved.classes_from}", err=True)

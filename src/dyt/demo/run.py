@@ -117,7 +117,7 @@ def run_demo(
 
 def _examples(model: DynamicModel, run: RunSpec, count: int) -> tuple[Tensor, list[str]]:
     """Test images, normalised, the classes in turn, and the classes' names."""
-    assert isinstance(run.data, DataSpec)
+    assert isinstance(run.data, DataSpec)  # the digits are images
     opened = open_data(run.data)
     split, prepare = opened.test, transform(run.data, Preparation.of(model.backbone, run.data.size), training=False)
     seen: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.classifier import Classifier
 from dyt.heads.pixel import Pixel
+from dyt.heads.query import Query, QuerySpec
 from dyt.heads.terms import classification, distillation
 from dyt.heads.upernet import UPerNet, UPerNetSpec
 
@@ -10,6 +11,8 @@ __all__ = [
     "Classifier",
     "Head",
     "Pixel",
+    "Query",
+    "QuerySpec",
     "TaskHeadSpec",
     "UPerNet",
     "UPerNetSpec",

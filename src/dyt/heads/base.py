@@ -44,8 +44,11 @@ class Head(nn.Module, ABC):
     """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
     images that enter the backbone, and nothing but logits comes out."""
 
-    reads_maps: ClassVar[bool] = False
-    """Whether it reads maps of layers, one token for each patch (`forward_intermediates`)."""
+    reads_grid: ClassVar[bool] = False
+    """Whether it reads a token for every patch, in its place (maps of layers): then there is no reducer before it."""
+    leading: ClassVar[tuple[int, ...]] = ()
+    """Of one input, the dimensions before the channels of its images, to count with where no data says them: the
+    frames of a clip."""
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -54,6 +57,10 @@ class Head(nn.Module, ABC):
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
         """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
         return None
+
+    def frames(self, inputs: Tensor) -> Tensor:
+        """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
+        return inputs
 
     @abstractmethod
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.measure.calibration import Calibration, calibrate
+from dyt.measure.frames import frame_rates
 from dyt.measure.latency import Comparison, Interval, median_interval, paired
 from dyt.measure.macs import count_macs
 
@@ -11,6 +12,7 @@ __all__ = [
     "Interval",
     "calibrate",
     "count_macs",
+    "frame_rates",
     "median_interval",
     "paired",
     "patch_maps",

@@ -79,6 +79,8 @@ class Task(ABC):
     """Of its data, with at least `task`, `root`, `size` and `workers`."""
     unit: ClassVar[str] = "image"
     """What one input is called in tables."""
+    draws: ClassVar[bool] = False
+    """Whether its answers are pictures, made by `draw`; words alone where not."""
     batch: ClassVar[int] = 64
     """Examples of a batch at inference."""
 
@@ -136,12 +138,8 @@ class Task(ABC):
     def draw(
         self, model: DynamicModel, spec: Any, files: Sequence[Path], classes: Sequence[str], out: Path
     ) -> list[str]:
-        """Predicts files, draws what was found into pictures in the directory `out`; a line of text for each.
-
-        Raises:
-            DyTError: a task whose answers are words alone.
-        """
-        raise NotImplementedError
+        """Predicts files, draws what was found into pictures in the directory `out`; a line of text for each."""
+        raise NotImplementedError(f"the answers of {self.name} are words alone")
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Discriminator, Tag
+from pydantic import PlainSerializer, PlainValidator, SerializationInfo
+from pydantic_core import PydanticCustomError
 
+from dyt.errors import nearest
+from dyt.slots import Spec
 from dyt.tasks.base import Task
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec
 from dyt.tasks.segmentation import Segmentation, SegmentationSpec
+from dyt.tasks.video import Video, VideoSpec
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Classification(), Segmentation())})
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {task.name: task for task in (Classification(), Video(), Segmentation())}
+)
 """By name; a head's `task` is one of them."""
 
 
-def _task(value: Any) -> Any:
-    """Whose spec this is; data that does not say is of classification."""
-    return value.get("task", Classification.name) if isinstance(value, Mapping) else getattr(value, "task", None)
+def _of_its_task(value: Any) -> Any:
+    """Data of the task that `task` names, classification by default, validated by that task's own spec alone."""
+    if isinstance(value, Spec):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("no_data", "needs a mapping, with at least 'root'")
+    name = value.get("task", Classification.name)
+    if name not in TASKS:
+        raise PydanticCustomError("unknown_task", f"no task '{name}'; {nearest(str(name), list(TASKS))}")
+    return TASKS[name].Spec.model_validate(value)
 
 
-AnyDataSpec = Annotated[
-    Annotated[DataSpec, Tag(Classification.name)] | Annotated[SegmentationSpec, Tag(Segmentation.name)],
-    Discriminator(_task),
+def _plain(spec: Spec, info: SerializationInfo) -> dict[str, Any]:
+    return spec.model_dump(mode=info.mode)
+
+
+_Specs: TypeAlias = DataSpec | VideoSpec | SegmentationSpec
+AnyDataSpec: TypeAlias = Annotated[
+    _Specs,
+    PlainValidator(_of_its_task, json_schema_input_type=_Specs),
+    PlainSerializer(_plain, return_type=dict[str, Any]),
 ]
 
 

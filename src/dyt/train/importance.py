@@ -34,7 +34,7 @@ def token_importance(
 
     Args:
         model: in eval mode; nothing of it changes.
-        images: (B, 3, H, W).
+        images: (B, 3, H, W), or what the head takes in their place.
         probes: random sign vectors to average, at least 1.
         generator: of the signs, on the CPU.
 
@@ -46,7 +46,7 @@ def token_importance(
         steer.steered(model.key, probe=True, keep_tokens=True, executor=Masked()),
         record(model) as routes,
     ):
-        features = model.forward_head(model.forward_features(images), pre_logits=True).float()
+        features = model.forward_head(model.forward_features(model.head.frames(images)), pre_logits=True).float()
     gates = [route.gate for route in routes if route.gate is not None]
     found = [torch.zeros_like(route.active[:, route.prefix :], dtype=torch.float32) for route in routes]
     for probe in range(probes):

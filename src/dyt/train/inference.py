@@ -24,7 +24,6 @@ from dyt.train.randomness import derived, permutation
 from dyt.train.spec import RunSpec
 from dyt.train.workers import worker_count
 
-BATCH = 64
 CALIBRATION_IMAGES = 1024
 """At most so many training images are looked at to set thresholds."""
 START_IMAGES, START_BATCH = 256, 32
@@ -77,12 +76,12 @@ class Inference:
 
     def calibrated(self, split: Split, rate: float | Sequence[float]) -> float:
         """Sets the thresholds on images of the split, for one rate or one for each site; the rate that was reached."""
-        with self._held(split, CALIBRATION_IMAGES, BATCH, "calibrating") as batches:
+        with self._held(split, CALIBRATION_IMAGES, self.task.batch, "calibrating") as batches:
             return calibrate_rate(self.model, batches, rate)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
         """Starts the routers from importance on images of the split; by site, how much of it they tell."""
-        with self._held(split, START_IMAGES, START_BATCH, "starting the routers") as batches:
+        with self._held(split, START_IMAGES, min(START_BATCH, self.task.batch), "starting the routers") as batches:
             return start_routers(self.model, batches, rate, seed=derived(self.run.train.seed, "importance", self.rank))
 
     @contextmanager

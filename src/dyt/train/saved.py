@@ -82,23 +82,17 @@ class Saved:
         return self.task.training_split(spec)
 
     def batches(
-        self,
-        spec: AnyDataSpec,
-        split: Split,
-        positions: Sequence[int],
-        size: int | None = None,
-        sample: bool = False,
+        self, spec: AnyDataSpec, split: Split, positions: Sequence[int], size: int | None = None, sample: bool = False
     ) -> Iterator[tuple[Tensor, Any]]:
         """(images (B, 3, H, W) normalised, targets) on the model's device, prepared as at inference.
 
-        `size`: of a batch; the task's by default. `sample`: of one size, to be looked at together (`Task.sample`).
+        `size`: of a batch; the task's by default. `sample`: what a single forward takes (of clips, one view), in place
+        of what the task evaluates.
         """
         size = self.task.batch if size is None else size
         preparation = Preparation.of(self.model.backbone, spec.size)
-        if sample:
-            images = self.task.sample(spec, split, preparation)
-        else:
-            images = self.task.examples(spec, split, preparation, training=False)
+        task = self.task
+        images = task.sample(spec, split, preparation) if sample else task.examples(spec, split, preparation, False)
         plan = [[(i, 0) for i in positions[k : k + size]] for k in range(0, len(positions), size)]
         for batch, targets in loader(images, plan, worker_count(spec.workers)):
             yield preparation.normalized(batch.to(self.device)), self.task.to(targets, self.device)
@@ -114,7 +108,7 @@ class Saved:
         images = torch.cat(
             [images for images, _ in self.batches(spec, split, range(min(count, len(split))), sample=True)]
         )
-        return images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
+        return images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
 
 
 def open_saved(path: str | Path, classes: Path | None = None) -> Saved:

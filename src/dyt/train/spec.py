@@ -101,6 +101,8 @@ class RunSpec(Spec):
                 f"data.task is '{self.data.task}', but head '{self.model.head.type}' is for {task}; "
                 f"heads for {self.data.task}: {', '.join(fitting) or 'none'}"
             )
+        if task != "classification" and (self.train.mixup or self.train.cutmix):
+            raise ValueError(f"train.mixup and train.cutmix mix labelled images; set both to 0 for {task}")
         return self
 
     def with_classes(self, count: int) -> RunSpec:

@@ -27,6 +27,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     Spec: ClassVar[type[Any]] = SegmentationSpec
+    draws: ClassVar[bool] = True
     batch: ClassVar[int] = 1
 
     def open(self, spec: SegmentationSpec) -> Data:
