@@ -81,6 +81,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
     head_class = registry.heads.get(spec.head.type)
     reason = head_class.refusal(spec.head, backbone, next(iter(replaced.values())).family)
+    if reason is None and head_class.reads_grid:
+        reason = _grid_refusal(spec, tuner)
     if reason is not None:
         raise UnsupportedError(f"head '{spec.head.type}' is not available for {type(backbone).__name__}: {reason}")
     for path, block in replaced.items():
@@ -107,6 +109,13 @@ def tuner_of(spec: DyTSpec) -> Tuner | None:
         return None
     made: Tuner = registry.tuners.get(spec.tuner.type)(spec.tuner)
     return made
+
+
+def _grid_refusal(spec: DyTSpec, tuner: Tuner | None) -> str | None:
+    """Why this spec does not leave a token for every patch in its place, or None when it does."""
+    if spec.reducer is not None:
+        return f"it reads a token for every patch, which reducer '{spec.reducer.type}' does not leave"
+    return None if tuner is None else tuner.intermediates_refusal()
 
 
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:

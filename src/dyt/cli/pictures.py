@@ -33,7 +33,9 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     from dyt.train.state import run_of
 
     run = None if trained is None else run_of(trained)
-    spec = DataSpec(root="") if run is None else run.data
+    spec = DataSpec(root="", size=None if run is None else run.data.size)
+    if run is not None and isinstance(run.data, DataSpec):
+        spec = run.data
     preparation = Preparation.of(model.backbone, spec.size)
     prepare = transform(spec, preparation, training=False)
     images = preparation.normalized(torch.stack([prepare(open_image(path)) for path in paths]))

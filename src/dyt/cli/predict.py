@@ -16,13 +16,17 @@ def predict(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Directory of the pictures, of a model whose answers are drawn.", file_okay=False)
+    ] = Path("predictions"),
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
 ) -> None:
-    """Classify images with a saved model."""
+    """Classify images with a saved model; or find what is in them, and draw it."""
     import torch
 
     from dyt.model import record
     from dyt.route import activation_rate
+    from dyt.tasks.base import Task
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 
@@ -32,6 +36,11 @@ def predict(
         saved.spec(saved.data.root if saved.data else ".", workers=0),
         files("images", images, [0] * len(images)),
     )
+    if type(saved.task).draw is not Task.draw:
+        for line in saved.task.draw(saved.model, spec, images, saved.names, out):
+            typer.echo(line)
+        typer.echo(f"pictures in {out}", err=True)
+        return
     if not as_json:
         typer.echo(f"class names: {saved.classes_from}", err=True)
     for i, (batch, _) in enumerate(saved.batches(spec, split, range(len(split)), size=1)):

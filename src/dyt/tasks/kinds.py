@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
+
+from dyt.errors import nearest
+from dyt.slots import Spec
 from dyt.tasks.base import Task
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec
+from dyt.tasks.detection import Detection, DetectionSpec
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Classification(),)})
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Classification(), Detection())})
 """By name; a head's `task` is one of them."""
 
-AnyDataSpec = DataSpec
+
+def _of_its_task(value: Any) -> Any:
+    """Data of the task that `task` names, classification by default, validated by that task's own spec alone."""
+    if isinstance(value, Spec):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("no_data", "needs a mapping, with at least 'root'")
+    name = value.get("task", Classification.name)
+    if name not in TASKS:
+        raise PydanticCustomError("unknown_task", f"no task '{name}'; {nearest(str(name), list(TASKS))}")
+    return TASKS[name].Spec.model_validate(value)
+
+
+AnyDataSpec: TypeAlias = Annotated[DataSpec | DetectionSpec, PlainValidator(_of_its_task)]
 
 
 def task_of(spec: AnyDataSpec) -> Task:

@@ -65,6 +65,22 @@ _RECIPES: dict[str, dict[str, Any]] = {
             "warmup_epochs": 20,
         },
     },
+    # The paper on COCO (table 11): ViTDet, 12 epochs, d = 128. What it does not say is ViTDet's: size, jitter, decay.
+    "detection": {
+        "model": {
+            **preset("dyt_detection").model_dump(mode="json", include={"adapter", "objective", "head"}),
+        },
+        "data": {"task": "detection", "size": 1024, "masks": True, "wrong_boxes": "leave_out", "jitter": [0.1, 2.0]},
+        "train": {
+            "epochs": 12,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.1,
+            "warmup_epochs": 0.25,
+            "decay_all": False,
+        },
+    },
 }
 
 

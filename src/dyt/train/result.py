@@ -58,9 +58,12 @@ def report_table(report: Report, title: str, asked: float | None = None, trainin
     table.add_column("at inference", justify="right")
     if training is not None:
         table.add_column("in training, last epoch", justify="right")
-    table.add_row("accuracy", f"{report.accuracy:.2%}")
+    if report.accuracy is not None:
+        table.add_row("accuracy", f"{report.accuracy:.2%}")
     if report.accuracy_top5 is not None:
         table.add_row("accuracy, top 5", f"{report.accuracy_top5:.2%}")
+    for metric, value in report.metrics.items():
+        table.add_row(metric, f"{value:.4f}")
     name = "active tokens" if asked is None else f"active tokens (asked {asked:g})"
     beside = [] if training is None else [f"{training.training_rate:.3f}"]
     table.add_row(name, f"{report.active_rate:.3f}", *beside)

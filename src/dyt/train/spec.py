@@ -103,6 +103,13 @@ class RunSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _soft_labels(self) -> RunSpec:
+        t, head = self.train, self.model.head.type
+        if (t.label_smoothing or t.mixup or t.cutmix) and not KINDS["heads"].get(head).soft_labels:
+            raise ValueError(f"head '{head}' takes no soft labels: leave train.label_smoothing, mixup and cutmix at 0")
+        return self
+
     def with_classes(self, count: int) -> RunSpec:
         """The run for data of so many classes.
 
