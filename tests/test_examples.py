@@ -12,6 +12,7 @@ EXAMPLES = ROOT / "examples"
 RUNS = {
     "quickstart.py": ([], "GMACs of an image"),
     "custom_training_loop.py": (["--epochs", "1", "--train-images", "128"], "epoch 1"),
+    "detect_shapes.py": (["--epochs", "1", "--images", "16"], "boxes drawn"),
     "finetune_folder.py": (["--epochs", "2", "--images-per-class", "16"], "a model of 3 sites was loaded"),
 }
 """For each script: tiny settings, and what it says when it has done its work."""

@@ -15,7 +15,7 @@ def train(
     run: Annotated[
         Path | None, typer.Argument(help="A run.yaml; takes the place of a recipe.", show_default=False)
     ] = None,
-    recipe_name: Annotated[str | None, typer.Option("--recipe", help="default, vtab1k or images.")] = None,
+    recipe_name: Annotated[str | None, typer.Option("--recipe", help="default, vtab1k, images or detection.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Directory of the images: class folders, VTAB-1K lists, or a HF dataset.")
     ] = None,

@@ -18,7 +18,7 @@ from dyt.measure import Comparison, paired, patch_maps, routes_of
 from dyt.measure.costs import dense_macs
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel
-from dyt.tasks.data import open_data
+from dyt.tasks.data import DataSpec, open_data
 from dyt.tasks.loading import Preparation, transform
 from dyt.train.loop import fit
 from dyt.train.result import Result
@@ -117,6 +117,7 @@ def run_demo(
 
 def _examples(model: DynamicModel, run: RunSpec, count: int) -> tuple[Tensor, list[str]]:
     """Test images, normalised, the classes in turn, and the classes' names."""
+    assert isinstance(run.data, DataSpec)
     opened = open_data(run.data)
     split, prepare = opened.test, transform(run.data, Preparation.of(model.backbone, run.data.size), training=False)
     seen: dict[int, int] = {}
@@ -136,6 +137,7 @@ def _speed(models: Mapping[str, DynamicModel], images: Tensor) -> Comparison:
 
 
 def _draw(model: DynamicModel, run: RunSpec, images: Tensor, captions: list[str], path: Path) -> None:
+    assert isinstance(run.data, DataSpec)
     preparation = Preparation.of(model.backbone, run.data.size)
     images, captions = images[:PICTURED], captions[:PICTURED]
     maps = patch_maps(routes_of(model, images), (images.shape[2], images.shape[3]))

@@ -68,7 +68,9 @@ _RECIPES: dict[str, dict[str, Any]] = {
     # The paper on COCO (table 11): ViTDet, 12 epochs, d = 128. What it does not say is ViTDet's: size, jitter, decay.
     "detection": {
         "model": {
-            **preset("dyt_detection").model_dump(mode="json", include={"adapter", "objective", "head"}),
+            "adapter": {"type": "bottleneck", "dim": 128},
+            "objective": {"complete": 0.0, "distill": 0.0},
+            "head": {"type": "mask_rcnn", "rpn_convs": 2, "box_head": "conv"},
         },
         "data": {"task": "detection", "size": 1024, "masks": True, "wrong_boxes": "leave_out", "jitter": [0.1, 2.0]},
         "train": {

@@ -29,7 +29,9 @@ class AveragePrecision(Measure):
         kinds = ("bbox", "segm") if all("masks" in one for one in (*found, *targets)) else ("bbox",)
         for kind in kinds:
             if kind not in self.metrics:
-                made = MeanAveragePrecision(box_format="xyxy", iou_type=cast(Literal["bbox", "segm"], kind)).to(self.device)
+                made = MeanAveragePrecision(box_format="xyxy", iou_type=cast(Literal["bbox", "segm"], kind)).to(
+                    self.device
+                )
                 made.warn_on_many_detections = False  # COCO's own measure takes the best hundred, silently
                 self.metrics[kind] = made
             shape = "boxes" if kind == "bbox" else "masks"
