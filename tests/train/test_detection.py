@@ -59,7 +59,7 @@ def test_an_interrupted_run_gives_the_same_model(shapes: Path, tmp_path: Path, m
     spec = parse(RunSpec, run_of(shapes, checkpoint_every=1))
     fit(spec, tmp_path / "whole", progress=False)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     from dyt.train import loop
@@ -69,11 +69,11 @@ def test_an_interrupted_run_gives_the_same_model(shapes: Path, tmp_path: Path, m
     def stopping(self: Any) -> None:
         kept(self)
         if self.done == 3:
-            raise Stop
+            raise StopError
 
     with monkeypatch.context() as patched:
         patched.setattr(loop._Run, "_checkpoint", stopping)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             fit(spec, tmp_path / "parts", progress=False)
     fit(spec, tmp_path / "parts", progress=False)
     name = "model.safetensors"

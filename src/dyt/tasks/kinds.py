@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import PlainValidator
+from pydantic import PlainSerializer, PlainValidator, SerializationInfo
 from pydantic_core import PydanticCustomError
 
 from dyt.errors import nearest
@@ -32,7 +32,15 @@ def _of_its_task(value: Any) -> Any:
     return TASKS[name].Spec.model_validate(value)
 
 
-AnyDataSpec: TypeAlias = Annotated[DataSpec | DetectionSpec, PlainValidator(_of_its_task)]
+def _plain(spec: Spec, info: SerializationInfo) -> dict[str, Any]:
+    return spec.model_dump(mode=info.mode)
+
+
+AnyDataSpec: TypeAlias = Annotated[
+    DataSpec | DetectionSpec,
+    PlainValidator(_of_its_task, json_schema_input_type=DataSpec | DetectionSpec),
+    PlainSerializer(_plain, return_type=dict[str, Any]),
+]
 
 
 def task_of(spec: AnyDataSpec) -> Task:

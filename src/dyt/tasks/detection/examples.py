@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,5 +126,7 @@ def outlines(objects: Objects) -> Tensor:
             codes = coco.merge(coco.frPyObjects(outline, height, width))
         else:
             codes = outline if isinstance(outline["counts"], (str, bytes)) else coco.frPyObjects(outline, height, width)
-        found[i] = coco.decode(codes)
+        with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found[i] = coco.decode(codes)
     return torch.from_numpy(found)
