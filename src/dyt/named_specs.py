@@ -25,6 +25,14 @@ _ADAPTED: dict[str, Any] = {**_STATIC_ADAPTER, **_VTAB}
 _DYNAMICVIT = {"type": "dynamicvit", "keep": 0.85}
 """The paper does not say its share; this is the one that costs what its table says."""
 
+_VITDET: dict[str, Any] = {
+    "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "args": {"img_size": 1024}},
+    "adapter": {"type": "bottleneck", "dim": 128},
+    "head": {"type": "mask_rcnn", "num_classes": 80, "rpn_convs": 2, "box_head": "conv"},
+}
+"""ViTDet with Mask R-CNN on COCO; every block's attention is global here."""
+_NO_TEACHER = {"complete": 0.0, "distill": 0.0}
+
 _PRESETS: dict[str, dict[str, Any]] = {
     # The paper's defaults (table 6, "dyt"): MLP variant, d = 64, r = 0.5, tau = 5, no remedy for short runs.
     "dyt": {},
@@ -67,6 +75,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "full_swin_b": {**_SWIN_B, **_ALONE, "trainable": "full"},
     "full_vit_l": {**_VIT_L, **_ALONE, "trainable": "full"},
     "dyt_vit_l_vtab": {**_VIT_L, **_VTAB},
+    # Table 11: detection on COCO. Neither of the complete model's terms: proposals of two passes differ.
+    "full_detection": {**_ALONE, **_VITDET, **_NONE, "trainable": "full"},
+    "adaptformer_detection": {**_STATIC_ADAPTER, **_VITDET},
+    "dyt_detection": {**_VITDET, "objective": _NO_TEACHER},
+    "dyt_detection_moe4": {**_VITDET, "adapter": {"type": "moe", "experts": 4, "dim": 128}, "objective": _NO_TEACHER},
     # The token-reduction peers of table 5: the whole backbone trained, or frozen with the adapter of d = 8.
     "tome": {**_PEER, "reducer": {"type": "tome"}},
     "tome_adaptformer": {**_ADAPTED, "reducer": {"type": "tome"}},

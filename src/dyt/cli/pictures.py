@@ -35,7 +35,9 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     from dyt.train.state import run_of
 
     run = None if trained is None else run_of(trained)
-    spec = run.data if run is not None and isinstance(run.data, DataSpec) else DataSpec(root="")
+    spec = DataSpec(root="", size=None if run is None else run.data.size)
+    if run is not None and isinstance(run.data, DataSpec):
+        spec = run.data
     preparation = Preparation.of(model.backbone, spec.size)
     examples = task_of(spec).sample(spec, files("images", paths, [0] * len(paths)), preparation)
     images = preparation.normalized(torch.stack([examples[i, 0][0] for i in range(len(paths))]))

@@ -16,9 +16,9 @@ def predict(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.")] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
+    ] = Path("predictions"),
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
 ) -> None:
     """Classify images with a saved model; or, of another task, tell and draw what it finds in each file."""
@@ -26,6 +26,7 @@ def predict(
 
     from dyt.model import record
     from dyt.route import activation_rate
+    from dyt.tasks.base import Task
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 

@@ -16,7 +16,7 @@ def train(
         Path | None, typer.Argument(help="A run.yaml; takes the place of a recipe.", show_default=False)
     ] = None,
     recipe_name: Annotated[
-        str | None, typer.Option("--recipe", help="default, vtab1k, images or segmentation.")
+        str | None, typer.Option("--recipe", help="default, vtab1k, images, k400, ssv2, segmentation or detection.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Directory of the images: class folders, VTAB-1K lists, or a HF dataset.")

@@ -137,6 +137,7 @@ def _speed(models: Mapping[str, DynamicModel], images: Tensor) -> Comparison:
 
 
 def _draw(model: DynamicModel, run: RunSpec, images: Tensor, captions: list[str], path: Path) -> None:
+    assert isinstance(run.data, DataSpec)
     preparation = Preparation.of(model.backbone, run.data.size)
     images, captions = images[:PICTURED], captions[:PICTURED]
     maps = patch_maps(routes_of(model, images), (images.shape[2], images.shape[3]))

@@ -44,6 +44,8 @@ class Head(nn.Module, ABC):
     """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
     images that enter the backbone, and nothing but logits comes out."""
 
+    soft_labels: ClassVar[bool] = False
+    """Whether the loss takes soft labels (B, K), which smoothing makes."""
     reads_grid: ClassVar[bool] = False
     """Whether it reads a token for every patch, in its place (maps of layers): then there is no reducer before it."""
     leading: ClassVar[tuple[int, ...]] = ()
@@ -69,6 +71,13 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The task's loss, () float32; the mean over the batch."""
+
+    def counted(self, backbone: nn.Module, images: Any) -> Any:
+        """The part of `forward` whose multiply-accumulates are counted as the model's: all of it.
+
+        A head whose work depends on what it finds in an image leaves that part out, and says so.
+        """
+        return self(backbone, images)
 
     def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
         """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""

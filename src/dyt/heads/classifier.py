@@ -19,6 +19,7 @@ class Classifier(Head):
     Spec: ClassVar[type[HeadSpec]] = HeadSpec
     task: ClassVar[str] = "classification"
     shares_stem: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
 
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         logits: Tensor = backbone(images, *args, **kwargs)

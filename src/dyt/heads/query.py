@@ -38,6 +38,7 @@ class Query(Head):
 
     Spec: ClassVar[type[HeadSpec]] = QuerySpec
     task: ClassVar[str] = "video"
+    soft_labels: ClassVar[bool] = True
     leading: ClassVar[tuple[int, ...]] = (8,)
 
     def __init__(self, spec: QuerySpec, backbone: nn.Module) -> None:

@@ -54,8 +54,9 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     """Multiply-accumulates of each image at inference, under its own routes.
 
     Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
-    activations not (the paper's and fvcore's convention). One forward of the batch in eval mode; `forced` and
-    `complete` of the surrounding context hold.
+    activations not (the paper's and fvcore's convention). Of a detector the work for each region, whose
+    number varies, is left out (`Head.counted`). One forward of the batch in eval mode; `forced` and `complete` of the
+    surrounding context hold.
 
     Args:
         model: the dynamic model; the train or eval mode of each of its modules is left as it was.
@@ -71,7 +72,7 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     model.eval()
     try:
         with torch.no_grad(), counter, steer.steered(model.key, executor=metered):
-            model(images)
+            model.head.counted(model.backbone, images)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -124,6 +124,24 @@ _RECIPES: dict[str, dict[str, Any]] = {
         },
         "train": {**_VIDEO_TRAINING, "epochs": 50},
     },
+    # The paper on COCO (table 11): ViTDet, 12 epochs, d = 128. What it does not say is ViTDet's: size, jitter, decay.
+    "detection": {
+        "model": {
+            "adapter": {"type": "bottleneck", "dim": 128},
+            "objective": {"complete": 0.0, "distill": 0.0},
+            "head": {"type": "mask_rcnn", "rpn_convs": 2, "box_head": "conv"},
+        },
+        "data": {"task": "detection", "size": 1024, "masks": True, "wrong_boxes": "leave_out", "jitter": [0.1, 2.0]},
+        "train": {
+            "epochs": 12,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.1,
+            "warmup_epochs": 0.25,
+            "decay_all": False,
+        },
+    },
 }
 
 

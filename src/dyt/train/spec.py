@@ -103,6 +103,8 @@ class RunSpec(Spec):
             )
         if task != "classification" and (self.train.mixup or self.train.cutmix):
             raise ValueError(f"train.mixup and train.cutmix mix labelled images; set both to 0 for {task}")
+        if self.train.label_smoothing and not KINDS["heads"].get(self.model.head.type).soft_labels:
+            raise ValueError(f"head '{self.model.head.type}' takes no smoothed labels; set train.label_smoothing to 0")
         return self
 
     def with_classes(self, count: int) -> RunSpec:

@@ -1,0 +1,219 @@
+"""COCO's layout as it is read, checked, prepared and measured."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dyt.errors import DyTError, SpecError
+from dyt.spec import parse
+from dyt.tasks.detection import Detection, DetectionSpec
+from dyt.tasks.detection.metric import AveragePrecision
+from dyt.tasks.layouts import DataError
+from dyt.tasks.loading import Preparation
+from tasks.coco_data import write
+
+TASK = Detection()
+READY = Preparation(32, (0.5, 0.25, 0.0), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write(tmp_path / "shapes")
+
+
+def changed(root: Path, change: Callable[[dict[str, Any]], Any], split: str = "train") -> None:
+    file = root / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_both_splits_are_read(root: Path) -> None:
+    data = TASK.open(DetectionSpec(root=str(root)))
+    assert data.classes == ("green", "red")  # by id, not as listed
+    assert data.train.labels == (2, 2, 2, 0, 2, 2, 2, 0)
+    assert len(data.test) == 4
+    assert TASK.training_split(DetectionSpec(root=str(root))) == "instances_train.json"
+    assert TASK.named(DetectionSpec(root=str(root)), "test") == data.classes
+    assert len(TASK.open_split(DetectionSpec(root=str(root)), "train", data.classes)) == 8
+
+
+def test_the_published_layout_of_coco(root: Path) -> None:
+    (root / "annotations").mkdir()
+    for split, name in (("train", "train2017"), ("test", "val2017")):
+        (root / f"instances_{split}.json").rename(root / "annotations" / f"instances_{name}.json")
+        (root / name).mkdir()
+        for file in (root / "images").glob(f"{split}*"):
+            file.rename(root / name / file.name)
+    data = TASK.open(DetectionSpec(root=str(root)))
+    assert data.train.paths[0] == root / "train2017" / "train0.png"
+    assert data.test.paths[0] == root / "val2017" / "test0.png"
+
+
+def first(content: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = content["annotations"][0]
+    return found
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "category": (lambda c: first(c).update(category_id=99), "annotation 1 has the unknown category 99"),
+    "image": (lambda c: first(c).update(image_id=99), "annotation 1 is of no image of this file"),
+    "area": (lambda c: first(c).update(bbox=[1, 1, 0, 5]), "annotation 1 has a box of no area in the 48 x 64 image"),
+    "outside": (
+        lambda c: first(c).update(bbox=[40, 1, 20, 5]),
+        "annotation 1 has a box that reaches out of the 48 x 64",
+    ),
+    "nan": (lambda c: first(c).update(bbox=[float("nan"), 1, 20, 5]), "annotation 1 has a box"),
+    "numbers": (lambda c: first(c).update(bbox=["1", 1, 20, 5]), "not four numbers"),
+    "size": (lambda c: c["images"][0].pop("width"), "lack id, file_name, or width and height"),
+    "twice": (lambda c: c["images"][1].update(id=1), "two images have the same id"),
+    "categories": (lambda c: c["categories"][0].pop("name"), "categories must be a list of {id, name}"),
+    "nothing": (lambda c: c.update(annotations=[]), "has no object in any image"),
+    "images": (lambda c: c.pop("images"), "has no list images"),
+    "file": (lambda c: c["images"][1].update(file_name="gone.png"), "gone.png"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_answered_by_name_in_one_line(root: Path, what: str) -> None:
+    change, said = WRONG[what]
+    changed(root, change)
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        TASK.open(DetectionSpec(root=str(root)))
+    assert "\n" not in str(caught.value)
+    assert str(root) in str(caught.value)
+
+
+def test_wrong_files_are_answered_by_name(root: Path) -> None:
+    spec = DetectionSpec(root=str(root))
+    changed(root, lambda c: c["categories"].append({"id": 9, "name": "blue"}), "test")
+    with pytest.raises(DataError, match="categories blue are not among the 2 known classes"):
+        TASK.open(spec)
+    (root / "instances_test.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"instances_test\.json is not JSON"):
+        TASK.open(spec)
+    (root / "instances_test.json").unlink()
+    with pytest.raises(DataError, match="no annotations of test or val or val2017"):
+        TASK.open(spec)
+    with pytest.raises(DataError, match="no directory"):
+        TASK.open(DetectionSpec(root=str(root / "gone")))
+    with pytest.raises(SpecError, match="the smaller factor comes first"):
+        parse(DetectionSpec, {"root": "", "jitter": [2.0, 0.5]})
+
+
+def test_outlines_are_asked_for_only_where_they_are_read(root: Path) -> None:
+    changed(root, lambda c: first(c).pop("segmentation"))
+    assert len(TASK.open(DetectionSpec(root=str(root))).train) == 8
+    with pytest.raises(DataError, match="annotation 1 has no segmentation; leave data.masks at false"):  # noqa: RUF043
+        TASK.open(DetectionSpec(root=str(root), masks=True))
+
+
+def test_wrong_boxes_can_be_left_out(root: Path) -> None:
+    changed(
+        root, lambda c: (c["annotations"][0].update(bbox=[1, 1, 0, 5]), c["annotations"][1].update(bbox=[40, 1, 20, 5]))
+    )
+    split = TASK.open(DetectionSpec(root=str(root), wrong_boxes="leave_out")).train
+    assert split.objects[0].boxes.tolist() == [[40, 1, 48, 6]]
+
+
+def test_a_file_of_another_size_than_its_annotations_say(root: Path) -> None:
+    Image.new("RGB", (10, 10)).save(root / "images" / "train0.png")
+    data = TASK.open(DetectionSpec(root=str(root)))
+    with pytest.raises(DataError, match=r"train0\.png is 10 x 10 px, its annotations say 48 x 64"):
+        TASK.examples(DetectionSpec(root=str(root)), data.train, READY, training=True)[0, 0]
+
+
+def test_images_are_filled_up_with_the_mean_colour_and_boxes_follow(root: Path) -> None:
+    spec = DetectionSpec(root=str(root), masks=True, flip=0.0)
+    data = TASK.open(spec)
+    image, target = TASK.examples(spec, data.train, READY, training=True)[0, 0]
+    assert image.shape == (3, 32, 32)
+    assert torch.equal(image[:, :, 24:], torch.tensor([128, 64, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 8))
+    assert torch.allclose(target["boxes"], torch.from_numpy(data.train.objects[0].boxes) / 2)
+    assert target["labels"].tolist() == [2, 1]
+    assert target["masks"].shape == (2, 32, 32)
+    for box, mask in zip(target["boxes"], target["masks"], strict=True):
+        rows, columns = mask.nonzero(as_tuple=True)
+        seen = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert bool(((seen - box).abs() <= 1).all())
+    empty = TASK.examples(spec, data.train, READY, training=True)[3, 0][1]
+    assert [tuple(empty[name].shape) for name in ("boxes", "labels", "masks")] == [(0, 4), (0,), (0, 32, 32)]
+
+
+def test_mirrored_and_jittered_boxes_stay_on_their_objects(root: Path) -> None:
+    spec = DetectionSpec(root=str(root), jitter=(0.5, 2.0))
+    data = TASK.open(spec)
+    examples = TASK.examples(spec, data.train, READY, training=True)
+    seen = 0
+    for seed in range(40):
+        image, target = examples[0, seed]
+        again = examples[0, seed]
+        assert torch.equal(image, again[0])
+        assert torch.equal(target["boxes"], again[1]["boxes"])
+        for box, label in zip(target["boxes"], target["labels"].tolist(), strict=True):
+            x, y = ((box[:2] + box[2:]) / 2).int().tolist()
+            red, green = (int(v) for v in image[:2, y, x])
+            assert (green > red) == (label == 1) or len(target["boxes"]) > 1  # a later box may cover an earlier one
+            seen += 1
+    assert seen > 40
+
+
+def test_crowds_are_not_trained_on_and_not_counted_as_missed(root: Path) -> None:
+    changed(root, lambda c: first(c).update(iscrowd=1))
+    spec = DetectionSpec(root=str(root), size=32)
+    data = TASK.open(spec)
+    assert TASK.examples(spec, data.train, READY, training=True)[0, 0][1]["labels"].tolist() == [1]
+    _, target = TASK.examples(spec, data.train, READY, training=False)[0, 0]
+    assert target["iscrowd"].tolist() == [1, 0]
+    measure = AveragePrecision(torch.device("cpu"))
+    found = target["boxes"][1:] * target["scale"].repeat(2)
+    measure.update([{"boxes": found, "labels": target["labels"][1:], "scores": torch.ones(1)}], [target])
+    assert measure.compute()["map"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_what_is_found_in_the_input_is_measured_in_the_original(root: Path, masks: bool) -> None:
+    spec = DetectionSpec(root=str(root), masks=masks)
+    data = TASK.open(spec)
+    examples = TASK.examples(spec, data.test, READY, training=False)
+    measure = TASK.measure(2, torch.device("cpu"))
+    for i in range(4):
+        _, target = examples[i, 0]
+        n = len(target["boxes"])
+        found = {
+            "boxes": target["boxes"] * target["scale"].repeat(2),
+            "labels": target["labels"],
+            "scores": torch.ones(n),
+        }
+        if masks:
+            found["masks"] = torch.ones(n, 28, 28)
+        measure.update([found], [target])
+    values = measure.compute()
+    assert next(iter(values)) == "map"
+    assert values["map"] == pytest.approx(1.0)
+    assert ("mask_map_50" in values) == masks
+    assert not masks or values["mask_map_50"] == pytest.approx(1.0)
+
+
+def test_what_lies_in_the_padding_alone_is_left_out(root: Path) -> None:
+    spec = DetectionSpec(root=str(root))
+    _, target = TASK.examples(spec, TASK.open(spec).test, READY, training=False)[3, 0]
+    assert len(target["boxes"]) == 0
+    from dyt.tasks.detection.metric import in_original
+
+    padding = {"boxes": torch.tensor([[0.0, 25, 30, 31], [0, 0, 31, 31]])}
+    kept = in_original(padding | {"labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.8])}, target)
+    assert kept["labels"].tolist() == [2]
+    assert kept["boxes"].tolist() == [[0, 0, 62, 40]]
+
+
+def test_missing_pycocotools_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dyt.tasks.detection.task.find_spec", lambda name: None)
+    with pytest.raises(DyTError, match=r"pip install 'dyt\[detection\]'"):
+        TASK.open(DetectionSpec(root="."))
