@@ -118,13 +118,6 @@ def tuner_of(spec: DyTSpec) -> Tuner | None:
     return made
 
 
-def _grid_refusal(spec: DyTSpec, tuner: Tuner | None) -> str | None:
-    """Why this spec does not leave a token for every patch in its place, or None when it does."""
-    if spec.reducer is not None:
-        return f"it reads a token for every patch, which reducer '{spec.reducer.type}' does not leave"
-    return None if tuner is None else tuner.intermediates_refusal()
-
-
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
     if isinstance(backbone, DynamicModel) or any(isinstance(m, DynamicBlock) for m in backbone.modules()):
         raise UnsupportedError("backbone is already dynamic; give a plain timm model")

@@ -56,6 +56,12 @@ class DynamicModel(nn.Module):
         return tuple(module for module in self.backbone.modules() if isinstance(module, Site))
 
     @property
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Of what reads the backbone's features: the head and the backbone's own classifiers."""
+        own = head_keys(self.backbone)
+        return [*self.head.parameters(), *(p for name, p in self.backbone.named_parameters() if name in own)]
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """What each block does about the number of tokens, in forward order; none without a reducer."""
         return tuple(module for module in self.backbone.modules() if isinstance(module, Stage))

@@ -21,6 +21,9 @@ SPECS: dict[str, dict[str, Any]] = {
     **{reducer: {"reducer": reducer, "dispatcher": "always"} for reducer in ("tome", "evit", "dynamicvit")},
     "tome and dyt": {"reducer": "tome"},
     "swin": {"backbone": SWIN},
+    "clips": {"head": {"type": "query", "num_classes": 5}},
+    "masks": {"head": {"type": "pixel", "num_classes": 5}},
+    "boxes": {"head": {"type": "faster_rcnn", "num_classes": 5}, "objective": {"complete": 0.0, "distill": 0.0}},
 }
 
 
@@ -35,6 +38,21 @@ def test_shapes_alone_cost_what_is_executed(name: str, monkeypatch: pytest.Monke
         executed = costs(spec)
     assert found == executed
     assert found.dense > 0
+
+
+def test_a_clip_costs_its_frames_and_the_head() -> None:
+    images, clips = (
+        costs(dyt.DyTSpec.model_validate({"backbone": BACKBONE, "head": head}))
+        for head in ({"num_classes": 5}, {"type": "query", "num_classes": 5})
+    )
+    channels, tokens = 192, 8 * 17
+    keys_and_values, attention, classes = 2 * channels * channels * tokens, 2 * channels * tokens, channels * 5
+    head = keys_and_values + attention + classes
+    assert clips.head_macs == head
+    assert clips.dense == 8 * (images.dense - images.head_macs) + head
+    assert clips.complete - clips.dense == 8 * (images.complete - images.dense)
+    assert clips.trainable == images.trainable
+    assert clips.head > 2 * channels * channels
 
 
 def test_outside_everything_is_computed_again() -> None:

@@ -78,7 +78,7 @@ def test_stopping_saves_and_goes_on(run: RunSpec, root: Path, tmp_path: Path) ->
 def test_a_worker_does_not_outlive_its_sweep(run: RunSpec, root: Path, tmp_path: Path) -> None:
     """The end of its standard input, which is all that it learns of a killed sweep, stops it after a checkpoint."""
     job = jobs(run, root, tmp_path / "out", epochs=5000)[0]
-    command = [sys.executable, "-m", "dyt.sweeps.worker", str(job.out)]
+    command = [sys.executable, "-m", "dyt.sweeps", str(job.out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as worker:
         assert worker.stdin is not None
         worker.stdin.write(job.run.model_dump_json(exclude_unset=True) + "\n")

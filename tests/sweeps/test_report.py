@@ -21,6 +21,7 @@ def outcome(accuracy: float) -> Outcome:
         active_rates={"blocks.0.mlp": 0.5},
         gmacs=0.75,
         gmacs_complete=1.0,
+        gmacs_dense=0.875,
     )
     return Outcome(
         Result(
@@ -78,7 +79,7 @@ def test_three_formats(tmp_path: Path) -> None:
     markdown, comma, plain = write_results(tmp_path, found, "dyt_r0.5", "A title.")
     text = markdown.read_text()
     assert text.startswith("A title.\n\n| group | task |")
-    assert "| natural | caltech101 | finished | 62.5 | 31.2 | 94.8 | 0.50 | 0.75 | 1.0 |" in text
+    assert "| natural | caltech101 | finished | 62.5 | 31.2 | 94.8 | 0.50 | 0.75 | 0.875 | 1.0 |" in text
     rows = json.loads(plain.read_text())["rows"]
     with comma.open() as file:
         read = list(csv.DictReader(file))

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import dyt
+from dyt.measure.costs import dense_macs
 from dyt.train import evaluate
 
 from .test_calibrate import model, rate_of
@@ -29,6 +31,11 @@ def test_the_report_is_exact(weights: Path, dispatcher: str) -> None:
     assert report.active_rate == pytest.approx(rate_of(tuned, [images for images, _ in batches]))
     assert report.gmacs * 1e9 == pytest.approx(float(macs.mean()), rel=1e-9)
     assert report.gmacs_complete * 1e9 == pytest.approx(complete)
+    plain = timm.create_model(tuned.spec.backbone.name, num_classes=3, **tuned.spec.backbone.args)
+    assert report.gmacs_dense is not None
+    assert report.gmacs_head is not None
+    assert report.gmacs_dense * 1e9 == pytest.approx(dense_macs(plain, batches[0][0][:1]))
+    assert report.gmacs_head * 1e9 == pytest.approx(3 * plain.num_features)  # of one linear map
 
 
 def test_top5_with_more_than_five_classes(weights: Path) -> None:

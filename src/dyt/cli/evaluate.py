@@ -55,4 +55,4 @@ def evaluate(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        Console().print(report_table(report, f"{chosen.name} of {spec.root}"))
+        Console().print(report_table(report, f"{chosen.name} of {spec.root}", saved.task.unit))

@@ -22,13 +22,16 @@ def macs(
     from rich.table import Table
 
     from dyt.measure.costs import costs
+    from dyt.registry import KINDS
+    from dyt.tasks.kinds import TASKS
 
     chosen_spec = chosen(spec, assignments)
     found = costs(chosen_spec, rate, batch)
     height, width = found.size
     table = Table(title=f"{chosen_spec.backbone.name}, variant {chosen_spec.variant.type}, {height} x {width}")
     table.add_column("")
-    table.add_column("GMACs per image", justify="right")
+    unit = TASKS[KINDS["heads"].get(chosen_spec.head.type).task].unit
+    table.add_column(f"GMACs per {unit}", justify="right")
     table.add_column("of dense", justify="right")
     for what, value in (
         ("dense (plain timm)", found.dense),
@@ -36,6 +39,8 @@ def macs(
         (f"{found.rate:.0%} active (forced masks)", found.executed),
     ):
         table.add_row(what, f"{value / 1e9:.3f}", f"{value / found.dense:.1%}")
+    if chosen_spec.head.classifier == 0:
+        table.add_row(f"of these, the head ({chosen_spec.head.type})", f"{found.head_macs / 1e9:.3f}", "")
     console = Console()
     console.print(table)
     share = found.trainable / found.total

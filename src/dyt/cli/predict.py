@@ -26,7 +26,6 @@ def predict(
 
     from dyt.model import record
     from dyt.route import activation_rate
-    from dyt.tasks.base import Task
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 

@@ -39,12 +39,13 @@ def train(
     from accelerate import PartialState
     from rich.console import Console
 
+    from dyt.tasks.kinds import task_of
     from dyt.train.loop import fit
 
     result = fit(spec, out, resume=resume)
     state = PartialState()
     if state.is_main_process:
-        Console().print(result.table())
+        Console().print(result.table(task_of(spec.data).unit))
         typer.echo(f"saved in {out}: model.safetensors, result.json, metrics.jsonl, run.yaml")
     state.destroy_process_group()
 

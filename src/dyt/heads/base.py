@@ -48,9 +48,6 @@ class Head(nn.Module, ABC):
     """Whether the loss takes soft labels (B, K), which smoothing makes."""
     reads_grid: ClassVar[bool] = False
     """Whether it reads a token for every patch, in its place (maps of layers): then there is no reducer before it."""
-    leading: ClassVar[tuple[int, ...]] = ()
-    """Of one input, the dimensions before the channels of its images, to count with where no data says them: the
-    frames of a clip."""
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -59,6 +56,10 @@ class Head(nn.Module, ABC):
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
         """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
         return None
+
+    def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (3, H, W)."""
+        return (3, *size)
 
     def frames(self, inputs: Tensor) -> Tensor:
         """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""

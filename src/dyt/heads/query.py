@@ -39,7 +39,6 @@ class Query(Head):
     Spec: ClassVar[type[HeadSpec]] = QuerySpec
     task: ClassVar[str] = "video"
     soft_labels: ClassVar[bool] = True
-    leading: ClassVar[tuple[int, ...]] = (8,)
 
     def __init__(self, spec: QuerySpec, backbone: nn.Module) -> None:
         super().__init__(spec, backbone)
@@ -65,6 +64,10 @@ class Query(Head):
         if asked is not None and channels % asked:
             return f"head.attention_heads is {asked}, which does not divide its {channels} channels"
         return None
+
+    def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Eight frames, the paper's clips: (8, 3, H, W)."""
+        return (8, 3, *size)
 
     def frames(self, inputs: Tensor) -> Tensor:
         """Clips (B, T, 3, H, W) -> images (B * T, 3, H, W), clip by clip.

@@ -10,20 +10,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dyt.assemble import build
 from dyt.backbone import create, input_size
+from dyt.heads import Head
 from dyt.measure.activity import random_masks
-from dyt.measure.macs import count_macs
+from dyt.measure.macs import backbone_macs, count_macs
 from dyt.measure.shapes import ShapesOnly
-from dyt.model import DynamicModel, execution, forced, head_keys, record
+from dyt.model import DynamicModel, execution, forced, record
 from dyt.spec import DyTSpec
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Per image, in multiply-accumulates.
+    """Per image, or per clip for a head of clips, in multiply-accumulates.
 
     Attributes:
         size: (H, W) pixels.
-        dense: the plain timm model.
+        dense: the plain timm model, with the head.
+        head_macs: those of `dense` that are not the backbone's.
         complete: the dynamic model with every token active: the dense model and its adapters.
         nominal: with exactly the share `rate` of an image's patch tokens active at every site, routers included; at
             sample level the mean of all and none, in that share.
@@ -37,6 +39,7 @@ class Costs:
 
     size: tuple[int, int]
     dense: int
+    head_macs: int
     complete: int
     nominal: int
     executed: int
@@ -65,7 +68,9 @@ def costs(spec: DyTSpec, rate: float | None = None, images: int = 2) -> Costs:
 
 def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
     model = build(spec)
-    batch = torch.zeros(images, 3, *input_size(model.backbone))
+    size = input_size(model.backbone)
+    batch = torch.zeros(images, *model.head.input_shape(size))
+    frames = len(model.head.frames(batch)) // images
     with execution(model, "complete"):
         complete = int(count_macs(model, batch[:1]))
     with record(model) as routes:
@@ -74,25 +79,26 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
         routers = routed - int(count_macs(model, batch[:1]))  # forced masks leave the routers out
     tokens = [(route.active.shape[1], route.prefix) for route in routes]
     if getattr(spec.dispatcher, "level", "token") == "sample":
-        none, every = (_forced_macs(model, batch[:1], random_masks(tokens, 1, share)) for share in (0.0, 1.0))
+        none, every = (_forced_macs(model, batch[:1], random_masks(tokens, frames, share)) for share in (0.0, 1.0))
         nominal = executed = none + rate * (every - none)
     else:
-        nominal = _forced_macs(model, batch[:1], random_masks(tokens, 1, rate))
-        executed = _forced_macs(model, batch, random_masks(tokens, images, rate))
-    head = head_keys(model.backbone)
-    names = dict(model.backbone.named_parameters())
-    trained = {name: p.numel() for name, p in names.items() if p.requires_grad and name not in head}
+        nominal = _forced_macs(model, batch[:1], random_masks(tokens, frames, rate))
+        executed = _forced_macs(model, batch, random_masks(tokens, images * frames, rate))
+    plain = create(spec.backbone, spec.head.classifier)[0].eval()
+    dense = dense_macs(plain, batch[:1], model.head)
+    head = {id(p) for p in model.head_parameters}
     return Costs(
-        size=input_size(model.backbone),
-        dense=dense_macs(create(spec.backbone, spec.head.classifier)[0].eval(), batch[:1]),
+        size=size,
+        dense=dense,
+        head_macs=dense - backbone_macs(plain, model.head.frames(batch[:1])),
         complete=complete,
         nominal=round(nominal) + routers,
         executed=round(executed) + routers,
         rate=rate,
-        trainable=sum(trained.values()),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in head),
         dispatchers=sum(p.numel() for site in model.sites for p in site.dispatcher.parameters()),
-        head=sum(names[name].numel() for name in head),
-        total=sum(p.numel() for p in names.values()),
+        head=sum(p.numel() for p in model.head_parameters),
+        total=sum(p.numel() for p in model.parameters()),
     )
 
 
@@ -101,11 +107,17 @@ def _forced_macs(model: DynamicModel, batch: Tensor, masks: list[Tensor]) -> flo
         return float(count_macs(model, batch).double().mean())
 
 
-def dense_macs(backbone: nn.Module, image: Tensor) -> int:
-    """Multiply-accumulates of a plain model for an image (1, 3, H, W), by the convention of `dyt.count_macs`."""
+def dense_macs(backbone: nn.Module, image: Tensor, head: Head | None = None) -> int:
+    """Multiply-accumulates of a plain model for an image (1, 3, H, W), by the convention of `dyt.count_macs`.
+
+    Args:
+        backbone: the plain timm model.
+        image: what the head takes, where one is given.
+        head: what stands behind the backbone; its own classifier by default.
+    """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        backbone(image)
+        backbone(image) if head is None else head.counted(backbone, image)
     return int(counter.get_total_flops()) // 2
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyt import steer
@@ -65,16 +66,31 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     Returns:
         (B,) int64 on the CPU.
     """
-    modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
     count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
     metered = _Metered(counter, count)
+    with _evaluating(model), counter, steer.steered(model.key, executor=metered):
+        model.head.counted(model.backbone, images)
+    shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
+    return (metered.booked + shared).round().long()
+
+
+def backbone_macs(backbone: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of the features of images (B, 3, H, W), as the surrounding context has the model run."""
+    counter = FlopCounterMode(display=False)
+    with _evaluating(backbone), counter:
+        backbone.forward_features(images)  # type: ignore[operator]
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients; each module's own mode comes back."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), counter, steer.steered(model.key, executor=metered):
-            model.head.counted(model.backbone, images)
+        with torch.no_grad():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
-    shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
-    return (metered.booked + shared).round().long()

@@ -16,7 +16,6 @@ from typing import IO
 
 from dyt.specfile import read
 from dyt.sweeps.vtab1k import SweepError
-from dyt.sweeps.worker import INTERRUPTED
 from dyt.train.progress import Bar, Signals
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
@@ -25,6 +24,8 @@ from dyt.train.state import CHECKPOINT, METRICS, MODEL, RESULT, RUN, Interrupted
 LOG = "log.txt"
 POLL = 0.2
 """Seconds between looks at the processes."""
+FAILED, INTERRUPTED = 2, 130
+"""Exit codes of a task's process."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _start(job: Job, slot: int, parallel: int, devices: Sequence[str]) -> _Runni
     environment.setdefault("OMP_NUM_THREADS", str(max(cores // parallel, 1)))
     log = (job.out / LOG).open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "dyt.sweeps.worker", str(job.out)],
+        [sys.executable, "-m", "dyt.sweeps", str(job.out)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,

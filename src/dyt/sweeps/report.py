@@ -27,7 +27,8 @@ class Line:
             that over the groups, both only when every task is there.
         accuracy_per_class: where it is the data set's own custom.
         paper: the paper's accuracy.
-        active_rate, gmacs: at inference, mean over the test images.
+        active_rate, gmacs: at inference, mean over the test images; gmacs_dense: of the model without dispatchers and
+            adapters.
         minutes: of training and testing.
     """
 
@@ -39,6 +40,7 @@ class Line:
     paper: float | None = None
     active_rate: float | None = None
     gmacs: float | None = None
+    gmacs_dense: float | None = None
     minutes: float | None = None
 
 
@@ -59,10 +61,17 @@ def _line(task: Task, outcome: Outcome | None, missing: bool, row: Method) -> Li
         status = "missing" if missing else "waiting" if outcome is None else "failed"
         return Line(task.group, task.name, status, paper=paper)
     test = result.test
-    by_class = test.metrics["accuracy_per_class"] if task.per_class else None
-    minutes = result.seconds / 60
     return Line(
-        task.group, task.name, "finished", test.accuracy, by_class, paper, test.active_rate, test.gmacs, minutes
+        task.group,
+        task.name,
+        "finished",
+        test.accuracy,
+        test.metrics["accuracy_per_class"] if task.per_class else None,
+        paper,
+        test.active_rate,
+        test.gmacs,
+        test.gmacs_dense,
+        result.seconds / 60,
     )
 
 
@@ -85,14 +94,26 @@ def _mean(group: str | None, own: Sequence[Line], of: int, paper: float) -> Line
     status = f"{len(own)} of {of}"
     if len(own) < of:
         return Line(group, "mean", status, paper=paper)
-    accuracy, active, gmacs, minutes = (
-        [value for value in (getattr(line, field) for line in own) if value is not None]
-        for field in ("accuracy", "active_rate", "gmacs", "minutes")
+
+    def mean(field: str) -> float | None:
+        values = [value for value in (getattr(line, field) for line in own) if value is not None]
+        return fmean(values) if values else None
+
+    return Line(
+        group,
+        "mean",
+        status,
+        mean("accuracy"),
+        None,
+        paper,
+        mean("active_rate"),
+        mean("gmacs"),
+        mean("gmacs_dense"),
+        sum(line.minutes or 0.0 for line in own),
     )
-    return Line(group, "mean", status, fmean(accuracy), None, paper, fmean(active), fmean(gmacs), sum(minutes))
 
 
-HEADER = ("group", "task", "status", "top-1", "per class", "paper", "active", "GMACs", "minutes")
+HEADER = ("group", "task", "status", "top-1", "per class", "paper", "active", "GMACs", "dense", "minutes")
 
 
 def cells(line: Line) -> list[str]:
@@ -102,7 +123,12 @@ def cells(line: Line) -> list[str]:
         return "" if value is None else f"{value * scale:{form}}"
 
     numbers = [shown(value, ".1f", 100) for value in (line.accuracy, line.accuracy_per_class, line.paper)]
-    numbers += [shown(line.active_rate, ".2f"), shown(line.gmacs, ".4g"), shown(line.minutes, ".1f")]
+    numbers += [
+        shown(line.active_rate, ".2f"),
+        shown(line.gmacs, ".4g"),
+        shown(line.gmacs_dense, ".4g"),
+        shown(line.minutes, ".1f"),
+    ]
     return [line.group or "", line.name, line.status, *numbers]
 
 

@@ -103,7 +103,7 @@ def detect(spec: DataSpec) -> str:
         return spec.format
     here = [layout for layout in LAYOUTS.values() if layout.is_here(root, spec.train, spec.test)]
     if not here:
-        general = ", ".join(layout.expected for layout in reversed(LAYOUTS.values()) if not layout.published)
+        general = ", ".join(layout.expected for layout in reversed(list(LAYOUTS.values())) if not layout.published)
         published = ", ".join(name for name, layout in LAYOUTS.items() if layout.published)
         raise DataError(
             f"data.root '{root}' has {found(root)}; expected {general}, or a data set as it was published ({published})"

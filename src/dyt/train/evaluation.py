@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dyt import steer
 from dyt.errors import DyTError
-from dyt.measure.macs import count_macs
+from dyt.measure.macs import backbone_macs, count_macs
 from dyt.model import DynamicModel, execution, forced, record
 from dyt.route import Route
 from dyt.slots import Spec
@@ -29,7 +30,8 @@ class Report(Spec):
     classification, fractions; None of another task. `metrics`: what the task measures beside them, by name.
     `active_rate`: mean of M over the patch tokens of all sites and inputs; `active_rates`: by site. `gmacs`: 1e9
     multiply-accumulates per input under its own routes, mean over all inputs, counted exactly (not estimated from a
-    sample); `gmacs_complete`: with every token active.
+    sample); `gmacs_complete`: with every token active; `gmacs_dense`: without adapters too, as
+    the model was before; `gmacs_head`: those of them that are not the backbone's. None in older results.
     """
 
     images: int
@@ -40,6 +42,8 @@ class Report(Spec):
     active_rates: dict[str, float]
     gmacs: float
     gmacs_complete: float
+    gmacs_dense: float | None = None
+    gmacs_head: float | None = None
 
 
 @torch.no_grad()
@@ -86,7 +90,7 @@ def _evaluated(
     measure = task.measure(model.num_classes, next(model.parameters()).device)
     meter = _Meter(model)
     sites = [site.name for site in model.sites]
-    sums = torch.zeros(3 + 2 * len(sites), dtype=torch.float64)  # inputs, macs, complete; active, patches by site
+    sums = torch.zeros(1 + COUNTED + 2 * len(sites), dtype=torch.float64)  # inputs, macs; active, patches by site
     for inputs, targets in chain([first], iterator):
         with meter.watching() as spent:
             outputs = task.infer(model, inputs, spec)
@@ -95,7 +99,8 @@ def _evaluated(
         sums[1:] += spent()
         advance(len(inputs))
     sums = summed(sums)
-    active, patches = sums[3 : 3 + len(sites)], sums[3 + len(sites) :]
+    macs, active, patches = torch.split(sums[1:], [COUNTED, len(sites), len(sites)])
+    gmacs, complete, dense, head = (macs / sums[0] / 1e9).tolist()
     found = measure.compute()
     return Report(
         images=int(sums[0]),
@@ -104,9 +109,15 @@ def _evaluated(
         metrics=found,
         active_rate=float(active.sum() / patches.sum().clamp_min(1)),
         active_rates=dict(zip(sites, (active / patches.clamp_min(1)).tolist(), strict=True)),
-        gmacs=float(sums[1] / sums[0]) / 1e9,
-        gmacs_complete=float(sums[2] / sums[0]) / 1e9,
+        gmacs=gmacs,
+        gmacs_complete=complete,
+        gmacs_dense=dense,
+        gmacs_head=head,
     )
+
+
+COUNTED = 4
+"""Kinds of multiply-accumulates: under the routes, complete, dense, of the head."""
 
 
 class _Meter:
@@ -121,12 +132,12 @@ class _Meter:
         self.model = model
         blocks = [m for m in model.backbone.modules() if isinstance(m, DynamicBlock)]
         self.linear = all(branch in POINTWISE for block in blocks for branch in block.dispatched)
-        self.known: dict[tuple[int, ...], tuple[int, float, Tensor]] = {}
+        self.known: dict[tuple[int, ...], tuple[Tensor, float, Tensor]] = {}
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Tensor]]:
-        """Watches the forwards inside; what is yielded gives, afterwards, (2 + 2 sites,) float64: multiply-accumulates,
-        those with every token active, then active and patch tokens by site.
+        """Watches the forwards inside; what is yielded gives, afterwards, (4 + 2 sites,) float64: multiply-accumulates
+        of each kind, then active and patch tokens by site.
         """
         calls: list[Tensor] = []
         hook = self.model.register_forward_pre_hook(lambda module, args: calls.append(args[0]))
@@ -138,23 +149,27 @@ class _Meter:
 
     def _sums(self, calls: list[Tensor], routes: list[Route]) -> Tensor:
         sites = len(routes) // max(len(calls), 1)
-        found = torch.zeros(2 + 2 * sites, dtype=torch.float64)
+        found = torch.zeros(COUNTED + 2 * sites, dtype=torch.float64)
         for k, images in enumerate(calls):
             own = [torch.stack(route.counts()).sum(1) for route in routes[k * sites : (k + 1) * sites]]
             active, patches = torch.stack(own, 1).cpu().double() if own else torch.zeros(2, 0, dtype=torch.float64)
-            complete, fixed, prices = self._of(images)
+            others, fixed, prices = self._of(images)
             cost = len(images) * fixed + active @ prices if self.linear else count_macs(self.model, images).sum()
-            found += torch.cat([torch.tensor([float(cost), len(images) * complete]), active, patches])
+            found += torch.cat([torch.tensor([float(cost)]), len(images) * others, active, patches])
         return found
 
-    def _of(self, images: Tensor) -> tuple[int, float, Tensor]:
-        """Of one input of this shape: all active, the part that is always computed, and a token's price by site."""
+    def _of(self, images: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Of one input of this shape: complete, dense, the head's; what is always computed; a token's price by site."""
         shape = tuple(images.shape[1:])
         if shape not in self.known:
             image = images[:1]
             with execution(self.model, "complete"):
                 complete = int(count_macs(self.model, image))
-            self.known[shape] = (complete, *(self._measured(image) if self.linear else (0.0, torch.zeros(0))))
+            with steer.steered(self.model.key, complete=True, plain=True):
+                dense = int(count_macs(self.model, image))
+                head = dense - backbone_macs(self.model.backbone, self.model.head.frames(image))
+            others = torch.tensor([complete, dense, head], dtype=torch.float64)
+            self.known[shape] = (others, *(self._measured(image) if self.linear else (0.0, torch.zeros(0))))
         return self.known[shape]
 
     def _measured(self, image: Tensor) -> tuple[float, Tensor]:

@@ -18,7 +18,6 @@ from torch import Tensor
 from dyt.assemble import build
 from dyt.checkpoint import put, save, stored
 from dyt.errors import SpecError
-from dyt.model import head_keys
 from dyt.objective import TuningStep, asked_rates
 from dyt.tasks.base import Examples
 from dyt.tasks.data import Data
@@ -33,7 +32,7 @@ from dyt.train.result import Result
 from dyt.train.spec import RunSpec, TrainSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
 from dyt.train.targets import Targets
-from dyt.train.watch import Sums, floats
+from dyt.train.watch import Sums, floats, in_words
 
 
 def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = True) -> Result:
@@ -187,7 +186,7 @@ class _Run:
         self.bar.measured(
             task,
             f"epoch {epoch + 1}/{self.train.epochs}",
-            f"loss {now['loss']:.3f}  acc {now['accuracy']:.1%}  active {now['active_rate']:.2f}  {speed:.1f} images/s",
+            in_words(now, speed, self.inference.task.unit),
         )
 
     def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
@@ -206,10 +205,8 @@ class _Run:
         if self.accelerator.is_main_process:
             self.directory.add_metrics(row)
             self.accelerator.log(floats({k: v for k, v in row.items() if k not in {"epoch", "step"}}), step=self.done)
-        self.bar.say(
-            f"epoch {epoch + 1}/{self.train.epochs}  loss {row['loss']:.3f}  acc {row['accuracy']:.1%}  "
-            f"active {row['active_rate']:.3f}  {row['images_per_second']:.1f} images/s"
-        )
+        words = in_words(row, row["images_per_second"], self.inference.task.unit)
+        self.bar.say(f"epoch {epoch + 1}/{self.train.epochs}  {words}")
         if self.done < self.steps:
             self.sums = Sums(self.model, self.accelerator.device)
 
@@ -223,8 +220,7 @@ class _Run:
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
-        head = {id(p) for p in self.model.head.parameters()}
-        head |= {id(p) for n, p in self.model.backbone.named_parameters() if n in head_keys(self.model.backbone)}
+        head = {id(p) for p in self.model.head_parameters}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         result = Result(
             test=self.inference.evaluated(self.data.test),

@@ -31,9 +31,9 @@ class Result(Spec):
     epochs: int
     seconds: float
 
-    def table(self) -> Table:
-        """The table at the end of a run."""
-        table = report_table(self.test, f"{self.test.images} test images", self.asked_rate, self)
+    def table(self, unit: str = "image") -> Table:
+        """The table at the end of a run; `unit` is what the task calls an input."""
+        table = report_table(self.test, f"{self.test.images} test {unit}s", unit, self.asked_rate, self)
         table.add_row("trainable parameters", f"{self.trainable:,}")
         table.add_row("  without the head", f"{self.trainable_without_head:,}")
         return table
@@ -51,7 +51,9 @@ class Result(Spec):
             raise RunError(f"{path} is not the result of a run; remove it, or give --fresh to start anew") from error
 
 
-def report_table(report: Report, title: str, asked: float | None = None, training: Result | None = None) -> Table:
+def report_table(
+    report: Report, title: str, unit: str = "image", asked: float | None = None, training: Result | None = None
+) -> Table:
     """An evaluation as a table, beside the rates under training noise when a result is given."""
     table = Table(title=title)
     table.add_column("")
@@ -70,6 +72,9 @@ def report_table(report: Report, title: str, asked: float | None = None, trainin
     for site, rate in report.active_rates.items():
         beside = [] if training is None else [f"{training.training_rates[site]:.3f}"]
         table.add_row(f"  {site}", f"{rate:.3f}", *beside)
-    table.add_row("GMACs per image", f"{report.gmacs:.4g}")
+    table.add_row(f"GMACs per {unit}", f"{report.gmacs:.4g}")
     table.add_row("  with every token active", f"{report.gmacs_complete:.4g}")
+    if report.gmacs_dense is not None and report.gmacs_head is not None:
+        table.add_row("  dense, without adapters", f"{report.gmacs_dense:.4g}")
+        table.add_row("  of these, the head's", f"{report.gmacs_head:.4g}")
     return table

@@ -43,23 +43,30 @@ class Sums:
             self.values += torch.stack([value.to(self.values) for value in row])
 
     def report(self, joint: bool = True) -> dict[str, Any]:
-        """Means so far: loss and its parts, training accuracy, active rate overall and by site under training noise.
+        """Means so far: loss and its parts, training accuracy (None of a head that tallies none), active rate overall
+        and by site under training noise.
 
         Args:
             joint: over all processes; then all must call.
         """
         values = summed(self.values) if joint else self.values.cpu().double()
-        passes, images, right = values[:3].clamp_min(1e-12).tolist() if values[0] else (1.0, 1.0, 0.0)
+        passes, images, right = values[:3].tolist()
         first, sites = 3 + len(PARTS), len(self.sites)
         active, patches = values[first : first + sites], values[first + sites :]
-        parts = (values[3:first] / passes).tolist()
+        parts = (values[3:first] / max(passes, 1.0)).tolist()
         return {
             "loss": parts[0],
             **dict(zip(PARTS[1:], parts[1:], strict=True)),
-            "accuracy": right / images,
+            "accuracy": right / images if images else None,
             "active_rate": float(active.sum() / patches.sum().clamp_min(1)),
             "active_rates": dict(zip(self.sites, (active / patches.clamp_min(1)).tolist(), strict=True)),
         }
+
+
+def in_words(row: Mapping[str, Any], speed: float, unit: str) -> str:
+    """What `report` found, in a line."""
+    accuracy = "" if row["accuracy"] is None else f"  acc {row['accuracy']:.1%}"
+    return f"loss {row['loss']:.3f}{accuracy}  active {row['active_rate']:.3f}  {speed:.1f} {unit}s/s"
 
 
 def _detached(outputs: Any) -> Any:

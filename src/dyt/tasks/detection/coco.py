@@ -15,7 +15,7 @@ from PIL import Image
 from dyt.errors import DyTError
 from dyt.tasks.detection.spec import DetectionSpec
 from dyt.tasks.images import open_image
-from dyt.tasks.layouts import SHOWN, DataError, Split, found
+from dyt.tasks.layouts import DataError, Split, found, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
 SLACK = 1.0
@@ -124,7 +124,7 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
     strange = [name for name in names.values() if name not in classes]
     if strange:
         raise DataError(
-            f"{file}: categories {_some(strange)} are not among the {len(classes)} known classes ({_some(classes)})"
+            f"{file}: categories {some(strange)} are not among the {len(classes)} known classes ({some(classes)})"
         )
     label = {i: list(classes).index(name) for i, name in names.items()}
     rows: list[list[tuple[Any, ...]]] = [[] for _ in entries]
@@ -142,14 +142,14 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
         if row is not None:
             rows[place].append(row)
     if wrong:
-        raise DataError(f"{file}: {_some(wrong, '; ')}")
+        raise DataError(f"{file}: {some(wrong, '; ')}")
     if not any(rows):
         raise DataError(f"{file} has no object in any image; there is nothing to train or to measure")
     folder = _folder(spec, file, entries[0]["file_name"])
     paths = tuple(folder / each["file_name"] for each in entries)
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
-        raise DataError(f"{file}: {len(absent)} images are not there ({_some(absent)})")
+        raise DataError(f"{file}: {len(absent)} images are not there ({some(absent)})")
     objects = tuple(_objects(entry, row, spec.masks) for entry, row in zip(entries, rows, strict=True))
     read = partial(_opened, paths, tuple(each.size for each in objects))
     return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects)
@@ -234,8 +234,3 @@ def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int) -> 
             f"{paths[i]} is {image.width} x {image.height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}"
         )
     return image
-
-
-def _some(items: Sequence[str], joint: str = ", ") -> str:
-    rest = len(items) - SHOWN
-    return joint.join(items[:SHOWN]) + (f"{joint}and {rest} more" if rest > 0 else "")

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from dyt.heads.pixelwise import IGNORED
 from dyt.tasks.images import open_image
-from dyt.tasks.layouts import EXTENSIONS, DataError, Split, found, read_lines
+from dyt.tasks.layouts import EXTENSIONS, DataError, Split, found, read_lines, some
 from dyt.tasks.segmentation.spec import SegmentationSpec
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Endings of masks: formats that keep every value."""
 MODES = frozenset({"1", "L", "P", "I", "I;16"})
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,7 @@ def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
     masks = [present.get(p.relative_to(images).with_suffix(""), []) for p in paths]
     missing = [str(p.relative_to(images)) for p, m in zip(paths, masks, strict=True) if not m]
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-        raise DataError(f"'{annotations}' has no mask for {len(missing)} of {len(paths)} images: {shown}")
+        raise DataError(f"'{annotations}' has no mask for {len(missing)} of {len(paths)} images: {some(missing)}")
     double = next((m for m in masks if len(m) > 1), None)
     if double is not None:
         raise DataError(f"two masks for one image: '{double[0]}' and '{double[1]}'; leave one of them out")

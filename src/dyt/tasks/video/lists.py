@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dyt.tasks.data import Data, numbered
-from dyt.tasks.layouts import SHOWN, DataError, Split, found, read_lines
+from dyt.tasks.layouts import DataError, Split, found, read_lines, some
 from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_count, pyav
 from dyt.tasks.video.sampling import span
 from dyt.tasks.video.spec import VideoSpec
@@ -60,7 +60,7 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
             paths.append(root / told["path"])
             labels.append(int(told["label"]))
     if wrong or (absent and spec.corrupt == "refuse"):
-        raise DataError(f"{file}: {_some(wrong + absent)}")
+        raise DataError(f"{file}: {some(wrong + absent, '; ')}")
     listed = len(paths) + len(absent)
     if spec.corrupt == "skip":
         faults = _faults(paths, spec)
@@ -68,7 +68,7 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
         kept = [i for i, reason in enumerate(faults) if reason is None]
         paths, labels = [paths[i] for i in kept], [labels[i] for i in kept]
         if reasons:
-            text = f"{file}: {len(reasons)} of {listed} videos are left out: {_some(reasons)}"
+            text = f"{file}: {len(reasons)} of {listed} videos are left out: {some(reasons, '; ')}"
             if not paths:
                 raise DataError(text)
             warnings.warn(text, VideoWarning, stacklevel=2)
@@ -136,8 +136,3 @@ def _faults(paths: Sequence[Path], spec: VideoSpec) -> list[str | None]:
 
 def _first_frame(paths: Sequence[Path], i: int) -> Image.Image:
     return Image.fromarray(decoded(paths[i], lambda count: [0])[0].numpy())
-
-
-def _some(items: Sequence[str]) -> str:
-    rest = len(items) - SHOWN
-    return "; ".join(items[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""The process of one task of a sweep: `python -m dyt.sweeps.worker DIR`, its run as a line of JSON on standard input.
+"""The process of one task of a sweep: `python -m dyt.sweeps DIR`, its run as a line of JSON on standard input.
 
 Standard input stays open as long as the sweep lives: when it ends, this process saves and stops as at Ctrl-C, so that
 no task goes on alone after its sweep was killed.
@@ -15,11 +15,10 @@ from pathlib import Path
 
 from dyt.errors import DyTError
 from dyt.spec import parse
+from dyt.sweeps.pool import FAILED, INTERRUPTED
 from dyt.train.loop import fit
 from dyt.train.spec import RunSpec
 from dyt.train.state import Interrupted
-
-FAILED, INTERRUPTED = 2, 130
 
 
 def main() -> int:
