@@ -63,6 +63,15 @@ def test_feature_distance_is_squared_distance_over_variance(prefix: int) -> None
     assert feature_distance(complete, complete).item() == 0.0
 
 
+def test_feature_distance_of_patches_counts_each_of_them() -> None:
+    x, y = torch.randn(3, 5, 4), torch.randn(3, 5, 4) + 2.0
+    padding = torch.tensor([[False] * 4 + [True]] * 3)
+    ours, theirs = x[:, 1:4].reshape(-1, 4), y[:, 1:4].reshape(-1, 4)
+    expected = ((ours - theirs) ** 2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
+    found = feature_distance([route(x, 1, padding)], [route(y, 1, padding)], patches=True)
+    torch.testing.assert_close(found, expected)
+
+
 def test_feature_distance_leaves_padding_out_and_needs_two_images() -> None:
     x, y = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
     padding = torch.tensor([[False, False, True, True]] * 3)

@@ -19,22 +19,25 @@ from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 from dyt.stem import Passes, stochastic
 
 
-def feature_distance(dynamic: Sequence[Route], teacher: Sequence[Route]) -> Tensor:
+def feature_distance(dynamic: Sequence[Route], teacher: Sequence[Route], patches: bool = False) -> Tensor:
     """() float32: how far the dynamic pass's features are from those of a teacher's pass, which is detached.
 
     For each site the class token that enters it (the mean patch token where there is none), as the squared distance
     over the variance of the teacher's over the images of all ranks; then the mean over the sites. 0 where the passes
-    agree, about 1 where the dynamic pass tells nothing of the image.
+    agree, about 1 where the dynamic pass tells nothing of the image. With `patches` it is every patch token instead,
+    and the variance is that over the patches of all images: for heads that read patch tokens.
 
     Args:
         dynamic: routes of the dynamic pass that kept their tokens.
         teacher: of the teacher's pass of the same images.
+        patches: compare every patch token.
 
     Raises:
         DyTError: a single image, which has no variance.
     """
-    teachers = [route.summary().detach() for route in teacher]
-    terms = [(r.summary() - t).square().sum() for r, t in zip(dynamic, teachers, strict=True)]
+    read = Route.patches if patches else Route.summary
+    teachers = [read(route).detach() for route in teacher]
+    terms = [(read(r) - t).square().sum() for r, t in zip(dynamic, teachers, strict=True)]
     sums, world = _joint(torch.cat([torch.cat([t.new_tensor([len(t)]), t.sum(0)]) for t in teachers]))
     spreads, floors = [], []
     for t, own in zip(teachers, torch.split(sums, [t.shape[1] + 1 for t in teachers]), strict=True):
@@ -174,7 +177,7 @@ class TuningStep(nn.Module):
             if features > 0:
                 if o.teacher == "pretrained":
                     teacher = self._pretrained(run)
-                parts["features"] = feature_distance(routes, teacher)
+                parts["features"] = feature_distance(routes, teacher, head.reads_patches)
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
             parts["active_rate"] = rate.detach()

@@ -79,6 +79,12 @@ class Route:
         real = (~self.padding).unsqueeze(-1)
         return (kept * real).sum(1) / real.sum(1).clamp_min(1)
 
+    def patches(self) -> Tensor:
+        """(M, C) float32: the patch tokens that entered, of all images; padding left out."""
+        assert self.entered is not None, "only routes recorded while the steering keeps tokens have them"
+        entered = self.entered[:, self.prefix :].float()
+        return entered.flatten(0, 1) if self.padding is None else entered[~self.padding[:, self.prefix :]]
+
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if any."""
         return (self.active if self.gate is None else self.gate).to(dtype).unsqueeze(-1)

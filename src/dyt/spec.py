@@ -138,16 +138,17 @@ class ObjectiveSpec(Spec):
     `rate`: the asked activation rate r. `layer_rates`: one rate for each dynamic block, in order, whose mean is `rate`;
     the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
     `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic); with both 0 the
-    complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks is from
-    the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the `complete` pass of the same step, which learns
-    as well, or the `pretrained` backbone (all tokens, no adapters or reducers), which stays and needs no gradient.
-    `temperature`: softens both sides of the KL term (times its square, as in distillation). `asked`: how the
-    asked rate comes down to `rate` over training; None asks for `rate` from the first step, as the paper does.
-    `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or `threshold`, one threshold for the
-    logits of all sites, moved after every step to where the asked share of the step's tokens is above it, so that the
-    routers learn which tokens matter and not how many there should be. `complete_share`, `complete_every`: savings that
-    are not the paper's: the complete pass is run on that share of each batch (its first images, at least one), or at
-    every k-th step only, whose `complete` and `distill` then weigh k times as much; 1 and 1 in the paper.
+    complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks, or every
+    patch token where the head reads those, is from the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the
+    `complete` pass of the same step, which learns as well, or the `pretrained` backbone (all tokens, no adapters or
+    reducers), which stays and needs no gradient. `temperature`: softens both sides of the KL term (times its square, as
+    in distillation). `asked`: how the asked rate comes down to `rate` over training; None asks for `rate` from the
+    first step, as the paper does. `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or
+    `threshold`, one threshold for the logits of all sites, moved after every step to where the asked share of the
+    step's tokens is above it, so that the routers learn which tokens matter and not how many there should be.
+    `complete_share`, `complete_every`: savings that are not the paper's: the complete pass is run on that share of each
+    batch (its first images, at least one), or at every k-th step only, whose `complete` and `distill` then weigh k
+    times as much; 1 and 1 in the paper.
     """
 
     rate: Rate = 0.5

@@ -62,6 +62,12 @@ def test_the_last_block_s_patches_are_worth_nothing_to_a_class_token(weights: Pa
     assert bool(routes[-1].active[:, : routes[-1].prefix].all())
 
 
+def test_they_are_worth_something_to_a_head_that_reads_patches(weights: Path) -> None:
+    tuned = model(weights, head={"type": "pixel", "num_classes": 3})
+    _, found = token_importance(tuned, X, 1, torch.Generator().manual_seed(0))
+    assert bool((found[-1] > 0).all())
+
+
 @pytest.mark.parametrize(
     ("level", "rate"), [("token", 0.3), ("token", 0.7), ("token", 1.0), ("sample", 0.3), ("sample", 1.0)]
 )

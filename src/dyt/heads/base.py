@@ -46,6 +46,9 @@ class Head(nn.Module, ABC):
 
     soft_labels: ClassVar[bool] = False
     """Whether the loss takes soft labels (B, K), which smoothing makes."""
+    reads_patches: ClassVar[bool] = False
+    """Whether it reads every patch token itself, so that their features, and not only what the backbone pools, are to
+    be kept (`objective.features`, `train.router_start: importance`)."""
     reads_grid: ClassVar[bool] = False
     """Whether it reads a token for every patch, in its place (maps of layers): then there is no reducer before it."""
 

@@ -95,6 +95,7 @@ class Detector(Head):
 
     Spec: ClassVar[type[HeadSpec]] = FasterRCNNSpec
     task: ClassVar[str] = "detection"
+    reads_patches: ClassVar[bool] = True
     reads_grid: ClassVar[bool] = True
     divergence_refusal: ClassVar[str | None] = (
         "two passes propose different regions, so that what is said of them has no counterpart to diverge from"

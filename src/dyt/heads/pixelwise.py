@@ -21,6 +21,7 @@ class Pixelwise(Head):
     """Base: logits (B, K, H, W) for labels (B, H, W) int64, where 255 is left out. It reads maps of the backbone."""
 
     task: ClassVar[str] = "segmentation"
+    reads_patches: ClassVar[bool] = True
     reads_grid: ClassVar[bool] = True
 
     @classmethod

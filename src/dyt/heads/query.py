@@ -38,6 +38,7 @@ class Query(Head):
 
     Spec: ClassVar[type[HeadSpec]] = QuerySpec
     task: ClassVar[str] = "video"
+    reads_patches: ClassVar[bool] = True
     soft_labels: ClassVar[bool] = True
 
     def __init__(self, spec: QuerySpec, backbone: nn.Module) -> None:

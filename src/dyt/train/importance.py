@@ -26,11 +26,12 @@ RIDGE = 1e-3
 def token_importance(
     model: DynamicModel, images: Tensor, probes: int, generator: torch.Generator
 ) -> tuple[list[Route], list[Tensor]]:
-    """How much the pooled features move, to first order, when a token's branch is left out.
+    """How much the features move, to first order, when a token's branch is left out.
 
     With every token active, let m be the multiplier of one token's branch output (M of paper eq. 2), 1 now, and f the
-    pooled features (before the head). The importance is the squared norm of df/dm, estimated from random signs v as
-    the mean of (d(v.f)/dm)^2: one backward pass a probe tells it for every token of every site.
+    features before the head: pooled, or all tokens where the head reads patch tokens. The importance is the squared
+    norm of df/dm, estimated from random signs v as the mean of (d(v.f)/dm)^2: one backward pass a probe tells it for
+    every token of every site.
 
     Args:
         model: in eval mode; nothing of it changes.
@@ -46,7 +47,10 @@ def token_importance(
         steer.steered(model.key, probe=True, keep_tokens=True, executor=Masked()),
         record(model) as routes,
     ):
-        features = model.forward_head(model.forward_features(model.head.frames(images)), pre_logits=True).float()
+        features = model.forward_features(model.head.frames(images))
+        if not model.head.reads_patches:
+            features = model.forward_head(features, pre_logits=True)
+        features = features.float()
     gates = [route.gate for route in routes if route.gate is not None]
     found = [torch.zeros_like(route.active[:, route.prefix :], dtype=torch.float32) for route in routes]
     for probe in range(probes):
