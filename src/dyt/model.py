@@ -45,6 +45,7 @@ class DynamicModel(nn.Module):
         self.head = head
         self.spec, self.key, self.tuner = spec, key, tuner
         self.training = backbone.training
+        head.train(backbone.training)
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Images (B, 3, H, W) -> logits (B, classes), or what else the head gives, in train and eval mode."""

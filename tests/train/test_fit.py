@@ -184,7 +184,7 @@ def test_a_linear_probe_runs_no_complete_pass_and_keeps_no_graph(
 
     monkeypatch.setattr("dyt.train.loop.build", build)
     fit(runs(dispatcher="always", adapter="none", objective=STATIC, train={"epochs": 1}), tmp_path, progress=False)
-    training, evaluation = 3, 1 + 1 + 1 + 2  # steps; batches and what counting costs
+    training, evaluation = 3, 1 + 1 + 1 + 2 + 2  # steps; batches and what counting costs
     assert not any(graphs)
     assert training + 1 <= len(graphs) <= training + evaluation
 

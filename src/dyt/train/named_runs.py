@@ -34,7 +34,6 @@ _RECIPES: dict[str, dict[str, Any]] = {
                 "control": "threshold",
             },
         },
-        "data": {"augment": "none"},
         "train": {
             "epochs": 10,
             "batch_size": 64,
