@@ -25,9 +25,9 @@ from dyt.train.spec import RunSpec
 from dyt.train.workers import worker_count
 
 CALIBRATION_IMAGES = 1024
-"""At most so many training images are looked at to set thresholds."""
+"""At most so many training images, or clips of so many frames in all, are looked at to set thresholds."""
 START_IMAGES, START_BATCH = 256, 32
-"""At most so many training images are looked at to start the routers; their graphs are kept, hence small batches."""
+"""At most so many are looked at to start the routers; their graphs are kept, hence small batches."""
 
 
 class _Again:
@@ -56,6 +56,7 @@ class Inference:
         self.preparation = Preparation.of(model.backbone, run.data.size)
         self.workers = worker_count(run.data.workers)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.frames = len(model.head.frames(torch.empty(1, *model.head.input_shape((1, 1)))))  # of an input
 
     def images(self, split: Split, training: bool, again: bool) -> Examples:
         """The split's examples, decoded into memory if they are used again and are worth it."""
@@ -76,12 +77,14 @@ class Inference:
 
     def calibrated(self, split: Split, rate: float | Sequence[float]) -> float:
         """Sets the thresholds on images of the split, for one rate or one for each site; the rate that was reached."""
-        with self._held(split, CALIBRATION_IMAGES, self.task.batch, "calibrating") as batches:
+        with self._held(split, CALIBRATION_IMAGES // self.frames, self.task.batch, "calibrating") as batches:
             return calibrate_rate(self.model, batches, rate)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
         """Starts the routers from importance on images of the split; by site, how much of it they tell."""
-        with self._held(split, START_IMAGES, min(START_BATCH, self.task.batch), "starting the routers") as batches:
+        with self._held(
+            split, START_IMAGES // self.frames, min(START_BATCH, self.task.batch), "starting the routers"
+        ) as batches:
             return start_routers(self.model, batches, rate, seed=derived(self.run.train.seed, "importance", self.rank))
 
     @contextmanager

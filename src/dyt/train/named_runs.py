@@ -34,6 +34,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
                 "control": "threshold",
             },
         },
+        "data": {},
         "train": {
             "epochs": 10,
             "batch_size": 64,
