@@ -171,7 +171,7 @@ def test_crowds_are_not_trained_on_and_not_counted_as_missed(root: Path) -> None
     assert TASK.examples(spec, data.train, READY, training=True)[0, 0][1]["labels"].tolist() == [1]
     _, target = TASK.examples(spec, data.train, READY, training=False)[0, 0]
     assert target["iscrowd"].tolist() == [1, 0]
-    measure = AveragePrecision(torch.device("cpu"))
+    measure = AveragePrecision()
     found = target["boxes"][1:] * target["scale"].repeat(2)
     measure.update([{"boxes": found, "labels": target["labels"][1:], "scores": torch.ones(1)}], [target])
     assert measure.compute()["map"] == pytest.approx(1.0)

@@ -32,6 +32,24 @@ def draw(root: Path, counts: dict[str, int]) -> Path:
     return root
 
 
+def draw_masked(root: Path, test: int = 2) -> Path:
+    """Red and blue halves under noise: 12 training and some test images of 48 x 40 pixels, with their masks."""
+    noise = np.random.default_rng(0)
+    root.mkdir(exist_ok=True)
+    (root / "classes.txt").write_text("red\nblue\n")
+    for split, count in (("training", 12), ("test", test)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[:, noise.integers(12, 36) :] = 1
+            colours = np.array([[200, 20, 20], [20, 20, 200]])[mask] + noise.normal(0, 20, (40, 48, 3))
+            mask[:4] = 255
+            Image.fromarray(mask).save(root / "annotations" / split / f"{i}.png")
+            Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
+    return root
+
+
 def tensors(path: Path) -> dict[str, list[float]]:
     """The tensors of a safetensors file, comparable with ==, bit for bit."""
     return {name: tensor.flatten().tolist() for name, tensor in load_file(path).items()}

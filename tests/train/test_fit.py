@@ -8,7 +8,7 @@ import torch
 
 import dyt
 from dyt.errors import DyTError, SpecError
-from dyt.specfile import read
+from dyt.specfile import dump_yaml, read
 from dyt.stem import Passes
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, fit
@@ -165,6 +165,19 @@ def test_every_option_trains(runs: Runs, tmp_path: Path, changes: dict[str, obje
     result = fit(runs(**{"train": {}, **changes}), tmp_path, progress=False)  # type: ignore[arg-type]
     assert 0 <= result.test.accuracy <= 1
     assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+
+
+def test_a_run_from_before_a_field_was_there_is_the_same_run(runs: Runs, tmp_path: Path) -> None:
+    run = runs(train={"epochs": 1})
+    first = fit(run, tmp_path, progress=False)
+    stored = read(tmp_path / "run.yaml")
+    del stored["model"]["head"]["type"], stored["data"]["task"]
+    (tmp_path / "run.yaml").write_text(dump_yaml(stored))
+    assert fit(run, tmp_path, progress=False) == first
+    stored["train"]["epochs"] = 0  # no run any more, and told as it is written
+    (tmp_path / "run.yaml").write_text(dump_yaml(stored))
+    with pytest.raises(RunError, match=r"train\.epochs was 0, is 1"):
+        fit(run, tmp_path, progress=False)
 
 
 def test_a_linear_probe_runs_no_complete_pass_and_keeps_no_graph(

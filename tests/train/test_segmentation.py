@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import typer
-from PIL import Image
 from typer.testing import CliRunner
 
 import dyt
@@ -22,7 +20,7 @@ from dyt.tasks.segmentation import SegmentationSpec
 from dyt.train import RunSpec, fit
 from dyt.train import loop as loops
 
-from .conftest import ARGS, NAME
+from .conftest import ARGS, NAME, draw_masked
 
 app = typer.Typer(pretty_exceptions_enable=False)
 for name, verb in {"train": train, "eval": evaluate, "predict": predict, "plot": plot}.items():
@@ -37,20 +35,7 @@ def said(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Red and blue halves under noise: 12 training and 2 test images of 48 x 40 pixels."""
-    root, noise = tmp_path_factory.mktemp("masked"), np.random.default_rng(0)
-    (root / "classes.txt").write_text("red\nblue\n")
-    for split, count in (("training", 12), ("test", 2)):
-        for kind in ("images", "annotations"):
-            (root / kind / split).mkdir(parents=True)
-        for i in range(count):
-            mask = np.zeros((40, 48), np.uint8)
-            mask[:, noise.integers(12, 36) :] = 1
-            colours = np.array([[200, 20, 20], [20, 20, 200]])[mask] + noise.normal(0, 20, (40, 48, 3))
-            mask[:4] = 255
-            Image.fromarray(mask).save(root / "annotations" / split / f"{i}.png")
-            Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
-    return root
+    return draw_masked(tmp_path_factory.mktemp("masked"))
 
 
 @pytest.fixture

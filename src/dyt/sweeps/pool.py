@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dyt.specfile import read
 from dyt.sweeps.vtab1k import SweepError
 from dyt.train.progress import Bar, Signals
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
-from dyt.train.state import CHECKPOINT, METRICS, MODEL, RESULT, RUN, Interrupted, differences
+from dyt.train.state import CHECKPOINT, METRICS, MODEL, RESULT, RUN, Interrupted, differences, stored_run
 
 LOG = "log.txt"
 POLL = 0.2
@@ -128,7 +127,7 @@ def _finished(job: Job) -> bool:
     """
     begun = any((job.out / name).exists() for name in (RESULT, MODEL, CHECKPOINT))
     if begun and (job.out / RUN).is_file():
-        stored = read(job.out / RUN)
+        stored = stored_run(job.out / RUN)
         ours = job.run.model_dump(mode="json")
         if "num_classes" not in job.run.model.head.model_fields_set:  # taken from the data when it was begun
             ours["model"]["head"]["num_classes"] = stored["model"]["head"]["num_classes"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dyt.errors import DyTError
+from dyt.errors import DyTError, SpecError
 from dyt.spec import parse
 from dyt.specfile import dump_yaml, read
 from dyt.train.spec import RunSpec
@@ -73,7 +73,7 @@ class RunDir:
             for name in (RESULT, MODEL, CHECKPOINT, METRICS, CLASSES, RUN):
                 (self.path / name).unlink(missing_ok=True)
         if (self.path / RUN).is_file():
-            differs = differences(read(self.path / RUN), run.model_dump(mode="json"))
+            differs = differences(stored_run(self.path / RUN), run.model_dump(mode="json"))
             begun = any((self.path / name).exists() for name in (RESULT, MODEL, CHECKPOINT))
             if differs and begun:
                 raise RunError(
@@ -146,6 +146,18 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = [*old, *(k for k in new if k not in old)]
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
     return [] if old == new or path in FREE else [f"{path} was {old}, is {new}"]
+
+
+def stored_run(path: Path) -> dict[str, Any]:
+    """A run.yaml as plain data, with the defaults of fields that were not there when it was written.
+
+    One that is no valid run any more is given as it is written, so that what differs can be told.
+    """
+    plain = read(path)
+    try:
+        return parse(RunSpec, plain).model_dump(mode="json")
+    except SpecError:
+        return plain
 
 
 def run_of(model: Path) -> RunSpec | None:

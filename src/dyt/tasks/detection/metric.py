@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -17,11 +18,11 @@ NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
 
 class AveragePrecision(Measure):
     """`map` (mean over overlaps from 0.5 to 0.95), `map_50`, `map_75`, and by size of the objects; -1 where there are
-    none. Of detections with masks also `mask_map` and so on. In pixels of the images as they lie on disk.
+    none. Of detections with masks also `mask_map` and so on. In pixels of the images as they lie on disk. What it keeps
+    of the images is on the CPU, where it is computed.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.metrics: dict[str, Any] = {}
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]) -> None:
@@ -29,24 +30,35 @@ class AveragePrecision(Measure):
         kinds = ("bbox", "segm") if all("masks" in one for one in (*found, *targets)) else ("bbox",)
         for kind in kinds:
             if kind not in self.metrics:
-                made = MeanAveragePrecision(box_format="xyxy", iou_type=cast(Literal["bbox", "segm"], kind)).to(
-                    self.device
+                made = MeanAveragePrecision(
+                    box_format="xyxy", iou_type=cast(Literal["bbox", "segm"], kind), sync_on_compute=False
                 )
                 made.warn_on_many_detections = False  # COCO's own measure takes the best hundred, silently
                 self.metrics[kind] = made
             shape = "boxes" if kind == "bbox" else "masks"
             self.metrics[kind].update(
-                [{name: one[name] for name in (shape, "scores", "labels")} for one in found],
-                [{name: target[name] for name in (shape, "labels", "iscrowd", "area")} for target in targets],
+                [{name: one[name].cpu() for name in (shape, "scores", "labels")} for one in found],
+                [{name: target[name].cpu() for name in (shape, "labels", "iscrowd", "area")} for target in targets],
             )
 
     def compute(self) -> dict[str, float]:
         found: dict[str, float] = {}
         for kind, metric in self.metrics.items():
+            _joined(metric)
             values = metric.compute()
             prefix = "" if kind == "bbox" else "mask_"
             found |= {f"{prefix}{name}": float(values[name]) for name in NAMES}
         return found
+
+
+def _joined(metric: MeanAveragePrecision) -> None:
+    """Gives the metric what those of all processes have seen; its own way to do so asks for equally many images."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, metric.metric_state)
+    for name in every[0]:
+        setattr(metric, name, [seen for each in every for seen in each[name]])
 
 
 def in_original(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:

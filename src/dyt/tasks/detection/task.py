@@ -54,7 +54,7 @@ class Detection(Task):
         return ObjectImages(cast(ObjectSplit, split), spec, preparation, training)
 
     def measure(self, classes: int, device: torch.device) -> Measure:
-        return AveragePrecision(device)
+        return AveragePrecision()
 
     def draw(
         self, model: DynamicModel, spec: DetectionSpec, files: Sequence[Path], classes: Sequence[str], out: Path
