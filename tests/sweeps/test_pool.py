@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dyt.sweeps import Job, Outcome, SweepError, sweep
+from dyt.sweeps.pool import alone
 from dyt.train import Interrupted, RunSpec
 
 
@@ -25,6 +26,16 @@ def jobs(run: RunSpec, root: Path, out: Path, **train: Any) -> list[Job]:
         )
         for name in ("caltech101", "ours")
     ]
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path / "out"):
+        with pytest.raises(SweepError, match="another sweep is running in"), alone(tmp_path / "out"):
+            pass
+        with alone(tmp_path / "other"):
+            pass
+    with alone(tmp_path / "out"):
+        pass
 
 
 def test_a_failed_task_does_not_lose_the_other(run: RunSpec, root: Path, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def sweep(
         rows[:] = report.lines(list(found.present), outcomes, found.missing, beside)
         report.write_results(out, rows, beside, title)
 
-    outcomes = pool.sweep(each, parallel=jobs or max(len(use), 1), devices=use, finished=write)
+    with pool.alone(out):
+        outcomes = pool.sweep(each, parallel=jobs or max(len(use), 1), devices=use, finished=write)
     table = Table(title=title, title_justify="left")
     for name in report.HEADER:
         table.add_column(name, justify="left" if name in report.HEADER[:3] else "right")

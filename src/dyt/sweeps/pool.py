@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from dyt.sweeps.vtab1k import SweepError
 from dyt.train.progress import Bar, Signals
@@ -50,6 +52,28 @@ class _Running:
     slot: int
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Holds a sweep's directory against another sweep of the same machine.
+
+    Raises:
+        SweepError: one is running in it, or it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweepError(f"cannot make the directory '{out}': {error.strerror}") from error
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SweepError(f"another sweep is running in '{out}'; wait for its end, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sweep(
