@@ -14,6 +14,7 @@ RUNS = {
     "custom_training_loop.py": (["--epochs", "1", "--train-images", "128"], "epoch 1"),
     "segmentation.py": (["--epochs", "1", "--images", "16"], "0_mask.png"),
     "detect_shapes.py": (["--epochs", "1", "--images", "16"], "boxes drawn"),
+    "benchmark_sweep.py": (["--epochs", "1", "--images", "32"], "| colours |"),
     "finetune_folder.py": (["--epochs", "2", "--images-per-class", "16"], "a model of 3 sites was loaded"),
     "video_clips.py": (["--epochs", "1", "--films", "8"], "pictures are in pictures/"),
 }
