@@ -15,7 +15,7 @@ from dyt.cli.calibrate import calibrate
 from dyt.cli.evaluate import evaluate
 from dyt.cli.predict import predict
 from dyt.cli.train import run_spec, train
-from dyt.errors import DyTError
+from dyt.errors import DyTError, SpecError
 from dyt.specfile import dump_yaml
 from dyt.train import RunSpec, evaluation
 
@@ -140,6 +140,22 @@ def test_a_file_and_changes_over_it(runs: Runs, tmp_path: Path) -> None:
 def test_data_is_needed() -> None:
     with pytest.raises(typer.BadParameter, match="--data"):
         run_spec(None, None, None, {"data.root": None}, [])
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("classification", "classifier"), ("video", "query"), ("segmentation", "pixel"), ("detection", "faster_rcnn")],
+)
+def test_a_task_brings_its_head(task: str, head: str) -> None:
+    run = run_spec(None, None, None, {"data.root": "x"}, ["train.epochs=3"], task)
+    assert (run.data.task, run.model.head.type, run.train.epochs) == (task, head, 3)
+
+
+def test_a_head_of_the_task_stays_and_an_unknown_task_is_answered() -> None:
+    run = run_spec(None, "segmentation", None, {"data.root": "x"}, [], "segmentation")
+    assert run.model.head.type == "upernet"
+    with pytest.raises(SpecError, match="no task 'segmentatoin'; did you mean 'segmentation'"):
+        run_spec(None, None, None, {"data.root": "x"}, [], "segmentatoin")
 
 
 def test_errors_of_files_are_one_line(trained: Path, tmp_path: Path) -> None:

@@ -18,8 +18,13 @@ def train(
     recipe_name: Annotated[
         str | None, typer.Option("--recipe", help="default, vtab1k, images, k400, ssv2, segmentation or detection.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, video, segmentation or detection.", show_default="the recipe's"),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Directory of the images: class folders, VTAB-1K lists, or a HF dataset.")
+        str | None,
+        typer.Option(help="Directory of the data: class folders, VTAB-1K lists, a HF dataset, or a task's."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the run.")] = Path("runs/last"),
     preset: Annotated[str | None, typer.Option(help="Model of a preset: linear, static_adapter, dyt, ...")] = None,
@@ -35,6 +40,7 @@ def train(
         preset,
         {"data.root": data, "model.backbone.name": backbone, "model.backbone.weights": weights},
         changes or [],
+        task,
     )
     from accelerate import PartialState
     from rich.console import Console
@@ -51,9 +57,14 @@ def train(
 
 
 def run_spec(
-    file: Path | None, recipe_name: str | None, preset: str | None, options: dict[str, str | None], changes: list[str]
+    file: Path | None,
+    recipe_name: str | None,
+    preset: str | None,
+    options: dict[str, str | None],
+    changes: list[str],
+    task: str | None = None,
 ) -> RunSpec:
-    """The run of a file or a recipe, changed by a preset, then options, then `--set`.
+    """The run of a file or a recipe, changed by a preset, then the task, then options, then `--set`.
 
     Raises:
         SpecError: in one line.
@@ -63,12 +74,14 @@ def run_spec(
         raise typer.BadParameter("give a run file or --recipe, not both")
     from dyt.spec import parse
     from dyt.specfile import override, read
-    from dyt.train.named_runs import recipe, with_preset
+    from dyt.train.named_runs import recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
 
     plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or "default")
     if preset is not None:
         plain = with_preset(plain, preset)
+    if task is not None:
+        plain = with_task(plain, task)
     for field, value in options.items():
         if value is not None:
             *path, last = field.split(".")

@@ -77,6 +77,8 @@ class Task(ABC):
     name: ClassVar[str]
     Spec: ClassVar[type[Any]]
     """Of its data, with at least `task`, `root`, `size` and `workers`."""
+    head: ClassVar[str]
+    """The head of a model for which none is named."""
     unit: ClassVar[str] = "image"
     """What one input is called in tables."""
     draws: ClassVar[bool] = False

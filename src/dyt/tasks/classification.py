@@ -46,6 +46,7 @@ class Classification(Task):
     """Images and labels."""
 
     name: ClassVar[str] = "classification"
+    head: ClassVar[str] = "classifier"
     Spec: ClassVar[type[Any]] = DataSpec
 
     def open(self, spec: DataSpec) -> Data:

@@ -7,6 +7,9 @@ from typing import Any
 
 from dyt.errors import SpecError, nearest
 from dyt.named_specs import preset
+from dyt.registry import KINDS
+from dyt.tasks.classification import Classification
+from dyt.tasks.kinds import TASKS
 
 _VIDEO_TRAINING: dict[str, Any] = {
     "batch_size": 128,
@@ -159,6 +162,26 @@ def recipe(name: str) -> dict[str, Any]:
     if name not in _RECIPES:
         raise SpecError(f"no recipe '{name}'; {nearest(name, recipes())}")
     return copy.deepcopy(_RECIPES[name])
+
+
+def with_task(plain: dict[str, Any], name: str) -> dict[str, Any]:
+    """A run for this task's data, with the task's own head where the run's is for another.
+
+    Raises:
+        SpecError: an unknown task.
+    """
+    if name not in TASKS:
+        raise SpecError(f"no task '{name}'; {nearest(name, list(TASKS))}")
+    changed = copy.deepcopy(plain)
+    changed.setdefault("data", {})["task"] = name
+    model = changed.setdefault("model", {})
+    given = model.get("head", {})
+    head = given if isinstance(given, str) else given.get("type", TASKS[Classification.name].head)
+    if (
+        head in KINDS["heads"].names() and KINDS["heads"].get(head).task != name
+    ):  # an unknown one is answered by the spec
+        model["head"] = {"type": TASKS[name].head}
+    return changed
 
 
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Detection(Task):
     """Images and the boxes, outlines and classes of their objects."""
 
     name: ClassVar[str] = "detection"
+    head: ClassVar[str] = "faster_rcnn"
     Spec: ClassVar[type[Any]] = DetectionSpec
     draws: ClassVar[bool] = True
     batch: ClassVar[int] = 8

@@ -26,6 +26,7 @@ class Segmentation(Task):
     """Images and masks. At inference an image is one batch, whatever its size."""
 
     name: ClassVar[str] = "segmentation"
+    head: ClassVar[str] = "pixel"
     Spec: ClassVar[type[Any]] = SegmentationSpec
     draws: ClassVar[bool] = True
     batch: ClassVar[int] = 1

@@ -24,6 +24,7 @@ class Video(Task):
     """Clips and labels; at inference the logits of several views of a clip are averaged."""
 
     name: ClassVar[str] = "video"
+    head: ClassVar[str] = "query"
     Spec: ClassVar[type[Any]] = VideoSpec
     unit: ClassVar[str] = "clip"
     draws: ClassVar[bool] = True
