@@ -177,9 +177,8 @@ def with_task(plain: dict[str, Any], name: str) -> dict[str, Any]:
     model = changed.setdefault("model", {})
     given = model.get("head", {})
     head = given if isinstance(given, str) else given.get("type", TASKS[Classification.name].head)
-    if (
-        head in KINDS["heads"].names() and KINDS["heads"].get(head).task != name
-    ):  # an unknown one is answered by the spec
+    known = head in KINDS["heads"].names()  # another is answered by the spec
+    if known and KINDS["heads"].get(head).task != name:
         model["head"] = {"type": TASKS[name].head}
     return changed
 
