@@ -56,10 +56,16 @@ def activation_chart(rates: Mapping[str, float], asked: float | None = None, tit
     return figure
 
 
+ALONE = 5
+"""Panels in a line of the picture of one image."""
+
+
 def activity_picture(
     images: Tensor, maps: Tensor, sites: Sequence[str], captions: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Which patches stayed active in which layer (paper figs. 6, 8, 9): skipped patches are veiled.
+
+    A line for each image; of a single one the layers are large, over several lines.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -77,19 +83,28 @@ def activity_picture(
             f"activity_picture: {len(images)} images, maps of {count} images and {layers} sites, {len(sites)} site "
             f"names, {len(captions)} captions; they must fit each other"
         )
-    cell = max(0.72, min(1.25, 13.0 / (layers + 1)))
-    height = cell * images.shape[2] / images.shape[3]
+    columns = layers + 1 if count > 1 else min(layers + 1, ALONE)
+    lines = -(-count * (layers + 1) // columns)
+    cell = max(0.72, min(1.25, 13.0 / columns)) if count > 1 else 13.0 / ALONE
+    height = cell * images.shape[2] / images.shape[3] + (0.06 if count > 1 else 0.4)
     figure = Figure(
-        figsize=(cell * (layers + 1) + (1.0 if captions else 0.2), (height + 0.06) * count + (0.85 if title else 0.5)),
+        figsize=(
+            cell * columns + (1.0 if captions else 0.2),
+            height * lines + (0.35 if title else 0) + 0.15 + 0.35 * (count > 1),
+        ),
         layout="constrained",
     )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(count, layers + 1, squeeze=False)
+    grid = figure.subplots(lines, columns, squeeze=False)
     rates = maps.flatten(2).float().mean((0, 2))
     headings = ["image", *(f"{label}\n{rate:.0%}" for label, rate in zip(layer_labels(sites), rates, strict=True))]
+    for axes in grid.flat:
+        axes.axis("off")
     for row in range(count):
         pictures = [images[row], *(veiled(images[row], maps[row, layer]) for layer in range(layers))]
-        for column, (axes, picture) in enumerate(zip(grid[row], pictures, strict=True)):
+        for column, picture in enumerate(pictures):
+            axes = grid.flat[row * columns + column]
+            axes.axis("on")
             axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -97,7 +112,7 @@ def activity_picture(
             if row == 0:
                 axes.set_title(headings[column], fontsize=8, color=INK, pad=4)
         if captions:
-            grid[row, 0].set_ylabel(
+            grid.flat[row * columns].set_ylabel(
                 captions[row], rotation=0, ha="right", va="center", fontsize=8, color=INK, labelpad=6
             )
     if title:
