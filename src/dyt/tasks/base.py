@@ -144,6 +144,18 @@ class Task(ABC):
         raise NotImplementedError(f"the answers of {self.name} are words alone")
 
 
+def stems(files: Sequence[Path]) -> list[str]:
+    """What the pictures of files are called: each file's stem, with a number behind it where that was there before."""
+    found: list[str] = []
+    for file in files:
+        name, k = file.stem, 1
+        while name in found:
+            k += 1
+            name = f"{file.stem}-{k}"
+        found.append(name)
+    return found
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """Every tensor in nested lists, tuples and mappings on a device."""
     if isinstance(value, Tensor):

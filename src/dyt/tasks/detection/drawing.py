@@ -24,8 +24,10 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f
 
 
 @torch.no_grad()
-def drawn(model: DynamicModel, preparation: Preparation, file: Path, classes: Sequence[str], out: Path) -> str:
-    """Writes out/<name>_objects.png (boxes, outlines, class and score) and out/<name>_activity.png; a line of text.
+def drawn(
+    model: DynamicModel, preparation: Preparation, file: Path, classes: Sequence[str], out: Path, stem: str
+) -> str:
+    """Writes out/<stem>_objects.png (boxes, outlines, class and score) and out/<stem>_activity.png; a line of text.
 
     Raises:
         ImageError: a file that cannot be read.
@@ -49,12 +51,12 @@ def drawn(model: DynamicModel, preparation: Preparation, file: Path, classes: Se
         line = max(round(max(image.size) / 300), 1)
         picture = draw_bounding_boxes(picture, told["boxes"], names, colours, width=line)
     out.mkdir(parents=True, exist_ok=True)
-    transforms.to_pil_image(picture).save(out / f"{file.stem}_objects.png")
+    transforms.to_pil_image(picture).save(out / f"{stem}_objects.png")
     rate = ""
     if routes:
         active, patches = activation_rate(routes)
         rate = f"  (active {float(active / patches):.2f})"
         maps = patch_maps(routes, (preparation.size, preparation.size))
         figure = activity_picture(square.unsqueeze(0).float() / 255, maps, [site.name for site in model.sites])
-        figure.savefig(out / f"{file.stem}_activity.png", dpi=150)
+        figure.savefig(out / f"{stem}_activity.png", dpi=150)
     return f"{file}: {', '.join(names) or f'nothing with a score from {SHOWN}'}{rate}"

@@ -11,7 +11,7 @@ import torch
 
 from dyt.errors import UnsupportedError
 from dyt.model import DynamicModel
-from dyt.tasks.base import Measure, Task
+from dyt.tasks.base import Measure, Task, stems
 from dyt.tasks.data import Data
 from dyt.tasks.detection.coco import ObjectSplit, annotation_file, categories, coco_split, content_of
 from dyt.tasks.detection.drawing import drawn
@@ -60,7 +60,10 @@ class Detection(Task):
     def draw(
         self, model: DynamicModel, spec: DetectionSpec, files: Sequence[Path], classes: Sequence[str], out: Path
     ) -> list[str]:
-        return [drawn(model, Preparation.of(model.backbone, spec.size), file, classes, out) for file in files]
+        preparation = Preparation.of(model.backbone, spec.size)
+        return [
+            drawn(model, preparation, file, classes, out, stem) for file, stem in zip(files, stems(files), strict=True)
+        ]
 
 
 def _check_installed() -> None:

@@ -16,6 +16,7 @@ from dyt.measure.activity import patch_maps
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
+from dyt.tasks.base import stems
 from dyt.tasks.loading import Preparation
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.spec import SegmentationSpec
@@ -69,13 +70,13 @@ def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Se
     device, said = next(model.parameters()).device, []
     preparation = Preparation.of(model.backbone, spec.size)
     names = [site.name for site in model.sites]
-    for position, path in enumerate(images.split.paths):
+    for position, (path, stem) in enumerate(zip(images.split.paths, stems(images.split.paths), strict=True)):
         pixels = images.example(position, 0)[0][None]
         inputs = preparation.normalized(pixels.to(device))
         with record(model) as routes:
             labels = over(model, inputs, spec, model).argmax(1)[0].cpu()
         shown = pixels[0].float() / 255
-        file, beside = out / f"{path.stem}_mask.png", out / f"{path.stem}_activity.png"
+        file, beside = out / f"{stem}_mask.png", out / f"{stem}_activity.png"
         mask_picture(shown, labels, classes).savefig(file)
         active, patches = activation_rate(routes)
         line = f"{path}: {file}"

@@ -13,6 +13,7 @@ from dyt.measure.frames import rates_by_frame
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel
 from dyt.route import activation_rate
+from dyt.tasks.base import stems
 from dyt.tasks.layouts import files as split_of
 from dyt.tasks.loading import Preparation
 from dyt.tasks.video.spec import VideoSpec
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 def drawn(
     task: Video, model: DynamicModel, spec: VideoSpec, files: Sequence[Path], classes: Sequence[str], out: Path
 ) -> list[str]:
-    """A picture NUMBER-NAME.png in `out` for each file; a line each: class, probability, active share by frame."""
+    """A picture <stem>_activity.png in `out` for each file; a line each: class, probability, active share by frame."""
     out.mkdir(parents=True, exist_ok=True)
     preparation, device = Preparation.of(model.backbone, spec.size), next(model.parameters()).device
     split = split_of("clips", files, [0] * len(files))
     views, single = task.examples(spec, split, preparation, training=False), task.sample(spec, split, preparation)
     sites = [site.name for site in model.sites]
     lines = []
-    for i, file in enumerate(files):
+    for i, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
         inputs = preparation.normalized(views.viewed(i).to(device)).unsqueeze(0)
         chances = task.infer(model, inputs, spec).float().softmax(-1)[0]
         best = int(chances.argmax())
@@ -49,7 +50,7 @@ def drawn(
                 [f"frame {k + 1}\n{share:.0%}" for k, share in enumerate(shares)],
                 f"{file.name}: {told}",
             )
-            figure.savefig(out / f"{i + 1:03d}-{file.stem}.png", dpi=120)
+            figure.savefig(out / f"{stem}_activity.png", dpi=120)
         by_frame = " ".join(f"{share:.2f}" for share in shares)
         lines.append(f"{file}: {told}  (active {float(active / patches):.2f}; by frame {by_frame})")
     return lines
