@@ -176,7 +176,7 @@ class TuningStep(nn.Module):
                 parts["distill"] = head.divergence(complete, logits[:count], o.temperature) if o.distill > 0 else zero
             if features > 0:
                 if o.teacher == "pretrained":
-                    teacher = self._pretrained(run)
+                    teacher = self._pretrained(run, images)
                 parts["features"] = feature_distance(routes, teacher, head.reads_patches)
         if routes:
             rate = mean_over_ranks(*activation_rate(routes))
@@ -213,11 +213,15 @@ class TuningStep(nn.Module):
             raise DyTError(f"complete_every is {every}: pass step, the number of the training step, from 0")
         return step % every == 0
 
-    def _pretrained(self, run: Passes) -> list[Route]:
-        """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned."""
-        plain = steer.steered(self.model.key, complete=True, plain=True)
+    def _pretrained(self, run: Passes, images: Tensor) -> list[Route]:
+        """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
+
+        Only the backbone is run where the head is more than its classifier: that would cost, and its batch norms would
+        take features into their statistics that are not the model's.
+        """
+        plain, head = steer.steered(self.model.key, complete=True, plain=True), self.model.head
         with torch.no_grad(), plain, record(self.model) as routes:
-            run()
+            run() if head.shares_stem else self.model.forward_features(head.frames(images))
         return routes
 
     def _progress(self, progress: float | None) -> float:

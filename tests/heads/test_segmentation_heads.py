@@ -81,6 +81,15 @@ def test_a_saved_file_loads_equal(model: str, head: str, tmp_path: Path) -> None
     assert bool(moved) == (head == "upernet")
 
 
+def test_the_pretrained_teacher_leaves_the_batch_norms_alone() -> None:
+    objective = {"complete": 0.0, "distill": 0.0, "features": 1.0, "teacher": "pretrained"}
+    dynamic, (images, labels) = shaken(made("vit", "upernet", objective=objective)), batch("vit")
+    _, parts = dyt.TuningStep(dynamic).train()(images, labels, 0.5)
+    assert float(parts["features"]) > 0
+    seen = {int(b) for name, b in dynamic.head.named_buffers() if name.endswith("num_batches_tracked")}
+    assert seen == {1}
+
+
 @pytest.mark.parametrize(("model", "head"), CASES)
 def test_macs_are_what_a_flop_counter_sees(model: str, head: str) -> None:
     dynamic, (images, _) = shaken(made(model, head)).eval(), batch(model, 1)
