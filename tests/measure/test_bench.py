@@ -54,6 +54,25 @@ def test_every_contender_is_there_and_says_what_it_computed(found):
     assert dense.difference is None
 
 
+@pytest.mark.parametrize("head", ["query", "pixel"])
+def test_the_dense_model_has_the_same_head(head):
+    model = tiny(head={"type": head, "num_classes": 3}).eval()
+    inputs = torch.randn(2, *model.head.input_shape((32, 32)), generator=torch.Generator().manual_seed(0))
+    found = compare(model, inputs, 0.5, pairs=2, peers={"static adapter": "static_adapter"}, timer=timer)
+    dense, static, sparse = (found.row(name) for name in (DENSE, "static adapter", "DyT, sparse"))
+    assert dense.macs > sparse.macs
+    assert static.macs > dense.macs
+    assert sparse.active_rate == pytest.approx(0.5, abs=0.02)
+    assert sparse.difference < 1e-5
+
+
+def test_a_head_that_gives_no_tensor_is_refused():
+    head = {"type": "faster_rcnn", "num_classes": 3, "channels": 8, "hidden": 16}
+    model = tiny(head=head, objective={"complete": 0.0, "distill": 0.0})
+    with pytest.raises(dyt.UnsupportedError, match="head 'faster_rcnn' gives something else"):
+        compare(model, IMAGES, 0.5, pairs=1, peers={}, timer=timer)
+
+
 def test_the_model_is_not_changed(found):
     model = tiny().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -45,6 +45,17 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
+def test_a_clip_is_as_many_images_as_it_has_frames(costs: dict[str, Any]) -> None:
+    model = tiny({"depth": 2}, head={"type": "query", "num_classes": 3})
+    costs["overhead"] = lambda route: 20 * len(route.active)
+    found = dyt.calibrate(model, torch.randn(1, 3, 3, 32, 32), (1, 2))
+    for site in found.sites.values():
+        assert site.batches == (3, 6)
+        assert site.shares == pytest.approx((0.8, 0.8), abs=0.02)
+    with pytest.raises(dyt.DyTError, match=r"sample is clips \(B, T, 3, H, W\)"):
+        dyt.calibrate(model, X, (1,))
+
+
 @pytest.mark.parametrize("optimized", [True, False])
 @pytest.mark.parametrize(("overhead", "share"), [(0, 1.0), (20, 0.8), (50, 0.5), (99, 0.0)])
 def test_the_break_even_is_where_skipping_takes_as_long(

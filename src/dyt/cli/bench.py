@@ -125,4 +125,4 @@ def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel,
 
     torch.manual_seed(0)
     model = dyt.build(without_weights(chosen(spec, changes)))
-    return model, torch.randn(batch, 3, *input_size(model.backbone))
+    return model, torch.randn(batch, *model.head.input_shape(input_size(model.backbone)))

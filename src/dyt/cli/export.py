@@ -55,7 +55,7 @@ def export(
     kind = torch.float32 if dtype is Dtype.float32 else torch.bfloat16
     converted = dynamic if kind == torch.float32 else copy.deepcopy(dynamic).to(kind)
     repeats = -(-COMPARED // len(inputs))
-    compared = inputs.repeat(repeats, 1, 1, 1)
+    compared = inputs.repeat(repeats, *[1] * (inputs.ndim - 1))
     for path, write in ((onnx, to_onnx), (pt2, to_pt2)):
         if path is not None:
             found = difference(dynamic, write(converted, path, inputs.to(kind), executor), compared, kind)
@@ -71,5 +71,6 @@ def _inputs(model: DynamicModel, paths: list[Path], trained: Path) -> tuple[Tens
 
     if paths:
         return read(model, paths, trained)[1], f"{len(paths)} images given"
-    noise = torch.randn(COMPARED, 3, *input_size(model.backbone), generator=torch.Generator().manual_seed(0))
+    shape = model.head.input_shape(input_size(model.backbone))
+    noise = torch.randn(COMPARED, *shape, generator=torch.Generator().manual_seed(0))
     return noise, "random noise"

@@ -25,15 +25,19 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
 
     Raises:
         ImageError: a file that cannot be read.
+        UnsupportedError: a model that takes clips.
     """
     import torch
 
+    from dyt.errors import UnsupportedError
     from dyt.tasks import DataSpec
     from dyt.tasks.kinds import task_of
     from dyt.tasks.layouts import files
     from dyt.tasks.loading import Preparation
     from dyt.train.state import run_of
 
+    if len(model.head.input_shape((1, 1))) != 3:
+        raise UnsupportedError(f"{paths[0]}: the model takes clips, not images; dyt predict draws the frames of clips")
     run = None if trained is None else run_of(trained)
     spec = DataSpec(root="", size=None if run is None else run.data.size)
     if run is not None and isinstance(run.data, DataSpec):

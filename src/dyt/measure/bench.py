@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from dyt import steer
-from dyt.errors import DyTError
+from dyt.errors import DyTError, UnsupportedError
 from dyt.measure.activity import random_masks, routes_of, token_counts
-from dyt.measure.contenders import DENSE, PEERS, Contender, Rewrite, contenders
+from dyt.measure.contenders import DENSE, PEERS, Contender, Dense, Rewrite, contenders
 from dyt.measure.costs import dense_macs
 from dyt.measure.latency import Comparison, Interval, paired
 from dyt.measure.macs import count_macs
@@ -119,7 +119,7 @@ def compare(
 
     Args:
         model: the dynamic model; not changed.
-        images: (B, 3, H, W), on the device to measure on.
+        images: (B, 3, H, W), or what else the head takes, on the device to measure on.
         rate: share of patch tokens active under random forced masks; None for the model's own routes.
         dtype: of weights and images.
         compiled: whether every contender, dense timm included, runs under `torch.compile(fullgraph=True)`.
@@ -130,6 +130,7 @@ def compare(
 
     Raises:
         DyTError: no images, a rate outside [0, 1], or an unknown executor.
+        UnsupportedError: a head whose outputs are not one tensor.
     """
     if not len(images):
         raise DyTError("bench: a batch of at least one image is needed")
@@ -140,6 +141,11 @@ def compare(
     with torch.inference_mode():
         with steer.steered(model.key, masks=_masks(model, images, rate)), execution(model, "masked"):
             expected = model(images)
+        if not isinstance(expected, Tensor):
+            raise UnsupportedError(
+                f"bench compares logits; head '{model.spec.head.type}' gives something else, after work that depends "
+                f"on what it finds. Time the backbone alone: head: classifier"
+            )
         for contender in found:
             try:
                 prepared[contender.name] = _Prepared(contender, images, rate, compiled, expected)
@@ -152,7 +158,7 @@ def compare(
         backbone=model.spec.backbone.name,
         masks="routers of a trained model on images" if rate is None else f"forced random masks of rate {rate:g}",
         batch=len(images),
-        size=(images.shape[2], images.shape[3]),
+        size=(images.shape[-2], images.shape[-1]),
         dtype=dtype,
         compiled=compiled,
         rows=tuple(one.row(times) for one in prepared.values()),
@@ -171,7 +177,8 @@ class _Prepared:
         self.model = model = contender.model.to(images)
         self.active_rate = self.difference = self.masks = None
         if not isinstance(model, DynamicModel):
-            self.macs = float(dense_macs(model, images[:1]))
+            assert isinstance(model, Dense)
+            self.macs = float(dense_macs(model.backbone, images[:1], model.head))
         else:
             self.masks = _masks(model, images, rate) if contender.routed else None
             # not in inference mode, in which the counter's hooks cannot look at parameters
@@ -215,7 +222,7 @@ class _Prepared:
 def _masks(model: DynamicModel, images: Tensor, rate: float | None) -> tuple[Tensor, ...] | None:
     if rate is None:
         return None
-    made = random_masks(token_counts(model, images[:1]), len(images), rate)
+    made = random_masks(token_counts(model, images[:1]), len(model.head.frames(images)), rate)
     return tuple(mask.to(images.device) for mask in made)
 
 

@@ -76,8 +76,9 @@ def calibrate(
 
     Args:
         model: plain or optimised; only its sites' `break_even` is changed.
-        sample: images (B, 3, H, W) that are like those to come, for the activity; repeated to fill a batch.
-        batch_sizes: to measure at; other sizes use the nearest.
+        sample: images (B, 3, H, W), or what else the head takes, that are like those to come, for the activity;
+            repeated to fill a batch.
+        batch_sizes: to measure at, inputs per call; other sizes use the nearest.
         device: to measure on; the model's own by default.
         progress: called after each measurement with how many are done, and how many there are.
 
@@ -91,8 +92,9 @@ def calibrate(
     batches = sorted(set(batch_sizes))
     if not batches or not all(isinstance(size, int) and size >= 1 for size in batches):
         raise DyTError(f"calibrate: batch_sizes are whole numbers from 1 on, at least one; given {tuple(batch_sizes)}")
-    if sample.ndim != 4 or not len(sample):
-        raise DyTError(f"calibrate: sample is images (B, 3, H, W), at least one; given shape {tuple(sample.shape)}")
+    if sample.ndim != 1 + len(model.head.input_shape((1, 1))) or not len(sample):
+        wanted = "images (B, 3, H, W)" if len(model.head.input_shape((1, 1))) == 3 else "clips (B, T, 3, H, W)"
+        raise DyTError(f"calibrate: sample is {wanted}, at least one; given shape {tuple(sample.shape)}")
     if model.spec.reducer is not None:
         raise UnsupportedError("calibrate times blocks one by one; the tokens of a model with a reducer go through all")
     like = next(model.parameters())
@@ -102,17 +104,19 @@ def calibrate(
         site.break_even = None
     expected = {route.site: float(route.active.float().mean()) for route in routes_of(copied, sample)}
     shares: dict[str, list[float]] = {site.name: [] for site in copied.sites if not site.settled}
+    frames = len(copied.head.frames(sample[:1]))
     done, total = 0, len(batches) * len(shares)
     with torch.no_grad():
         for batch in batches:
-            images = sample.repeat(-(-batch // len(sample)), 1, 1, 1)[:batch]
+            images = sample.repeat(-(-batch // len(sample)), *[1] * (sample.ndim - 1))[:batch]
             tokens = token_counts(copied, images[:1])
             for call in _calls(copied, images):
                 for site in call.sites:
-                    shares[site.name].append(_break_even(copied, call, site, tokens, batch))
+                    shares[site.name].append(_break_even(copied, call, site, tokens, batch * frames))
                     done += 1
                     progress(done, total)
-    found = {name: BreakEven(tuple(batches), tuple(each), expected[name]) for name, each in shares.items()}
+    rows = tuple(batch * frames for batch in batches)
+    found = {name: BreakEven(rows, tuple(each), expected[name]) for name, each in shares.items()}
     for site in model.sites:
         site.break_even = found.get(site.name)
     return Calibration(found)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dyt.assemble import build
 from dyt.backbone import create
 from dyt.errors import DyTError, nearest
 from dyt.executors.base import Executor
+from dyt.heads import Head
 from dyt.measure.costs import without_weights
 from dyt.measure.plain import PlainGather
 from dyt.model import DynamicModel
@@ -64,6 +67,18 @@ class Contender:
     reference: bool = False
 
 
+class Dense(nn.Module):
+    """The plain backbone behind the measured model's own head."""
+
+    def __init__(self, backbone: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, copy.deepcopy(head)
+
+    def forward(self, images: Tensor) -> Any:
+        """As the model's."""
+        return self.head(self.backbone, images)
+
+
 def contenders(
     model: DynamicModel,
     executor_names: Sequence[str] = ("sparse",),
@@ -86,7 +101,7 @@ def contenders(
     """
     check_executors(executor_names)
     spec = without_weights(model.spec)
-    dense = create(spec.backbone, spec.head.classifier)[0].eval()
+    dense = Dense(create(spec.backbone, spec.head.classifier)[0].eval(), model.head)
     found, left = [Contender(DENSE, dense)], {}
     for name, of in peers.items():
         try:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 import dyt
 from dyt.cli.evaluate import evaluate
+from dyt.cli.plot import plot
 from dyt.cli.predict import predict
-from dyt.errors import SpecError
+from dyt.errors import DyTError, SpecError
 from dyt.spec import parse
 from dyt.tasks.kinds import TASKS
 from dyt.train import RunSpec, fit
@@ -23,7 +24,7 @@ from dyt.train.named_runs import recipe
 ARGS: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"
 app = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"eval": evaluate, "predict": predict}.items():
+for name, verb in {"eval": evaluate, "plot": plot, "predict": predict}.items():
     app.command(name)(verb)
 
 
@@ -100,6 +101,13 @@ def test_predict_tells_and_draws(trained: Path, videos: Path, tmp_path: Path) ->
         assert line.startswith(f"{clip}: 1 ")
         assert line.count("0.") + line.count("1.00") >= 4  # the share of all, and of each of three frames
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1-2_activity.png", "1_activity.png"]
+
+
+def test_a_plot_of_images_is_refused(trained: Path, videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DyTError, match="takes clips, not images; dyt predict draws the frames"):
+        said(
+            "plot", str(trained / "model.safetensors"), str(videos / "test" / "0.mp4"), "--out", str(tmp_path / "x.png")
+        )
 
 
 def test_a_run_from_the_short_recipe(plain: dict[str, Any], tmp_path: Path) -> None:
