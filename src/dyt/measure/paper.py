@@ -19,7 +19,8 @@ class Row:
         name: the row, in the paper's words.
         preset: ours.
         params: trainable parameters without the head, in millions, as printed; None where the paper has none.
-        gmacs: giga multiply-accumulates of one 224 x 224 image, as printed; None where the paper has none.
+        gmacs: giga multiply-accumulates of one 224 x 224 image, or of a clip of eight, as printed; None where the paper
+            has none, or those of another decoder.
     """
 
     table: int
@@ -64,6 +65,14 @@ ROWS: tuple[Row, ...] = (
     Row(6, "VPT", "vpt", 0.07, 18.32),
     Row(6, "DyT", "dyt", 1.19, 12.21),
     Row(6, "DyT, 4 experts", "dyt_moe4", 4.80, 12.29),
+    Row(6, "full tuning, video", "full_video", 85.8, 142.53),
+    Row(6, "linear, video", "linear_video", 0.0, 142.53),
+    Row(6, "dynamic full, video", "dynamic_full_video", 85.8, 107.67),
+    Row(6, "AdaptFormer, video", "adaptformer_video", 1.19, 144.39),
+    Row(6, "LoRA, video", "lora_video", 1.19, 142.53),
+    Row(6, "VPT, video", "vpt_video", 0.07, 148.44),
+    Row(6, "DyT, video", "dyt_video", 1.19, 108.31),
+    Row(6, "DyT, 4 experts, video", "dyt_moe4_video", 4.80, 105.45),
     Row(7, "token, learned", "dyt"),
     Row(7, "sample, learned", "dyt_sample"),
     Row(7, "token, random", "dyt_random"),
@@ -77,6 +86,18 @@ ROWS: tuple[Row, ...] = (
     Row(9, "temperature 1", "dyt_tau1"),
     Row(9, "temperature 5", "dyt"),
     Row(9, "temperature 5 to 0.1", "dyt_tau_schedule"),
+    Row(10, "full tuning", "full_segmentation", 85.8),
+    Row(10, "linear", "linear_segmentation", 0.0),
+    Row(10, "dynamic full", "dynamic_full_segmentation", 85.8),
+    Row(10, "AdaptFormer", "adaptformer_segmentation", 1.19),
+    Row(10, "LoRA", "lora_segmentation", 1.19),
+    Row(10, "VPT", "vpt_segmentation", 0.07),
+    Row(10, "DyT", "dyt_segmentation", 1.19),
+    Row(10, "DyT, 4 experts", "dyt_moe4_segmentation", 4.80),
+    Row(11, "full tuning", "full_detection", 85.8),
+    Row(11, "AdaptFormer", "adaptformer_detection", 2.56),
+    Row(11, "DyT", "dyt_detection", 2.56),
+    Row(11, "DyT, 4 experts", "dyt_detection_moe4", 10.24),
     Row(12, "all terms", "dyt_vtab"),
     Row(12, "without distillation", "dyt_vtab_without_distill"),
     Row(12, "without distillation and complete model", "dyt_vtab_without_complete"),
