@@ -54,8 +54,8 @@ class HeadCase(Case):
 
     @property
     def head_spec(self) -> HeadSpec:
-        cls = heads.get(self.wanted["type"])
-        return parse(cls.Spec, self.wanted)
+        spec: HeadSpec = parse(heads.get(self.wanted["type"]).Spec, self.wanted)
+        return spec
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

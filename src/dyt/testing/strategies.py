@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dyt.registry import KINDS
-from dyt.testing.cases import CLASSES, MLPS, Case
-from dyt.testing.heads import SWIN, HeadCase
+from dyt.testing.cases import MLPS, Case
 from dyt.testing.schema import allowed, depths, stands
 
 DTYPES = ("float32", "autocast", "bfloat16")
@@ -30,6 +28,11 @@ def names(kind: str) -> list[str]:
 def needs_attention(dispatcher: str) -> bool:
     """Whether the dispatcher asks for the class token's attention, so that only some backbones can have it."""
     return bool(KINDS["dispatchers"].get(dispatcher).needs_attention)
+
+
+def draws_at_inference(dispatcher: str) -> bool:
+    """Whether a dispatcher says that it draws random numbers at inference."""
+    return bool(KINDS["dispatchers"].get(dispatcher).draws_at_inference)
 
 
 @st.composite
@@ -166,20 +169,6 @@ def _bounded(mixture: dict[str, Any]) -> dict[str, Any]:
 
 # Layers that a model of any depth has.
 _VARIANT = st.fixed_dictionaries({}, optional={"layers": st.sampled_from([None, [0], [-1]])})
-# `score` 0 keeps what a model that has learned nothing finds.
-_DETECTOR = st.fixed_dictionaries(
-    {
-        "channels": st.sampled_from([4, 8]),
-        "anchors": st.just([8, 16, 24, 32, 48]),
-        "hidden": st.just(8),
-        "box_head": st.sampled_from(["mlp", "conv"]),
-        "proposals": st.just(10),
-        "proposals_training": st.just(20),
-        "sampled": st.just(16),
-        "score": st.just(0.0),
-        "detections": st.just(5),
-    }
-)
 _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ("dispatchers", "learned"): st.fixed_dictionaries(
         {}, optional={"level": _LEVEL, **_SAMPLING, "bias": st.floats(-2, 2) | ramps(-2, 2)}
@@ -209,17 +198,6 @@ _FIELDS: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
     ),
     ("reducers", "evit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "fuse": st.booleans()}),
     ("reducers", "dynamicvit"): st.fixed_dictionaries({}, optional={"keep": _RATE, "ratio_weight": st.floats(0, 9)}),
-    # of few channels; what has no field here is at its default
-    ("heads", "classifier"): st.just({}),
-    ("heads", "pixel"): st.just({}),
-    ("heads", "query"): st.fixed_dictionaries({}, optional={"attention_heads": st.sampled_from([None, 1, 2])}),
-    ("heads", "upernet"): st.fixed_dictionaries(
-        {"channels": st.sampled_from([4, 8])}, optional={"layers": st.sampled_from([None, [0, 0, 0, 0], [0, 0, 0, 1]])}
-    ),
-    ("heads", "faster_rcnn"): _DETECTOR,
-    ("heads", "mask_rcnn"): _DETECTOR.flatmap(
-        lambda fields: st.sampled_from([0.5, 1.0]).map(lambda weight: fields | {"mask_weight": weight})
-    ),
     **{("variants", name): _VARIANT for name in ("attn", "mlp", "attn_mlp", "layer")},
 }
 
@@ -243,33 +221,6 @@ def companions(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.sampled_from(anywhere).flatmap(lambda name: component(kind, name))
 
 
-def headed(name: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Specs of one head that tells a few classes apart."""
-    return component("heads", name).map(lambda plain: plain | {"num_classes": CLASSES})
-
-
-@st.composite
-def head_cases(
-    draw: st.DrawFn, wanted: st.SearchStrategy[dict[str, Any]], dtypes: tuple[str, ...] = DTYPES[:1]
-) -> HeadCase:
-    """A ViT of 4 x 4 patches, or now and then a Swin, with a head behind it and a batch of at least two inputs."""
-    head, kind = draw(wanted), draw(st.sampled_from(["vit", "vit", "vit", "swin"]))
-    args = draw(vits(pooled=True)) if kind == "vit" else dict(SWIN)
-    if kind == "vit":
-        args["img_size"] = 4 * args["patch_size"]
-    case = HeadCase(
-        args,
-        (args["img_size"], args["img_size"]),
-        draw(st.integers(2, 3)),
-        draw(SEEDS),
-        draw(st.sampled_from(["contiguous", "strided"])),
-        draw(st.sampled_from(dtypes)),
-        kind=kind,
-        wanted=head,
-    )
-    return replace(case, classes=case.head_spec.classifier)
-
-
 def reducing_variants() -> st.SearchStrategy[dict[str, Any]]:
     """Specs of the variants in which a reducer may act: in all blocks."""
     able = [name for name in names("variants") if KINDS["variants"].get(name).reduces]
@@ -287,12 +238,10 @@ def reducing(name: str) -> st.SearchStrategy[dict[str, Any]]:
 def chosen(draw: st.DrawFn, /, **fixed: str) -> dict[str, Any]:
     """Variant, dispatcher and adapter of a spec; `fixed` names some of them: `dispatcher="learned"`.
 
-    A head, a tuner or a reducer is there only where it is named; a reducer stands beside a variant that it may act in.
+    A tuner or a reducer is there only where it is named, and a reducer stands beside a variant that it may act in.
     """
     slots = {"variant": "variants", "dispatcher": "dispatchers", "adapter": "adapters"}
     parts = {slot: component(kind, fixed[slot]) if slot in fixed else companions(kind) for slot, kind in slots.items()}
-    if "head" in fixed:
-        parts["head"] = headed(fixed["head"])
     if "tuner" in fixed:
         parts["tuner"] = component("tuners", fixed["tuner"])
     if "reducer" in fixed:

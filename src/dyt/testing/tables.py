@@ -12,13 +12,13 @@ from torch import nn
 from dyt import families
 from dyt.assemble import refusal, tuner_of
 from dyt.errors import DyTError
-from dyt.registry import dispatchers, heads, tuners, variants
+from dyt.registry import tuners, variants
 from dyt.spec import DyTSpec, parse
-from dyt.testing import heads as standing
 from dyt.testing import laws, parts, reduction
 from dyt.testing.cases import GivenCase
+from dyt.testing.head_table import head_laws
 from dyt.testing.law import Law
-from dyt.testing.schema import allowed, depths
+from dyt.testing.schema import depths
 from dyt.testing.strategies import (
     DTYPES,
     LAYOUTS,
@@ -26,10 +26,8 @@ from dyt.testing.strategies import (
     batches,
     cases,
     chosen,
-    companions,
     component,
-    head_cases,
-    headed,
+    draws_at_inference,
     mask_kinds,
     names,
     needs_attention,
@@ -53,7 +51,7 @@ def laws_of(kind: str, name: str, backbone: Callable[[], nn.Module] | None, size
         "executors": _executor,
         "tuners": _tuner,
         "reducers": _reducer,
-        "heads": _head,
+        "heads": head_laws,
     }
     return sorted(tables[kind](name), key=lambda law: law.number)
 
@@ -164,76 +162,10 @@ def _reducer(name: str) -> list[Law]:
     ]
 
 
-def _head(name: str) -> list[Law]:
-    refused = heads.get(name).divergence_refusal is not None
-    objective = laws.OBJECTIVE | ({"distill": 0.0} if refused else {})
-    adapter = {"type": "bottleneck", "dim": 4, "dropout": 0.0}
-    common = {"dispatcher": companions("dispatchers"), "adapter": st.just(adapter), "objective": st.just(objective)}
-    picked = st.fixed_dictionaries({"variant": companions("variants"), **common})
-    pointwise = st.fixed_dictionaries({"variant": st.just({"type": "mlp"}), **common})
-    exact, trained = head_cases(headed(name)), head_cases(headed(name), DTYPES[:2])
-    wild = head_cases(allowed("heads", name))
-    each = {"case": exact, "chosen": picked}
-    # Fewer tokens than patches: only of ToMe is it known where each one went, so that any other head may read them.
-    reduced = pointwise.map(lambda c: c | {"dispatcher": {"type": "learned"}, "reducer": {"type": "tome", "r": 1}})
-    found = [
-        Law(1, "everything active is the head on the plain backbone", standing.head_reads_the_plain_backbone, each),
-        Law(
-            2,
-            "every executor gives the outputs of masked, the same twice",
-            standing.outputs_equal_masked,
-            each | {"executor": st.sampled_from(names("executors")), "kinds": mask_kinds},
-        ),
-        Law(
-            3,
-            "training leaves the backbone, and reaches all that is to learn",
-            laws.training_keeps_the_backbone,
-            {"case": trained, "chosen": picked, "checkpointing": st.booleans()},
-            {"steps": 1},
-        ),
-        *([] if refused else [Law(4, "inputs of a batch do not meet", standing.inputs_do_not_meet, each)]),
-        Law(7, "a saved file loads equal", laws.file_loads_equal, each),
-        Law(
-            8,
-            "count_macs is what sparse executes",
-            laws.macs_are_what_sparse_executes,
-            {
-                "case": exact,
-                # In a mixing branch the frames of a clip are padded to the longest, which is no frame's own cost.
-                "chosen": pointwise.filter(lambda c: not draws_at_inference(c["dispatcher"]["type"])),
-                "policy": st.sampled_from(["routed", "complete"]),
-                "kinds": st.just(["all"]),
-            },
-        ),
-        Law(10, "a loss that trains it, a divergence or a refusal of it", standing.head_can_be_trained, each),
-    ]
-    return [
-        *(replace(law, concerns=_can_have_a_head) for law in found),
-        _spec(head=name),
-        Law(
-            10,
-            "what it refuses is left as it was",
-            standing.refusal_changes_nothing,
-            {"case": wild, "chosen": st.one_of(picked, reduced)},
-        ),
-    ]
-
-
-def _can_have_a_head(drawn: Mapping[str, Any]) -> bool:
-    """Whether the drawn head does not refuse the drawn backbone, which can have the drawn variant."""
-    plain, head = drawn["case"].plain(), drawn["case"].head_spec
-    found = families.find(plain)
-    if found is None or refusal(found[1], plain, variants.get(drawn["chosen"]["variant"]["type"])) is not None:
-        return False
-    return heads.get(head.type).refusal(head, plain, found[1]) is None
-
-
 def _spec(**fixed: str) -> Law:
     wanted = st.tuples(specs(), chosen(**fixed)).map(lambda both: both[0] | both[1])
     if "tuner" in fixed:
         wanted = wanted.map(lambda plain: plain | {"trainable": "adapters"})  # nothing else goes with a tuner
-    if "head" in fixed and heads.get(fixed["head"]).divergence_refusal is not None:
-        wanted = wanted.map(lambda plain: plain | {"objective": plain["objective"] | {"distill": 0.0}})
     return Law(6, "a spec survives JSON and YAML", laws.spec_survives, {"plain": wanted})
 
 
@@ -307,11 +239,6 @@ def _whole(
         ),
     ]
     return [law for law in found if not (draws and law.number == 4)]
-
-
-def draws_at_inference(dispatcher: str) -> bool:
-    """Whether a dispatcher says that it draws random numbers at inference."""
-    return bool(dispatchers.get(dispatcher).draws_at_inference)
 
 
 def _family(name: str, backbone: Callable[[], nn.Module], size: int | None) -> list[Law]:
