@@ -43,6 +43,7 @@ class FasterRCNNSpec(TaskHeadSpec):
     object or not, and its box), `class_weight` and `box_weight`.
     """
 
+    type: str = "faster_rcnn"
     channels: Count = 256
     anchors: tuple[Count, Count, Count, Count, Count] = (32, 64, 128, 256, 512)
     ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
@@ -64,6 +65,7 @@ class FasterRCNNSpec(TaskHeadSpec):
 class MaskRCNNSpec(FasterRCNNSpec):
     """The head `mask_rcnn`: `faster_rcnn` with the outline of every object; its loss has `mask_weight` as well."""
 
+    type: str = "mask_rcnn"
     mask_weight: Weight = 1.0
 
 

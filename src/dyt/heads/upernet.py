@@ -25,6 +25,7 @@ class UPerNetSpec(TaskHeadSpec):
     (4, 6, 8, 12 of 12, counted from 1). A hierarchical model gives its last four stages.
     """
 
+    type: str = "upernet"
     channels: Annotated[int, Field(ge=1)] = 512
     layers: tuple[int, int, int, int] | None = None
 
