@@ -177,7 +177,7 @@ def test_tables_of_specs_have_every_field_and_its_default(path: str, rows: dict[
 
 def test_every_spec_has_a_table() -> None:
     wanted = {dyt.DyTSpec, dyt.BackboneSpec, dyt.HeadSpec, dyt.ObjectiveSpec, dyt.Ramp}
-    for kind in ("dispatchers", "adapters", "variants", "tuners", "reducers"):
+    for kind in ("dispatchers", "adapters", "variants", "tuners", "reducers", "heads"):
         registry = dyt.registry.KINDS[kind]
         wanted |= {cls.Spec for key, cls in registry.items() if registry.origin(key) == "dyt"}
     assert {resolve(path) for path in spec_tables()} >= wanted

@@ -638,7 +638,8 @@ def test_temporary_restores_what_is_accepted(registry: Registry[Any]) -> None:
 
 
 def test_the_kinds() -> None:
-    assert list(KINDS) == ["dispatchers", "adapters", "variants", "executors", "families", "tuners", "reducers"]
+    kinds = ["dispatchers", "adapters", "variants", "executors", "families", "tuners", "reducers", "heads"]
+    assert list(KINDS) == kinds
     for kind, registry in KINDS.items():
         assert getattr(dyt.registry, kind) is registry
         assert (registry.kind, registry.group) == (kind, f"dyt_{kind}")

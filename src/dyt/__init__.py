@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 
 def list(kind: str) -> builtins.list[str]:
-    """The registered names of a kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
+    """The registered names of a kind: dispatchers, adapters, variants, executors, families, tuners, reducers or heads.
 
     Plug-ins are among them.
 

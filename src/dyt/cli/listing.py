@@ -12,7 +12,8 @@ def listing(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="A kind (dispatchers, adapters, variants, executors, families, tuners, reducers), presets or recipes."
+            help="A kind (dispatchers, adapters, variants, executors, families, tuners, reducers, heads), presets or "
+            "recipes."
         ),
     ] = None,
 ) -> None:

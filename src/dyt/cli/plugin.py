@@ -11,7 +11,7 @@ import typer
 def new_plugin(
     name: Annotated[str, typer.Argument(help="The component's name, as specs will say it, for example top_half.")],
     kind: Annotated[
-        str, typer.Option("--kind", help="dispatcher, adapter, variant, executor, family, tuner or reducer.")
+        str, typer.Option("--kind", help="dispatcher, adapter, variant, executor, family, tuner, reducer or head.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder in which the package's own folder is made.")] = Path(),
 ) -> None:

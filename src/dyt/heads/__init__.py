@@ -2,8 +2,8 @@
 
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.classifier import Classifier
-from dyt.heads.detector import Detector, MaskDetector
-from dyt.heads.pixel import Pixel
+from dyt.heads.detector import Detector, FasterRCNNSpec, MaskDetector, MaskRCNNSpec
+from dyt.heads.pixel import Pixel, PixelSpec
 from dyt.heads.query import Query, QuerySpec
 from dyt.heads.terms import classification, distillation
 from dyt.heads.upernet import UPerNet, UPerNetSpec
@@ -11,9 +11,12 @@ from dyt.heads.upernet import UPerNet, UPerNetSpec
 __all__ = [
     "Classifier",
     "Detector",
+    "FasterRCNNSpec",
     "Head",
     "MaskDetector",
+    "MaskRCNNSpec",
     "Pixel",
+    "PixelSpec",
     "Query",
     "QuerySpec",
     "TaskHeadSpec",

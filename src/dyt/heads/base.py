@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dyt.families.base import Family
@@ -63,6 +64,14 @@ class Head(nn.Module, ABC):
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (3, H, W)."""
         return (3, *size)
+
+    @classmethod
+    def example_targets(cls, spec: HeadSpec, inputs: Tensor) -> Any:
+        """What it could be trained with for these inputs (B, ...), to try it without data, as `dyt.testing.check` does.
+
+        Here labels (B,) int64 below `num_classes`; a head that is trained with something else gives that.
+        """
+        return torch.arange(len(inputs), device=inputs.device) % spec.num_classes
 
     def frames(self, inputs: Tensor) -> Tensor:
         """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""

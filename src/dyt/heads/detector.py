@@ -43,6 +43,7 @@ class FasterRCNNSpec(TaskHeadSpec):
     object or not, and its box), `class_weight` and `box_weight`.
     """
 
+    type: str = "faster_rcnn"
     channels: Count = 256
     anchors: tuple[Count, Count, Count, Count, Count] = (32, 64, 128, 256, 512)
     ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
@@ -64,6 +65,7 @@ class FasterRCNNSpec(TaskHeadSpec):
 class MaskRCNNSpec(FasterRCNNSpec):
     """The head `mask_rcnn`: `faster_rcnn` with the outline of every object; its loss has `mask_weight` as well."""
 
+    type: str = "mask_rcnn"
     mask_weight: Weight = 1.0
 
 
@@ -88,9 +90,6 @@ class Detector(Head):
 
     Trained with, for each image, `boxes` (n, 4) float32, xyxy in pixels of the image given, and `labels` (n,) int64
     from 1; n may be 0. The anchors and regions that the loss is taken of are drawn at random, from torch's generator.
-
-    Raises, when built:
-        DyTError: no classes.
     """
 
     Spec: ClassVar[type[HeadSpec]] = FasterRCNNSpec
@@ -104,8 +103,6 @@ class Detector(Head):
 
     def __init__(self, spec: FasterRCNNSpec, backbone: Any) -> None:
         super().__init__(spec, backbone)
-        if not spec.num_classes:
-            raise DyTError(f"head '{spec.type}' needs head.num_classes, the number of classes of objects, from 1 on")
         self.spec = spec
         self.pyramid = SimplePyramid(int(backbone.feature_info[-1]["num_chs"]), spec.channels)
         self.rpn = _proposer(spec)
@@ -125,7 +122,25 @@ class Detector(Head):
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
+        if not spec.num_classes:
+            return "head.num_classes is 0; it is the number of classes of objects, from 1 on"
         return plain_refusal(backbone)
+
+    @classmethod
+    def example_targets(cls, spec: HeadSpec, inputs: Tensor) -> list[dict[str, Tensor]]:
+        """In every image one object, its middle, but none in the last of several; with outlines where they are read."""
+        height, width = inputs.shape[-2:]
+        top, left, bottom, right = height // 4, width // 4, height - height // 4, width - width // 4
+        masks = inputs.new_zeros(1, height, width, dtype=torch.uint8)
+        masks[:, top:bottom, left:right] = 1
+        one = {
+            "boxes": inputs.new_tensor([[left, top, right, bottom]], dtype=torch.float32),
+            "labels": inputs.new_ones(1, dtype=torch.int64),
+            "masks": masks,
+        }
+        one = {name: one[name] for name in cls.needs}
+        none = {name: each[:0] for name, each in one.items()}
+        return [none if 0 < i == len(inputs) - 1 else one for i in range(len(inputs))]
 
     def maps(self, backbone: nn.Module, images: Tensor) -> Maps:
         """The pyramid's maps of images (B, 3, H, W)."""

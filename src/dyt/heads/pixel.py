@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from dyt.heads import pyramid
+from dyt.heads.base import TaskHeadSpec
 from dyt.heads.pixelwise import Pixelwise, enlarged, like
 from dyt.registry import heads
 from dyt.spec import HeadSpec
 
 
+class PixelSpec(TaskHeadSpec):
+    """The head `pixel`, which has no fields of its own."""
+
+    type: str = "pixel"
+
+
 @heads("pixel")
 class Pixel(Pixelwise):
     """A 1x1 convolution on the last map, behind the backbone's final norm; logits are enlarged to the images' size."""
+
+    Spec: ClassVar[type[HeadSpec]] = PixelSpec
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__(spec, backbone)

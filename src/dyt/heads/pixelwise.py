@@ -26,7 +26,16 @@ class Pixelwise(Head):
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
+        if not spec.num_classes:
+            return "head.num_classes is 0; it gives each pixel a class, so give 1 or more"
         return pyramid.refusal(backbone)
+
+    @classmethod
+    def example_targets(cls, spec: HeadSpec, inputs: Tensor) -> Tensor:
+        """Labels (B, H, W) int64 in stripes, the first row without a label."""
+        height, width = inputs.shape[-2:]
+        stripes = torch.arange(height, device=inputs.device)[:, None].expand(len(inputs), -1, width) % spec.num_classes
+        return torch.where(torch.arange(height, device=inputs.device)[:, None] == 0, IGNORED, stripes)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy over all labelled pixels of the batch, in float32; 0 where no pixel is labelled."""

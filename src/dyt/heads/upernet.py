@@ -21,10 +21,11 @@ LEAST = 2
 
 class UPerNetSpec(TaskHeadSpec):
     """`channels`: of the decoder's maps, 512 in UPerNet's own settings. `layers`: four layers that a plain ViT's
-    pyramid is made of, counted from 0; by default those at 1/3, 1/2, 2/3 and the end of its depth (4, 6, 8, 12 of 12,
-    counted from 1). A hierarchical model gives its last four stages.
+    pyramid is made of, counted from 0, the last among them; by default those at 1/3, 1/2, 2/3 and the end of its depth
+    (4, 6, 8, 12 of 12, counted from 1). A hierarchical model gives its last four stages.
     """
 
+    type: str = "upernet"
     channels: Annotated[int, Field(ge=1)] = 512
     layers: tuple[int, int, int, int] | None = None
 
@@ -51,6 +52,12 @@ class UPerNet(Pixelwise):
         outside = [i for i in spec.layers or () if not 0 <= i < len(layers)]
         if outside:
             return f"head.layers: no layer {outside[0]}; it has layers 0 to {len(layers) - 1}"
+        if spec.layers is not None and max(spec.layers) != len(layers) - 1:
+            last = len(layers) - 1
+            return (
+                f"head.layers leaves out layer {last}, the last; what is trained in it would reach nothing, so name it"
+            )
+        decoder_class()  # a missing library is told before anything is changed
         return None
 
     def __init__(self, spec: UPerNetSpec, backbone: nn.Module) -> None:

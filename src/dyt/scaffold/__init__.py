@@ -34,7 +34,7 @@ def new_plugin(name: str, kind: str, out: str | Path = ".") -> Path:
 
     Args:
         name: the component's, as specs will say it: lower case, digits and single underscores between them.
-        kind: dispatcher, adapter, variant, executor, family, tuner or reducer.
+        kind: dispatcher, adapter, variant, executor, family, tuner, reducer or head.
         out: the folder in which the package's own folder is made.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,12 @@ class Sample(ABC):
             return x.to(memory_format=torch.channels_last)
         return x.transpose(2, 3).contiguous().transpose(2, 3) if self.layout == "strided" else x
 
-    def labels(self) -> Tensor:
-        """(batch,) int64."""
+    def head(self) -> dict[str, Any]:
+        """The head's spec as plain data."""
+        return {"num_classes": self.classes}
+
+    def labels(self) -> Any:
+        """What the head is trained with: (batch,) int64."""
         return torch.arange(self.batch) % self.classes
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -154,6 +158,18 @@ def shaken(model: DynamicModel, amount: float = 0.1) -> DynamicModel:
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * amount)
     return model
+
+
+def leaves(value: Any, where: str = "outputs") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested mappings, lists and tuples, with its place."""
+    if isinstance(value, Tensor):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from leaves(each, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            yield from leaves(each, f"{where}[{i}]")
 
 
 def token_shapes(model: DynamicModel, images: Tensor) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ class Report:
     """What `check` answers when all is well; `str` of it is a table.
 
     Attributes:
-        kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
+        kind: dispatchers, adapters, variants, executors, families, tuners, reducers or heads.
         name: the component's.
         origin: who brought it, as `dyt list` says it.
         laws: those that were tried; all held.
@@ -65,9 +65,11 @@ def check(
     says so (`draws_at_inference = True`) and is excused from law 4; a tuner whose additions take part from the start
     says so (`starts_plain = False`) and is excused from law 1. A reducer is not held to law 1, since fewer tokens are
     another function; it stands beside variants that it may act in, on ViTs with a head that it may have.
+    A head is tried on the small ViTs and Swins that its `refusal` takes, and trained with its `example_targets`; one
+    that has a `divergence_refusal` is excused from law 4, and what it gives in train mode is compared.
 
     Args:
-        kind: dispatchers, adapters, variants, executors, families, tuners or reducers.
+        kind: dispatchers, adapters, variants, executors, families, tuners, reducers or heads.
         name: as it is registered.
         backbone: for a family, and only there: makes a small model of it, a fresh one at each call, with a head of at
             least two classes.

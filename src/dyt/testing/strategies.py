@@ -30,6 +30,11 @@ def needs_attention(dispatcher: str) -> bool:
     return bool(KINDS["dispatchers"].get(dispatcher).needs_attention)
 
 
+def draws_at_inference(dispatcher: str) -> bool:
+    """Whether a dispatcher says that it draws random numbers at inference."""
+    return bool(KINDS["dispatchers"].get(dispatcher).draws_at_inference)
+
+
 @st.composite
 def vits(
     draw: st.DrawFn,

@@ -12,10 +12,11 @@ from torch import nn
 from dyt import families
 from dyt.assemble import refusal, tuner_of
 from dyt.errors import DyTError
-from dyt.registry import dispatchers, tuners, variants
+from dyt.registry import tuners, variants
 from dyt.spec import DyTSpec, parse
 from dyt.testing import laws, parts, reduction
 from dyt.testing.cases import GivenCase
+from dyt.testing.head_table import head_laws
 from dyt.testing.law import Law
 from dyt.testing.schema import depths
 from dyt.testing.strategies import (
@@ -26,6 +27,7 @@ from dyt.testing.strategies import (
     cases,
     chosen,
     component,
+    draws_at_inference,
     mask_kinds,
     names,
     needs_attention,
@@ -49,6 +51,7 @@ def laws_of(kind: str, name: str, backbone: Callable[[], nn.Module] | None, size
         "executors": _executor,
         "tuners": _tuner,
         "reducers": _reducer,
+        "heads": head_laws,
     }
     return sorted(tables[kind](name), key=lambda law: law.number)
 
@@ -236,11 +239,6 @@ def _whole(
         ),
     ]
     return [law for law in found if not (draws and law.number == 4)]
-
-
-def draws_at_inference(dispatcher: str) -> bool:
-    """Whether a dispatcher says that it draws random numbers at inference."""
-    return bool(dispatchers.get(dispatcher).draws_at_inference)
 
 
 def _family(name: str, backbone: Callable[[], nn.Module], size: int | None) -> list[Law]:
