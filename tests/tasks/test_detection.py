@@ -69,7 +69,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: first(c).update(bbox=[40, 1, 20, 5]),
         "annotation 1 has a box that reaches out of the 48 x 64",
     ),
-    "nan": (lambda c: first(c).update(bbox=[float("nan"), 1, 20, 5]), "annotation 1 has a box"),
+    "nan": (
+        lambda c: first(c).update(bbox=[float("nan"), 1, 20, 5]),
+        "annotation 1 has the box [nan, 1, 20, 5], not four",
+    ),
     "numbers": (lambda c: first(c).update(bbox=["1", 1, 20, 5]), "not four numbers"),
     "size": (lambda c: c["images"][0].pop("width"), "lack id, file_name, or width and height"),
     "twice": (lambda c: c["images"][1].update(id=1), "two images have the same id"),
@@ -96,7 +99,7 @@ def test_wrong_files_are_answered_by_name(root: Path) -> None:
     with pytest.raises(DataError, match="categories blue are not among the 2 known classes"):
         TASK.open(spec)
     (root / "instances_test.json").write_text('{"images": [')
-    with pytest.raises(DataError, match=r"instances_test\.json is not JSON"):
+    with pytest.raises(DataError, match=r"instances_test\.json cannot be read \(not JSON"):
         TASK.open(spec)
     (root / "instances_test.json").unlink()
     with pytest.raises(DataError, match="no annotations of test or val or val2017"):
@@ -182,7 +185,7 @@ def test_what_is_found_in_the_input_is_measured_in_the_original(root: Path, mask
     spec = DetectionSpec(root=str(root), masks=masks)
     data = TASK.open(spec)
     examples = TASK.examples(spec, data.test, READY, training=False)
-    measure = TASK.measure(2, torch.device("cpu"))
+    measure = TASK.measure(("green", "red"), torch.device("cpu"))
     for i in range(4):
         _, target = examples[i, 0]
         n = len(target["boxes"])

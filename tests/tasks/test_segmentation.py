@@ -179,10 +179,10 @@ def _no_split(root: Path) -> None:
         (_two_masks, "two masks for one image"),
         (_other_size, r"a\.png: a mask of 12 x 20 pixels for an image of 20 x 12"),
         (_high_label, r"a\.png: label 7 in 240 pixels, but there are 3 classes \(0 to 2"),
-        (_empty_mask, r"a\.png: an empty mask file"),
-        (_cut_mask, r"a\.png: the mask cannot be read"),
-        (_no_mask_at_all, r"a\.png: the mask cannot be read \(not an image"),
-        (_empty_image, r"a\.png: an empty file"),
+        (_empty_mask, r"annotations/training/a\.png: an empty file"),
+        (_cut_mask, r"annotations/training/a\.png: cannot be read"),
+        (_no_mask_at_all, r"annotations/training/a\.png: cannot be read \(not an image"),
+        (_empty_image, r"images/training/a\.png: an empty file"),
         (_no_images, "no images in"),
         (_no_classes, r"no list of classes .*data\.classes"),
         (_no_names, "has 0 class names"),
@@ -245,17 +245,17 @@ def test_whole_images_are_padded_and_cut() -> None:
 
 def test_metrics_by_hand() -> None:
     """Labels 0 0 1 1 and one without, predicted 0 1 1 1: unions 2 and 3, and class 2 is nowhere."""
-    measure = Overlap(3, torch.device("cpu"))
+    measure = Overlap(("sky", "road", "car"), torch.device("cpu"))
     labels = torch.tensor([[[0, 0, 1, 1, 255]]])
     measure.update(torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1, 2]]]), 3).permute(0, 3, 1, 2), labels)
     found = measure.compute()
     assert found == pytest.approx(
-        {"miou": (1 / 2 + 2 / 3) / 2, "pixel_accuracy": 3 / 4, "iou/0": 1 / 2, "iou/1": 2 / 3}
+        {"miou": (1 / 2 + 2 / 3) / 2, "pixel_accuracy": 3 / 4, "iou/sky": 1 / 2, "iou/road": 2 / 3}
     )
 
 
 def test_logits_are_brought_to_the_masks_size() -> None:
-    measure = Overlap(2, torch.device("cpu"))
+    measure = Overlap(("sky", "road"), torch.device("cpu"))
     measure.update(torch.tensor([[[[1.0]], [[0.0]]]]), torch.zeros(1, 6, 4, dtype=torch.int64))
     assert measure.compute()["pixel_accuracy"] == 1
 
