@@ -1,6 +1,7 @@
 """Layouts are told from what lies there; each problem is one line that says what was found and what is expected."""
 
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dyt.tasks import DataError, DataSpec, open_data, open_split
+from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
+from tasks.odd_images import DAMAGES, MODES
 
 
 def picture(path: Path) -> Path:
@@ -88,6 +90,42 @@ def test_hugging_face_on_disk(tmp_path: Path) -> None:
         opened(hf(tmp_path / "bad", [0, -1]))
     with pytest.raises(DataError, match="no split 'none'; it has train, validation"):
         opened(tmp_path / "named", test="none")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_hugging_face_rows_of_every_kind(tmp_path: Path) -> None:
+    """Modes come out by the rule of files; what cannot be read is named by its row."""
+    datasets = pytest.importorskip("datasets")
+    whole = MODES["RGBA"][0]((8, 8))
+    spoilt = {damage: spoil(whole) for damage, (spoil, _) in DAMAGES.items() if damage != "missing"}
+    contents: list[Any] = [make((8, 8)) for make, _, _ in MODES.values()] + list(spoilt.values())
+    rows = {"image": [*({"bytes": each, "path": None} for each in contents), None], "label": [0] * (len(contents) + 1)}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "d"))
+    read = opened(tmp_path / "d").test.read
+    for i, (_, _, colour) in enumerate(MODES.values()):
+        assert read(i).mode == "RGB"
+        assert read(i).getpixel((3, 3)) == pytest.approx(colour, abs=2)
+    for i, said in [*enumerate(["cannot be read", "cannot be read", "not an image"], len(MODES)), (-1, "no image;")]:
+        i = i % len(rows["image"])
+        with pytest.raises((DataError, ImageError), match=rf"test, row {i}: .*{said}") as caught:
+            read(i)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("content", [b"", None])
+def test_damaged_hugging_face_files_are_named(tmp_path: Path, content: bytes | None) -> None:
+    root = hf(tmp_path / "d", [0, 1])
+    for file in [file for file in root.rglob("*") if file.is_file()]:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+        with pytest.raises(DataError, match=rf"{re.escape(str(file))} cannot be read .* write .* again") as caught:
+            opened(root, format="hf")
+        assert "\n" not in str(caught.value)
+        file.write_bytes(whole)
+    assert len(opened(root).train) == 2
 
 
 def test_hugging_face_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

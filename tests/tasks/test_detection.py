@@ -6,17 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from dyt.errors import DyTError, SpecError
 from dyt.spec import parse
 from dyt.tasks.detection import Detection, DetectionSpec
 from dyt.tasks.detection.metric import AveragePrecision
+from dyt.tasks.detection.outlines import run_lengths
+from dyt.tasks.images import ImageError
 from dyt.tasks.layouts import DataError
 from dyt.tasks.loading import Preparation
 from tasks.coco_data import write
+from tasks.odd_images import DAMAGES, MODES, harm, put
 
 TASK = Detection()
 READY = Preparation(32, (0.5, 0.25, 0.0), (0.5, 0.5, 0.5))
@@ -69,8 +74,29 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: first(c).update(bbox=[40, 1, 20, 5]),
         "annotation 1 has a box that reaches out of the 48 x 64",
     ),
-    "nan": (lambda c: first(c).update(bbox=[float("nan"), 1, 20, 5]), "annotation 1 has a box"),
+    "nan": (
+        lambda c: first(c).update(bbox=[float("nan"), 1, 20, 5]),
+        "annotation 1 has the box [nan, 1, 20, 5], not four",
+    ),
     "numbers": (lambda c: first(c).update(bbox=["1", 1, 20, 5]), "not four numbers"),
+    "far": (lambda c: first(c).update(bbox=[1e300, 1, 20, 5]), "annotation 1 has the box [1e+300, 1, 20, 5], not four"),
+    "negative": (lambda c: first(c).update(bbox=[-9, 1, 20, 5]), "annotation 1 has a box that reaches out of the 48"),
+    "flat": (lambda c: first(c).update(bbox=[1, 1, -4, 5]), "annotation 1 has a box of no area in the 48 x 64"),
+    "away": (lambda c: first(c).update(bbox=[99, 1, 4, 5]), "annotation 1 has a box of no area in the 48 x 64"),
+    "no box": (lambda c: first(c).pop("bbox"), "annotation 1 has the box None"),
+    "category list": (lambda c: first(c).update(category_id=[7]), "annotation 1 has the unknown category [7]"),
+    "image list": (lambda c: first(c).update(image_id=[1]), "annotation 1 is of no image"),
+    "no image": (lambda c: first(c).pop("image_id"), "annotation 1 is of no image"),
+    "no annotation": (lambda c: c["annotations"].append(5), "annotation number 12 is of no image"),
+    "annotations twice": (
+        lambda c: c["annotations"][1].update(id=1),
+        "annotation 1 has the id of an earlier one",
+    ),
+    "crowd": (lambda c: first(c).update(iscrowd="0"), "annotation 1 has iscrowd 0, neither 0 nor 1"),
+    "area's kind": (lambda c: first(c).update(area="big"), "annotation 1 has the area big, not a number"),
+    "area's range": (lambda c: first(c).update(area=float("inf")), "annotation 1 has the area inf, not a number"),
+    "categories twice": (lambda c: c["categories"][1].update(id=7), "ids and names all different"),
+    "no images": (lambda c: c.update(images=[]), "lists no images"),
     "size": (lambda c: c["images"][0].pop("width"), "lack id, file_name, or width and height"),
     "twice": (lambda c: c["images"][1].update(id=1), "two images have the same id"),
     "categories": (lambda c: c["categories"][0].pop("name"), "categories must be a list of {id, name}"),
@@ -90,13 +116,109 @@ def test_what_is_wrong_is_answered_by_name_in_one_line(root: Path, what: str) ->
     assert str(root) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (b'{"images": [{"id": 1, "file_', "not JSON: Unterminated string"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[1, 2]", "has no list images, annotations, categories"),
+        (b'{"info": {}, "shapes": []}', "has no list images, annotations, categories"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_files_that_are_not_cocos_are_named(root: Path, content: bytes, said: str) -> None:
+    file = root / "instances_test.json"
+    file.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        TASK.open(DetectionSpec(root=str(root)))
+    assert str(caught.value).startswith(str(file))
+    assert said in str(caught.value)
+    assert "expected COCO's" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_every_mode_come_out_as_their_colour(root: Path, mode: str) -> None:
+    colour = torch.tensor(put(root / "images/train0.png", mode)).view(3, 1, 1)
+    spec = DetectionSpec(root=str(root), flip=0.0)
+    image = TASK.examples(spec, TASK.open(spec).train, READY, training=True)[0, 0][0]
+    assert bool(((image[:, :32, :24].int() - colour).abs() <= 2).all())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_images_that_cannot_be_read_are_named(root: Path, damage: str) -> None:
+    harm(root / "images/train1.png", damage)
+    spec = DetectionSpec(root=str(root))
+    with pytest.raises((DataError, ImageError), match=DAMAGES[damage][1]) as caught:
+        TASK.examples(spec, TASK.open(spec).train, READY, training=True)[1, 0]
+    assert str(root / "images/train1.png") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def runs(mask: np.ndarray, packed: bool) -> dict[str, Any]:
+    """COCO's run lengths of a mask (H, W), column by column from a background run; packed by pycocotools or plain."""
+    if packed:
+        made = coco_mask.encode(np.asfortranarray(mask))
+        return {"size": made["size"], "counts": made["counts"].decode()}
+    flat = [0, *mask.T.flatten().tolist()]
+    changes = [i - 1 for i in range(1, len(flat)) if flat[i] != flat[i - 1]]
+    return {"size": list(mask.shape), "counts": np.diff([0, *changes, mask.size]).tolist()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_run_lengths_are_the_masks_that_they_were_made_of(root: Path, packed: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (64, 48), dtype=np.uint8)
+    changed(root, lambda c: first(c).update(segmentation=runs(noise, packed), iscrowd=1))
+    spec = DetectionSpec(root=str(root), masks=True)
+    target = TASK.examples(spec, TASK.open(spec).train, READY, training=False)[0, 0][1]
+    assert target["masks"][0].tolist() == noise.tolist()
+    assert target["iscrowd"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_packed_run_lengths_are_read_as_pycocotools_packs_them(seed: int) -> None:
+    """Short, long, falling and rising runs."""
+    rng = np.random.default_rng(seed)
+    mask = np.repeat(rng.integers(0, 2, (4, 300 // 2**seed + 1), dtype=np.uint8), 4**seed, axis=1)
+    assert run_lengths(runs(mask, True)["counts"]) == runs(mask, False)["counts"]
+
+
+OUTLINES: dict[str, tuple[Any, str]] = {
+    "none": ([], "no segmentation; leave data.masks"),
+    "empty polygon": ([[]], "polygons are not each three or more"),
+    "two points": ([[1, 2, 3, 4]], "polygons are not each three or more"),
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "polygons are not each three or more"),
+    "flat": ([1, 2, 3, 4, 5, 6], "polygons are not each three or more"),
+    "words": ([["1"] * 6], "polygons are not each three or more"),
+    "nan": ([[float("nan")] * 6], "polygons are not each three or more"),
+    "far": ([[1, 1, 1e12, 1, 5, 5]], "polygons are not each three or more"),
+    "other size": ({"size": [4, 5], "counts": [20]}, "run lengths of the size [4, 5], not [64, 48] as its image"),
+    "too short": ({"size": [64, 48], "counts": [3]}, "run lengths that are not those of 64 x 48 pixels"),
+    "too long": ({"size": [64, 48], "counts": [0, 64 * 48, 1]}, "run lengths that are not those"),
+    "negative": ({"size": [64, 48], "counts": [-1, 64 * 48 + 1]}, "run lengths that are not those"),
+    "packed, too short": ({"size": [64, 48], "counts": "04"}, "run lengths that are not those"),
+    "packed, cut": ({"size": [64, 48], "counts": "0PP"}, "run lengths that are not those"),
+    "packed, no code": ({"size": [64, 48], "counts": "\u00ff~"}, "run lengths that are not those"),
+    "no counts": ({"size": [64, 48]}, "run lengths that are not those"),
+}
+
+
+@pytest.mark.parametrize("what", OUTLINES)
+def test_outlines_that_are_none_are_named(root: Path, what: str) -> None:
+    outline, said = OUTLINES[what]
+    changed(root, lambda c: first(c).update(segmentation=outline))
+    with pytest.raises(DataError, match=rf"instances_train\.json: annotation 1 has .*{re.escape(said)}"):
+        TASK.open(DetectionSpec(root=str(root), masks=True))
+
+
 def test_wrong_files_are_answered_by_name(root: Path) -> None:
     spec = DetectionSpec(root=str(root))
     changed(root, lambda c: c["categories"].append({"id": 9, "name": "blue"}), "test")
     with pytest.raises(DataError, match="categories blue are not among the 2 known classes"):
         TASK.open(spec)
     (root / "instances_test.json").write_text('{"images": [')
-    with pytest.raises(DataError, match=r"instances_test\.json is not JSON"):
+    with pytest.raises(DataError, match=r"instances_test\.json cannot be read \(not JSON"):
         TASK.open(spec)
     (root / "instances_test.json").unlink()
     with pytest.raises(DataError, match="no annotations of test or val or val2017"):
@@ -182,7 +304,7 @@ def test_what_is_found_in_the_input_is_measured_in_the_original(root: Path, mask
     spec = DetectionSpec(root=str(root), masks=masks)
     data = TASK.open(spec)
     examples = TASK.examples(spec, data.test, READY, training=False)
-    measure = TASK.measure(2, torch.device("cpu"))
+    measure = TASK.measure(("green", "red"), torch.device("cpu"))
     for i in range(4):
         _, target = examples[i, 0]
         n = len(target["boxes"])

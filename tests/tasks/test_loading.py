@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dyt.tasks.data import DataSpec
-from dyt.tasks.layouts import Split
+from dyt.tasks.layouts import DataError, Split
 from dyt.tasks.loading import Images, Preparation, loader, seeded
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -41,6 +41,25 @@ def test_workers_change_nothing(augment: str) -> None:
         batches.append([batch for batch, _ in loader(images(augment=augment), plan, workers)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
     assert batches[0][0].shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_used_is_the_same_one_line_from_any_process(workers: int) -> None:
+    whole = split()
+    broken = dataclasses.replace(whole, read=partial(spoilt, whole.read))
+    batches = loader(Images(broken, DataSpec(root="."), PREPARATION, True), [[(0, 0)], [(1, 0), (3, 0)]], workers)
+    assert next(batches)[1].tolist() == [0]
+    with pytest.raises(DataError) as caught:
+        next(batches)
+    assert type(caught.value) is DataError
+    assert str(caught.value) == "3.jpg: cut off"
+
+
+def spoilt(read: Any, i: int) -> Image.Image:
+    if i == 3:
+        raise DataError("3.jpg: cut off")
+    image: Image.Image = read(i)
+    return image
 
 
 @pytest.mark.parametrize("augment", ["none", "crop", "timm"])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
+from tasks.odd_images import DAMAGES, MODES, harm, put
 
 rng = np.random.default_rng(0)
 
@@ -175,12 +177,79 @@ def test_truncated_files_are_named(name: str, file: str, kept: float, tmp_path: 
     assert Path(file).name in answered(name, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
-def test_images_of_every_mode_are_rgb(mode: str, tmp_path: Path) -> None:
-    pets(tmp_path)
-    file = tmp_path / "images/american_bulldog_3.jpg"
-    Image.new(mode, (6, 5), 0).save(file, format="TIFF" if mode == "CMYK" else "PNG")
-    assert open_data(DataSpec(root=str(tmp_path))).test.read(0).mode == "RGB"
+def folder(root: Path) -> None:
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "test/b/3.jpg"):
+        picture(root / name)
+
+
+def vtab(root: Path) -> None:
+    for name in ("1", "2", "3"):
+        picture(root / f"images/{name}.jpg")
+    text(root / "train800val200.txt", "images/1.jpg 0\nimages/2.jpg 1\n")
+    text(root / "test.txt", "images/3.jpg 1\n")
+
+
+PICTURES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "folder": (folder, "test/b/3.jpg"),
+    "vtab": (vtab, "images/3.jpg"),
+    "food101": (food101, "food-101/images/waffles/3.jpg"),
+    "aircraft": (aircraft, "fgvc-aircraft-2013b/data/images/0000003.jpg"),
+    "pets": (pets, "images/american_bulldog_3.jpg"),
+    "cars": (cars, "cars_test/00001.jpg"),
+}
+"""Layouts of files, and the first image of the test split."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PICTURES)
+def test_images_of_every_mode_come_out_as_their_colour(name: str, mode: str, tmp_path: Path) -> None:
+    make, file = PICTURES[name]
+    make(tmp_path)
+    colour = put(tmp_path / file, mode)
+    image = open_data(DataSpec(root=str(tmp_path), format=name)).test.read(0)
+    assert (image.mode, image.size) == ("RGB", (6, 5))
+    assert np.abs(np.asarray(image).astype(int) - colour).max() <= 2
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", PICTURES)
+def test_images_that_cannot_be_read_are_named(name: str, damage: str, tmp_path: Path) -> None:
+    make, file = PICTURES[name]
+    make(tmp_path)
+    picture(tmp_path / Path(file).with_name("other.jpg"))  # its folder is never without an image
+    harm(tmp_path / file, damage)
+    if (name, damage) == ("folder", "missing"):  # nothing tells that it was there
+        assert [path.name for path in open_data(DataSpec(root=str(tmp_path))).test.paths] == ["other.jpg"]
+        return
+    (tmp_path / Path(file).with_name("other.jpg")).unlink()
+    answer = answered(name, tmp_path)
+    assert file in answer
+    assert re.search(DAMAGES[damage][1], answer)
+
+
+def test_class_folders_without_an_image_are_named(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "train/b/2.jpg").unlink()
+    text(tmp_path / "train/b/readme.txt", "gone")
+    answer = answered("folder", tmp_path)
+    assert f"no images in 1 of 2 class folders of '{tmp_path}/train' (b)" in answer
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("food101", "food-101/images"), ("pets", "images"), ("cars", "cars_test")]
+)
+def test_a_missing_folder_of_images_is_named(name: str, folder: str, tmp_path: Path) -> None:
+    MADE[name][0](tmp_path)
+    (tmp_path / folder).rename(tmp_path / "elsewhere")
+    assert f"no file '{tmp_path / folder}" in answered(name, tmp_path)
+
+
+def test_a_label_that_cannot_be_one_is_not_counted_up_to(tmp_path: Path) -> None:
+    vtab(tmp_path)
+    text(tmp_path / "test.txt", "images/3.jpg 4000000000\n")
+    answer = answered("vtab", tmp_path)
+    assert "split 'test': the label 4000000000 of" in answer
+    assert "images/3.jpg" in answer
 
 
 class Evil:
@@ -274,6 +343,8 @@ def test_cars_of_another_kind(tmp_path: Path) -> None:
     answer = answered("cars", tmp_path)
     assert "00001.jpg has class 3 of 2" in answer
     assert "no file" in answer
+    annotations(file, [("00001.jpg", "Audi")])  # type: ignore[list-item]
+    assert "the class of 00001.jpg is no integer" in answered("cars", tmp_path)
     savemat(file, {"annotations": np.array([("00001.jpg",)], dtype=[("fname", "O")]).reshape(1, -1)})
     assert "annotations without class" in answered("cars", tmp_path)
     file.unlink()

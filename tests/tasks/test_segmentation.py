@@ -18,6 +18,7 @@ from dyt.tasks.loading import Preparation
 from dyt.tasks.segmentation import Segmentation, SegmentationSpec, windows
 from dyt.tasks.segmentation.layout import open_mask
 from dyt.tasks.segmentation.metrics import Overlap
+from tasks.odd_images import DAMAGES, MODES, harm, put
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TASK = Segmentation()
@@ -85,26 +86,34 @@ def test_scale_and_resize(root: Path) -> None:
     assert image.shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "CMYK", "P", "LA", "1"])
-def test_images_of_every_mode(root: Path, mode: str) -> None:
-    (root / "images/training/a.png").unlink()
-    if mode == "I;16":
-        image = Image.fromarray(np.full((12, 20), 40000, np.uint16))
-    else:
-        image = Image.new("RGB", (20, 12), (120, 120, 120)).convert(mode)
-    image.save(root / ("images/training/a.tif"))
-    assert first(root)[0].shape == (3, 12, 20)
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_every_mode_come_out_as_their_colour(root: Path, mode: str) -> None:
+    colour = torch.tensor(put(root / "images/training/a.png", mode)).view(3, 1, 1)
+    image = first(root)[0]
+    assert image.shape == (3, 12, 20)
+    assert bool(((image.int() - colour).abs() <= 2).all())
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "I;16", "1"])
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage != "missing"])
+def test_images_and_masks_that_cannot_be_read_are_named(root: Path, kind: str, damage: str) -> None:
+    harm(root / kind / "training/a.png", damage)
+    with pytest.raises(ImageError, match=rf"{kind}/training/a\.png: .*{DAMAGES[damage][1]}") as caught:
+        first(root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "I;16B", "1"])
 def test_masks_of_one_channel(root: Path, mode: str) -> None:
-    path = root / "m.png"
-    values = np.zeros((12, 20), np.uint16 if mode == "I;16" else np.uint8)
+    path = root / ("m.tif" if mode == "I;16B" else "m.png")
+    values = np.zeros((12, 20), np.uint16 if "16" in mode else np.uint8)
     values[3] = 1
     image = Image.fromarray(values)
     if mode == "P":
         image = Image.frombytes("P", (20, 12), values.tobytes())
         image.putpalette([250, 10, 10, 5, 5, 250] + [0] * 762)
+    if mode == "I;16B":
+        image = Image.frombytes("I;16B", (20, 12), values.astype(">u2").tobytes())
     Image.fromarray(values.astype(bool)).save(path) if mode == "1" else image.save(path)
     with Image.open(path) as saved:
         assert saved.mode == mode
@@ -136,23 +145,20 @@ def _high_label(root: Path) -> None:
     Image.new("L", (20, 12), 7).save(root / "annotations/training/a.png")
 
 
-def _empty_mask(root: Path) -> None:
-    (root / "annotations/training/a.png").write_bytes(b"")
+def _deep_label(root: Path) -> None:
+    Image.fromarray(np.full((12, 20), 300, np.uint16)).save(root / "annotations/training/a.png")
 
 
-def _cut_mask(root: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 3, (200, 200), np.uint8)
-    Image.fromarray(noise).save(root / "annotations/training/a.png")
-    content = (root / "annotations/training/a.png").read_bytes()
-    (root / "annotations/training/a.png").write_bytes(content[: len(content) // 2])
+def _one_image_less(root: Path) -> None:
+    Image.new("L", (20, 12)).save(root / "annotations/training/b.png")
 
 
-def _no_mask_at_all(root: Path) -> None:
-    (root / "annotations/training/a.png").write_text("no picture")
+def _empty_list(root: Path) -> None:
+    (root / "classes.txt").write_bytes(b"")
 
 
-def _empty_image(root: Path) -> None:
-    (root / "images/training/a.png").write_bytes(b"")
+def _no_pictures(root: Path) -> None:
+    (root / "images/training/a.png").rename(root / "images/training/a.txt")
 
 
 def _no_images(root: Path) -> None:
@@ -179,10 +185,10 @@ def _no_split(root: Path) -> None:
         (_two_masks, "two masks for one image"),
         (_other_size, r"a\.png: a mask of 12 x 20 pixels for an image of 20 x 12"),
         (_high_label, r"a\.png: label 7 in 240 pixels, but there are 3 classes \(0 to 2"),
-        (_empty_mask, r"a\.png: an empty mask file"),
-        (_cut_mask, r"a\.png: the mask cannot be read"),
-        (_no_mask_at_all, r"a\.png: the mask cannot be read \(not an image"),
-        (_empty_image, r"a\.png: an empty file"),
+        (_deep_label, r"a\.png: label 300 in 240 pixels, but there are 3 classes"),
+        (_one_image_less, r"images/training' has no image for 1 masks of .*annotations/training': b; put the images"),
+        (_empty_list, r"classes\.txt' has 0 class names"),
+        (_no_pictures, r"no images in '.*images/training'"),
         (_no_images, "no images in"),
         (_no_classes, r"no list of classes .*data\.classes"),
         (_no_names, "has 0 class names"),
@@ -210,6 +216,7 @@ def test_a_lowered_label_out_of_range_is_named_as_it_lies_there(root: Path) -> N
         ({"scale": (2.0, 0.5)}, "smaller to the larger"),
         ({"size": 8, "stride": 9}, "above size 8"),
         ({"flip": 2}, "flip"),
+        ({"inference": "whole", "stride": 9}, "stride is of windows"),
     ],
 )
 def test_bad_specs(fields: dict[str, Any], said: str) -> None:
@@ -245,17 +252,23 @@ def test_whole_images_are_padded_and_cut() -> None:
 
 def test_metrics_by_hand() -> None:
     """Labels 0 0 1 1 and one without, predicted 0 1 1 1: unions 2 and 3, and class 2 is nowhere."""
-    measure = Overlap(3, torch.device("cpu"))
+    measure = Overlap(("sky", "road", "car"), torch.device("cpu"))
     labels = torch.tensor([[[0, 0, 1, 1, 255]]])
     measure.update(torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1, 2]]]), 3).permute(0, 3, 1, 2), labels)
     found = measure.compute()
     assert found == pytest.approx(
-        {"miou": (1 / 2 + 2 / 3) / 2, "pixel_accuracy": 3 / 4, "iou/0": 1 / 2, "iou/1": 2 / 3}
+        {"miou": (1 / 2 + 2 / 3) / 2, "pixel_accuracy": 3 / 4, "iou/sky": 1 / 2, "iou/road": 2 / 3}
     )
 
 
+def test_classes_of_one_name_are_told_apart_by_their_number() -> None:
+    measure, labels = Overlap(("screen", "car", "screen"), torch.device("cpu")), torch.tensor([[[0, 1, 2]]])
+    measure.update(torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2), labels)
+    assert [name for name in measure.compute() if "iou/" in name] == ["iou/screen (0)", "iou/car", "iou/screen (2)"]
+
+
 def test_logits_are_brought_to_the_masks_size() -> None:
-    measure = Overlap(2, torch.device("cpu"))
+    measure = Overlap(("sky", "road"), torch.device("cpu"))
     measure.update(torch.tensor([[[[1.0]], [[0.0]]]]), torch.zeros(1, 6, 4, dtype=torch.int64))
     assert measure.compute()["pixel_accuracy"] == 1
 
@@ -271,5 +284,7 @@ def test_sizes_that_a_backbone_cannot_take() -> None:
         windows.check(fixed, 32, "whole")
     with pytest.raises(DyTError, match="a multiple of 8"):
         windows.check(free, 41, "slide")
-    windows.check(fixed, 32, "slide")
+    with pytest.raises(DyTError, match=r"data\.stride 33 is above the windows' 32 pixels"):
+        windows.check(fixed, 32, "slide", 33)
+    windows.check(fixed, 32, "slide", 32)
     windows.check(free, 40, "whole")

@@ -51,7 +51,7 @@ def evaluate(
             calibrate_rate(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:
         batches = ((images.to(kind), y) for images, y in saved.batches(spec, chosen, range(len(chosen))))
-        report = run(dynamic, batches, lambda count: bar.advance(task, count), saved.task, spec)
+        report = run(dynamic, batches, lambda count: bar.advance(task, count), saved.task, spec, saved.names)
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

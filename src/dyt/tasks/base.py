@@ -126,8 +126,8 @@ class Task(ABC):
         return self.examples(spec, split, preparation, training=False)
 
     @abstractmethod
-    def measure(self, classes: int, device: torch.device) -> Measure:
-        """Metrics of a model that tells so many classes apart."""
+    def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
+        """Metrics of a model that tells these classes apart."""
 
     def infer(self, model: DynamicModel, inputs: Any, spec: Any) -> Any:
         """The outputs for a batch at inference: one forward, or several that are put together (crops, views)."""

@@ -66,5 +66,5 @@ class Classification(Task):
     def examples(self, spec: DataSpec, split: Split, preparation: Preparation, training: bool) -> Images:
         return Images(split, spec, preparation, training)
 
-    def measure(self, classes: int, device: torch.device) -> Measure:
-        return Accuracy(classes, device)
+    def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
+        return Accuracy(len(classes), device)

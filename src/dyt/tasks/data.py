@@ -85,8 +85,24 @@ def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Spl
     return layout_of(spec).split(Path(spec.root), name, classes)
 
 
+MOST_CLASSES = 1_000_000
+"""That are made of labels alone."""
+
+
 def numbered(*splits: Split) -> tuple[str, ...]:
-    """Class names for data that has none: `0` up to the largest label."""
+    """Class names for data that has none: `0` up to the largest label.
+
+    Raises:
+        DataError: so large a label that it cannot be one.
+    """
+    for split in splits:
+        position, label = max(enumerate(split.labels), key=lambda each: each[1])
+        if label >= MOST_CLASSES:
+            file = f" of '{split.paths[position]}'" if split.paths else ""
+            raise DataError(
+                f"split '{split.name}': the label {label}{file} would ask for as many classes; if it is right, number "
+                f"the classes from 0, below {MOST_CLASSES}"
+            )
     return tuple(str(i) for i in range(max(max(split.labels) for split in splits) + 1))
 
 

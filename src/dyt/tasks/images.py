@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,17 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
     Raises:
         ImageError: missing, empty, cut off, not an image, or of a mode that has no known range.
     """
-    name = str(source) if name is None else name
+    return loaded(source, to_rgb, str(source) if name is None else name)
+
+
+def loaded(
+    source: str | Path | IO[bytes], convert: Callable[[Image.Image, str], Image.Image], name: str
+) -> Image.Image:
+    """The image in a file, decoded whole and converted while the file is open; `convert` is given image and name.
+
+    Raises:
+        ImageError: missing, empty, cut off, or not an image.
+    """
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.is_file():
@@ -38,10 +49,10 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
     try:
         with Image.open(source) as image:
             image.load()
-            return to_rgb(image, name)
+            return convert(image, name)
     # PIL's decoders answer damaged files with any of these
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
+        if isinstance(error, DyTError):
             raise
         reason = "not an image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"{name}: cannot be read ({reason}); replace it, or leave it out of the data") from error

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode, v2
 
 from dyt.backbone import input_size
+from dyt.errors import DyTError
 from dyt.tasks.base import Examples
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
@@ -116,16 +117,42 @@ class Images(Examples):
         self.store = store
 
 
-def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers: int) -> DataLoader[Any]:
-    """Batches of (inputs, targets) for lists of (position, seed); cached examples need no worker."""
-    workers = 0 if examples.cached else workers
-    return DataLoader(
-        examples,
-        batch_sampler=list(batches),
-        num_workers=workers,
+def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers: int) -> Iterator[Any]:
+    """Batches of (inputs, targets) for lists of (position, seed); cached examples need no worker.
+
+    Raises:
+        DyTError: while it is gone through, where an example cannot be used: the same error with and without workers.
+    """
+    made: DataLoader[Any] = DataLoader(
+        _Batches(examples),
+        batch_size=None,
+        sampler=list(batches),
+        num_workers=0 if examples.cached else workers,
         worker_init_fn=_deaf,
-        collate_fn=examples.collate,
     )
+    return _raised(iter(made))
+
+
+class _Batches(Dataset[Any]):
+    """Batches by their lists of (position, seed). An error of the user's data is an answer here: torch would make its
+    message the whole traceback of the loader process.
+    """
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, keys: list[tuple[int, int]]) -> Any:
+        try:
+            return (self.examples.collate or default_collate)([self.examples[key] for key in keys])
+        except DyTError as error:
+            return error
+
+
+def _raised(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, DyTError):
+            raise batch
+        yield batch
 
 
 def _deaf(worker: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -53,6 +53,7 @@ def evaluate(
     advance: Callable[[int], Any] = lambda n: None,
     task: Task = TASKS["classification"],
     spec: AnyDataSpec | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Report:
     """Runs the model over (inputs, targets) in eval mode, which is left as it was.
 
@@ -64,6 +65,7 @@ def evaluate(
         advance: called with the number of inputs after each batch, for a progress bar.
         task: how the model is run on them, and what is measured.
         spec: the task's data spec, for what of the former depends on it.
+        classes: names of the model's outputs, for what is measured of each; their numbers by default.
 
     Raises:
         DyTError: no batches.
@@ -71,7 +73,8 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        return _evaluated(model, batches, advance, task, spec)
+        names = classes or [str(k) for k in range(model.num_classes)]
+        return _evaluated(model, batches, advance, task, spec, names)
     finally:
         model.train(training)
 
@@ -82,12 +85,13 @@ def _evaluated(
     advance: Callable[[int], Any],
     task: Task,
     spec: AnyDataSpec | None,
+    classes: Sequence[str],
 ) -> Report:
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         raise DyTError("evaluate: no images were given")
-    measure = task.measure(model.num_classes, next(model.parameters()).device)
+    measure = task.measure(classes, next(model.parameters()).device)
     meter = _Meter(model)
     sites = [site.name for site in model.sites]
     sums = torch.zeros(1 + COUNTED + 2 * len(sites), dtype=torch.float64)  # inputs, macs; active, patches by site

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dyt.model import DynamicModel
 from dyt.tasks.base import Examples
@@ -103,8 +102,8 @@ class Inference:
 
             yield _Again(prepared)
 
-    def evaluated(self, split: Split) -> Report:
-        """The evaluation on a split, by all processes together."""
+    def evaluated(self, split: Split, classes: Sequence[str]) -> Report:
+        """The evaluation on a split with these classes, by all processes together."""
         images = self.images(split, training=False, again=self.run.train.eval_every > 0)
         torch.manual_seed(derived(self.run.train.seed, "evaluate", self.rank))  # for dispatchers that draw at inference
         with self.bar.task(f"evaluating {split.name}", len(images)) as shown:
@@ -116,9 +115,9 @@ class Inference:
             task, device = self.task, self.accelerator.device
             batches = self._batches(images, range(len(images)), task.batch)
             pairs = ((self.normalized(batch), task.to(targets, device)) for batch, targets in batches)
-            return evaluate(self.model, pairs, advance, task, self.run.data)
+            return evaluate(self.model, pairs, advance, task, self.run.data, classes)
 
-    def _batches(self, images: Examples, positions: Sequence[int], size: int) -> DataLoader[Any]:
+    def _batches(self, images: Examples, positions: Sequence[int], size: int) -> Iterator[Any]:
         """This process's share of these images, as they come from the loader."""
         mine = [(i, 0) for i in positions[self.rank :: self.world]]
         return loader(images, [mine[i : i + size] for i in range(0, len(mine), size)], self.workers)

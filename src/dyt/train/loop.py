@@ -200,7 +200,7 @@ class _Run:
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images / seconds, "seconds": seconds}
         every = self.train.eval_every
         if every and (epoch + 1) % every == 0 and self.done < self.steps:
-            row["test"] = self.inference.evaluated(self.data.test).model_dump()
+            row["test"] = self.inference.evaluated(self.data.test, self.data.classes).model_dump()
             self.step.train()
         if self.accelerator.is_main_process:
             self.directory.add_metrics(row)
@@ -223,7 +223,7 @@ class _Run:
         head = {id(p) for p in self.model.head_parameters}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         result = Result(
-            test=self.inference.evaluated(self.data.test),
+            test=self.inference.evaluated(self.data.test, self.data.classes),
             asked_rate=objective.rate,
             training_rate=training["active_rate"],
             training_rates=training["active_rates"],

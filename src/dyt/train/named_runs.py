@@ -86,7 +86,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
             "adapter": {"type": "bottleneck", "dim": 64},
             "objective": {"complete": 0.0, "distill": 0.0},
         },
-        "data": {"task": "segmentation", "size": 512, "resize": 512, "scale": [0.5, 2.0], "stride": 341},
+        "data": {"task": "segmentation", "size": 512, "resize": 512, "scale": [0.5, 2.0]},
         "train": {
             "epochs": 127,
             "batch_size": 16,

@@ -36,13 +36,36 @@ def test_separators_and_spaces_in_names(separator: str, tmp_path: Path) -> None:
         ("a.mp4 0\na.mp4 2\n", "line 2: label 2, but there are 2 classes"),
         ("b.mp4 0\n", r"line 1: no file '.*b\.mp4'"),
         ("\n", "is empty; expected lines"),
+        ("", "is empty; expected lines"),
+        ("a.mp4 1.5\n", "is not 'path label'"),
+        ("a.mp4 -1\n", "is not 'path label'"),
+        (f"a.mp4 {'9' * 5000}\n", "is not 'path label'"),
     ],
 )
 def test_wrong_lists(lines: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "train.txt").write_text(lines)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as caught:
         list_split(VideoSpec(root=str(tmp_path)), "train", ["no", "yes"])
+    assert str(caught.value).startswith(str(tmp_path / "train.txt"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_cannot_be_one_is_not_counted_up_to(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "train.txt").write_text("a.mp4 0\n")
+    (tmp_path / "test.txt").write_text("a.mp4 4000000000\n")
+    with pytest.raises(DataError, match=r"split 'test': the label 4000000000 of '.*a\.mp4'"):
+        open_lists(VideoSpec(root=str(tmp_path)))
+
+
+def test_lists_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"train\.txt: not a readable UTF-8"):
+        list_split(VideoSpec(root=str(tmp_path)), "train", None)
+    (tmp_path / "classes.txt").touch()
+    with pytest.raises(DataError, match=r"classes\.txt is empty; expected one class name"):
+        open_lists(VideoSpec(root=str(tmp_path)))
 
 
 def test_no_list_and_no_directory(tmp_path: Path) -> None:
@@ -72,6 +95,10 @@ def test_skip_leaves_out_and_names(tmp_path: Path) -> None:
 
 def test_nothing_left_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "l.txt").write_text("empty.mp4 0\n")
-    with pytest.raises(DataError, match="1 of 1 videos are left out"):
-        list_split(VideoSpec(root=str(tmp_path), corrupt="skip"), "l", None)
+    film(tmp_path / "short.mp4", 3)
+    (tmp_path / "l.txt").write_text("empty.mp4 0\nabsent.mp4 0\nshort.mp4 0\n")
+    with pytest.raises(DataError, match=r"l\.txt: 3 of 3 videos are left out: .*; none is left") as caught:
+        list_split(VideoSpec(root=str(tmp_path), corrupt="skip", short="refuse"), "l", None)
+    for each in ("empty.mp4: an empty file", "no file", "absent.mp4", "short.mp4: 3 frames, and a clip needs 8"):
+        assert each in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """From list files to a trained model: `fit` with resume, `dyt eval`, `dyt predict`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import dyt
+from dyt.cli.errors import explained
 from dyt.cli.evaluate import evaluate
 from dyt.cli.plot import plot
 from dyt.cli.predict import predict
 from dyt.errors import DyTError, SpecError
 from dyt.spec import parse
 from dyt.tasks.kinds import TASKS
+from dyt.tasks.video import VideoError, VideoWarning
 from dyt.train import RunSpec, fit
 from dyt.train.named_runs import recipe
+
+from .conftest import film
 
 ARGS: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"
@@ -82,6 +87,39 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     fit(parse(RunSpec, plain), tmp_path / "run", progress=False)
     ended, whole = (dyt.load(run / "model.safetensors").state_dict() for run in (tmp_path / "run", trained))
     assert all(torch.equal(ended[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "short"),
+    [("empty", "pad"), ("truncated", "pad"), ("text", "pad"), ("short", "pad"), ("short", "refuse")],
+)
+def test_a_run_meets_a_file_that_cannot_be_used(
+    spoil: str, short: str, plain: dict[str, Any], videos: Path, tmp_path: Path
+) -> None:
+    """In a loader process: `refuse` stops it in one line, `skip` goes on without the file; `pad` takes a short one."""
+    root = tmp_path / "videos"
+    shutil.copytree(videos, root)
+    file = root / "train/3.mp4"
+    whole = file.read_bytes()
+    contents = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"no video " * 99}
+    film(file, 2) if spoil == "short" else file.write_bytes(contents[spoil])
+    fine = spoil == "short" and short == "pad"
+    data = {**plain["data"], "root": str(root), "workers": 1, "short": short}
+    run = {**plain, "data": data, "train": {**plain["train"], "epochs": 1}}
+    if fine:
+        assert fit(parse(RunSpec, run), tmp_path / "out", progress=False).test.images == 6
+        return
+    with pytest.raises(VideoError) as caught:
+        fit(parse(RunSpec, run), tmp_path / "out", progress=False)
+    answer = explained(caught.value)
+    assert answer is not None
+    assert answer[0].startswith(f"dyt: {file}: ")
+    assert "Traceback" not in str(caught.value)
+    assert "leave it out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(VideoWarning, match=r"train\.txt: 1 of 12 videos are left out: .*train/3\.mp4"):
+        result = fit(parse(RunSpec, {**run, "data": {**data, "corrupt": "skip"}}), tmp_path / "new", progress=False)
+    assert result.test.images == 6
 
 
 def test_eval_says_what_train_said(trained: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dyt.errors import DyTError
+from dyt.tasks.detection.outlines import FAR, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
 from dyt.tasks.images import open_image
 from dyt.tasks.layouts import DataError, Split, found, some
@@ -99,7 +100,10 @@ def content_of(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not JSON ({error}); expected COCO's instances") from error
+        reason = f"not JSON: {error}" if file.stat().st_size else "an empty file"
+        raise DataError(
+            f"{file} cannot be read ({reason}); expected COCO's instances; download or write it again"
+        ) from error
     missing = [
         name
         for name in ("images", "annotations", "categories")
@@ -129,20 +133,24 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
     label = {i: list(classes).index(name) for i, name in names.items()}
     rows: list[list[tuple[Any, ...]]] = [[] for _ in entries]
     wrong: list[str] = []
+    seen: set[Any] = set()
     for n, one in enumerate(content["annotations"]):
+        name = _id(one, "id")
         try:
-            place = positions.get(one["image_id"]) if isinstance(one, dict) and "image_id" in one else None
+            if name is not None and name in seen:
+                raise DyTError("has the id of an earlier one")
+            seen.add(name)
+            place = positions.get(_id(one, "image_id"))
             if place is None:
                 raise DyTError("is of no image of this file")
             row = _row(one, entries[place], label, spec)
         except DyTError as error:
-            name = one.get("id", f"number {n}") if isinstance(one, dict) else f"number {n}"
-            wrong.append(f"annotation {name} {error}")
+            wrong.append(f"annotation {f'number {n}' if name is None else name} {error}")
             continue
         if row is not None:
             rows[place].append(row)
     if wrong:
-        raise DataError(f"{file}: {some(wrong, '; ')}")
+        raise DataError(f"{file}: {some(wrong, '; ')}; mend these annotations, or leave them out")
     if not any(rows):
         raise DataError(f"{file} has no object in any image; there is nothing to train or to measure")
     folder = _folder(spec, file, entries[0]["file_name"])
@@ -177,33 +185,44 @@ def _images(file: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
+def _id(one: Any, field: str) -> Any:
+    """What a field that refers to something has; None without one."""
+    value = one.get(field) if isinstance(one, dict) else None
+    return value if isinstance(value, (int, float, str)) else None
+
+
 def _row(
     one: Mapping[str, Any], image: Mapping[str, Any], label: Mapping[int, int], spec: DetectionSpec
 ) -> tuple[Any, ...] | None:
     """(box, label, crowd, area, outline) of an annotation; None for one to leave out. What is wrong is raised."""
-    if one.get("category_id") not in label:
-        raise DyTError(f"has the unknown category {one.get('category_id')}")
+    category = _id(one, "category_id")
+    if category not in label:
+        raise DyTError(f"has the unknown category {str(one.get('category_id'))[:60]}")
     given = one.get("bbox")
-    if not isinstance(given, list) or len(given) != 4 or not all(type(v) in {int, float} for v in given):
-        raise DyTError(f"has the box {str(given)[:60]}, not four numbers")
+    if not isinstance(given, list) or len(given) != 4 or not all(map(is_number, given)):
+        raise DyTError(f"has the box {str(given)[:60]}, not four numbers of pixels")
     x, y, w, h = given
     width, height, name = image["width"], image["height"], image["file_name"]
     over = max(-x, -y, x + w - width, y + h - height)
     box = (min(max(x, 0.0), width), min(max(y, 0.0), height), min(x + w, width), min(y + h, height))
-    crowd = bool(one.get("iscrowd", 0))
-    outline = one.get("segmentation")
+    crowd, outline = one.get("iscrowd", 0), one.get("segmentation")
+    if crowd not in (0, 1):
+        raise DyTError(f"has iscrowd {str(crowd)[:60]}, neither 0 nor 1")
     if not (w > 0 and h > 0 and box[2] > box[0] and box[3] > box[1]):
         if spec.wrong_boxes == "leave_out":
             return None
         raise DyTError(f"has a box of no area in the {width} x {height} image {name}: {given}")
     if not over <= SLACK and spec.wrong_boxes == "refuse":
         raise DyTError(f"has a box that reaches out of the {width} x {height} image {name}: {given}")
-    if spec.masks and not (isinstance(outline, (list, dict)) and outline):
-        raise DyTError("has no segmentation; leave data.masks at false, and take head faster_rcnn")
+    fault = wrong_outline(outline, height, width) if spec.masks else None
+    if fault is not None:
+        raise DyTError(f"has {fault}")
     area = one.get("area")
-    if type(area) not in {int, float}:
+    if area is None:
         area = (box[2] - box[0]) * (box[3] - box[1])
-    return box, label[one["category_id"]], crowd, area, outline
+    if type(area) not in {int, float} or not 0 <= area <= FAR**2:
+        raise DyTError(f"has the area {str(area)[:60]}, not a number of pixels")
+    return box, label[category], bool(crowd), area, outline
 
 
 def _objects(image: Mapping[str, Any], rows: Sequence[tuple[Any, ...]], outlines: bool) -> Objects:
@@ -231,6 +250,7 @@ def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int) -> 
     image = open_image(paths[i])
     if (image.height, image.width) != sizes[i]:
         raise DataError(
-            f"{paths[i]} is {image.width} x {image.height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}"
+            f"{paths[i]} is {image.width} x {image.height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}; take "
+            f"the image that was annotated, or mend width and height"
         )
     return image

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,6 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from dyt.tasks.base import Examples
 from dyt.tasks.detection.coco import Objects, ObjectSplit
+from dyt.tasks.detection.outlines import outlines
 from dyt.tasks.detection.spec import DetectionSpec
 from dyt.tasks.loading import Preparation
 
@@ -113,20 +112,3 @@ def filled(pixels: Tensor, side: int, colour: Sequence[int]) -> Tensor:
     out = torch.tensor(colour, dtype=pixels.dtype).view(-1, 1, 1).expand(len(pixels), side, side).clone()
     out[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return out
-
-
-def outlines(objects: Objects) -> Tensor:
-    """(n, H, W) uint8, 1 inside of the polygons or run lengths."""
-    from pycocotools import mask as coco
-
-    height, width = objects.size
-    found = np.zeros((len(objects.outlines), height, width), dtype=np.uint8)
-    for i, outline in enumerate(objects.outlines):
-        if isinstance(outline, list):
-            codes = coco.merge(coco.frPyObjects(outline, height, width))
-        else:
-            codes = outline if isinstance(outline["counts"], (str, bytes)) else coco.frPyObjects(outline, height, width)
-        with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
-            warnings.simplefilter("ignore", DeprecationWarning)
-            found[i] = coco.decode(codes)
-    return torch.from_numpy(found)

@@ -31,6 +31,13 @@ class Detection(Task):
     draws: ClassVar[bool] = True
     batch: ClassVar[int] = 8
 
+    def check(self, model: DynamicModel, spec: DetectionSpec) -> None:
+        name, outlined = model.spec.head.type, "masks" in getattr(model.head, "needs", ())
+        if outlined and not spec.masks:
+            raise UnsupportedError(f"head '{name}' is trained with outlines; set data.masks: true")
+        if spec.masks and not outlined:
+            raise UnsupportedError(f"head '{name}' has no outlines; leave data.masks at false, or take mask_rcnn")
+
     def open(self, spec: DetectionSpec) -> Data:
         _check_installed()
         files = [annotation_file(spec, None, training) for training in (True, False)]
@@ -54,7 +61,7 @@ class Detection(Task):
     def examples(self, spec: DetectionSpec, split: Split, preparation: Preparation, training: bool) -> ObjectImages:
         return ObjectImages(cast(ObjectSplit, split), spec, preparation, training)
 
-    def measure(self, classes: int, device: torch.device) -> Measure:
+    def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
         return AveragePrecision()
 
     def draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,7 +56,11 @@ class Cars(Layout):
         if not len(rows):
             raise DataError(f"{file}: no annotations in it")
         paths = [base / f"cars_{split}" / str(row["fname"]) for row in rows]
-        labels = [int(row["class"]) - 1 for row in rows]
+        numbers = [np.asarray(row["class"]) for row in rows]
+        wrong = [f"the class of {p.name} is no integer" for p, y in zip(paths, numbers, strict=True) if not _whole(y)]
+        if wrong:
+            raise DataError(f"{file}: {some(wrong, '; ')}")
+        labels = [int(y) - 1 for y in numbers]
         wrong = [f"no file '{path}'" for path in paths if not path.is_file()]
         wrong += [
             f"{path.name} has class {y + 1} of {count}"
@@ -70,3 +74,7 @@ class Cars(Layout):
 
 def _home(root: Path) -> Path:
     return home(root, "stanford_cars")
+
+
+def _whole(value: np.ndarray[Any, Any]) -> bool:
+    return value.ndim == 0 and value.dtype.kind in "ui"

@@ -52,7 +52,7 @@ def folder_split(root: Path, split: str, classes: Sequence[str]) -> Split:
     """The images of root/split/<class>; files that do not have an image's ending are left out.
 
     Raises:
-        DataError: a class folder that is not among `classes`, or no image at all.
+        DataError: a class folder that is not among `classes`, or one without an image.
     """
     present = folder_classes(root, split)
     unknown = [name for name in present if name not in classes]
@@ -62,13 +62,19 @@ def folder_split(root: Path, split: str, classes: Sequence[str]) -> Split:
             f"({some(unknown)})"
         )
     index = {name: i for i, name in enumerate(classes)}
-    paths = [
-        path
+    images = {
+        name: [
+            path
+            for path in sorted((root / split / name).rglob("*"))
+            if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
+        ]
         for name in present
-        for path in sorted((root / split / name).rglob("*"))
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
-    ]
-    if not paths:
-        raise DataError(f"no images in '{root / split}'; expected files ending in {', '.join(sorted(EXTENSIONS))}")
-    depth = len((root / split).parts)
-    return files(split, paths, [index[path.parts[depth]] for path in paths])
+    }
+    bare = [name for name, listed in images.items() if not listed]
+    if bare:
+        raise DataError(
+            f"no images in {len(bare)} of {len(present)} class folders of '{root / split}' ({some(bare)}); expected "
+            f"files ending in {', '.join(sorted(EXTENSIONS))}; leave empty folders out"
+        )
+    labels = [index[name] for name, listed in images.items() for _ in listed]
+    return files(split, [path for listed in images.values() for path in listed], labels)

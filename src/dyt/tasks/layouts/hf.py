@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
-from dyt.tasks.images import to_rgb
+from dyt.tasks.images import open_image
 from dyt.tasks.layouts.base import DataError, Layout, Split, some
 
 
@@ -41,7 +43,8 @@ class HuggingFace(Layout):
             raise DataError(f"'{root}', split '{split}': {len(bad)} bad labels ({some([repr(y) for y in bad])})")
         if not labels:
             raise DataError(f"'{root}', split '{split}' is empty")
-        return Split(split, tuple(labels), partial(_image, table, image, f"{root} {split}"))
+        encoded = table.cast_column(image, type(table.features[image])(decode=False))
+        return Split(split, tuple(labels), partial(_image, encoded, image, f"{root} {split}"))
 
 
 def hf_load(root: Path) -> Any:
@@ -56,11 +59,31 @@ def hf_load(root: Path) -> Any:
         raise DataError(f"'{root}' is a Hugging Face dataset; to read it: pip install \"dyt[hf]\"") from error
     try:
         loaded = datasets.load_from_disk(str(root))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{root}' cannot be read as a Hugging Face dataset: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:  # the last two of JSON that is not what it writes
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{_damaged(root)} cannot be read as part of a Hugging Face dataset ({reason}); write '{root}' again with "
+            f"save_to_disk"
+        ) from error
     if not isinstance(loaded, datasets.DatasetDict):
         raise DataError(f"'{root}' is one dataset; expected a DatasetDict with a training and a test split")
     return loaded
+
+
+def _damaged(root: Path) -> Path:
+    """The first of its files that cannot be read by itself; root where each can."""
+    import pyarrow
+
+    for file in sorted(root.rglob("*")):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_bytes())
+            elif file.suffix == ".arrow":
+                with pyarrow.memory_map(str(file)) as content:
+                    pyarrow.ipc.open_stream(content).read_all()
+        except (OSError, ValueError):
+            return file
+    return root
 
 
 def _columns(root: Path, split: str) -> tuple[Any, str, str]:
@@ -83,7 +106,9 @@ def _columns(root: Path, split: str) -> tuple[Any, str, str]:
 
 
 def _image(table: Any, column: str, name: str, i: int) -> Image.Image:
-    value = table[i][column]
-    if not isinstance(value, Image.Image):
-        raise DataError(f"{name}, row {i}: no image")
-    return to_rgb(value, f"{name}, row {i}")
+    value, name = table[i][column], f"{name}, row {i}"
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise DataError(f"{name}: no image; leave the row out")
+    if value["bytes"] is None:
+        return open_image(value["path"], f"{name} ({value['path']})")
+    return open_image(BytesIO(value["bytes"]), name)

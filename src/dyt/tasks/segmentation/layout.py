@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from dyt.heads.pixelwise import IGNORED
-from dyt.tasks.images import open_image
+from dyt.tasks.images import loaded, open_image
 from dyt.tasks.layouts import EXTENSIONS, DataError, Split, found, read_lines, some
 from dyt.tasks.segmentation.spec import SegmentationSpec
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Endings of masks: formats that keep every value."""
-MODES = frozenset({"1", "L", "P", "I", "I;16"})
+MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Masked(Split):
         """(H, W) uint8 labels, 255 for none.
 
         Raises:
-            DataError: as `open_mask`.
+            ImageError, DataError: as `open_mask`.
         """
         return open_mask(self.masks[position], self.classes, self.lowered)
 
@@ -80,7 +79,7 @@ def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
     """Lists a split, without decoding.
 
     Raises:
-        DataError: no such directories, no images, images without a mask or with several.
+        DataError: no such directories, no images, images without a mask or with several, masks without an image.
     """
     root = Path(spec.root)
     images, annotations = root / "images" / name, root / "annotations" / name
@@ -100,10 +99,19 @@ def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
     masks = [present.get(p.relative_to(images).with_suffix(""), []) for p in paths]
     missing = [str(p.relative_to(images)) for p, m in zip(paths, masks, strict=True) if not m]
     if missing:
-        raise DataError(f"'{annotations}' has no mask for {len(missing)} of {len(paths)} images: {some(missing)}")
+        raise DataError(
+            f"'{annotations}' has no mask for {len(missing)} of {len(paths)} images: {some(missing)}; put masks of the "
+            f"same names there ({', '.join(MASKS)}), or leave the images out"
+        )
     double = next((m for m in masks if len(m) > 1), None)
     if double is not None:
         raise DataError(f"two masks for one image: '{double[0]}' and '{double[1]}'; leave one of them out")
+    alone = sorted(set(present) - {p.relative_to(images).with_suffix("") for p in paths})
+    if alone:
+        raise DataError(
+            f"'{images}' has no image for {len(alone)} masks of '{annotations}': {some([str(p) for p in alone])}; put "
+            f"the images there, or leave the masks out"
+        )
     files = tuple(paths)
     return Masked(name, (), reader(files), files, tuple(m[0] for m in masks), classes, spec.reduce_zero_label)
 
@@ -126,25 +134,10 @@ def open_mask(path: Path, classes: int, lowered: bool = False) -> Tensor:
         lowered: 0 becomes 255 and the others are lowered by one first.
 
     Raises:
-        DataError: missing, empty, cut off, of several channels, or with a label that is no class; all by name.
+        ImageError: missing, empty or cut off, by name.
+        DataError: of several channels, or with a label that is no class, by name.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such mask")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: an empty mask file; replace it, or leave it and its image out")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, values = image.mode, np.array(image)
-    # PIL's decoders answer damaged files with any of these
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "not an image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: the mask cannot be read ({reason}); replace it, or leave it out") from error
-    if mode not in MODES:
-        raise DataError(
-            f"{path}: a mask of mode {mode}, whose colours are no labels; save it with one channel, the class's "
-            f"number in each pixel (grey or palette)"
-        )
+    values = np.array(loaded(path, _one_channel, str(path)))
     labels = values.astype(np.int64)
     if lowered:
         labels = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1)
@@ -156,3 +149,13 @@ def open_mask(path: Path, classes: int, lowered: bool = False) -> Tensor:
             f"data.classes and data.reduce_zero_label"
         )
     return torch.from_numpy(labels.astype(np.uint8))
+
+
+def _one_channel(image: Image.Image, name: str) -> Image.Image:
+    """A copy, for the file is closed afterwards."""
+    if image.mode not in MODES:
+        raise DataError(
+            f"{name}: a mask of mode {image.mode}, whose colours are no labels; save it with one channel, the class's "
+            f"number in each pixel (grey or palette)"
+        )
+    return image.copy()

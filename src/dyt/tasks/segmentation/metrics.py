@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +20,13 @@ class Overlap(Measure):
 
     `miou`: the mean of the classes' intersection over union, taken over the whole split (as ADE20K's); classes that
     neither the masks nor the predictions have are left out of it. `pixel_accuracy`: the share of labelled pixels that
-    are right. `iou/<k>`: of class number k.
+    are right. `iou/<name>`: of a class; its number is added where several have the name.
     """
 
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self.confusion: Any = MulticlassConfusionMatrix(max(classes, 2), ignore_index=IGNORED).to(device)
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        often = Counter(classes)
+        self.names = [name if often[name] == 1 else f"{name} ({k})" for k, name in enumerate(classes)]
+        self.confusion: Any = MulticlassConfusionMatrix(max(len(classes), 2), ignore_index=IGNORED).to(device)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         outputs = outputs.float()
@@ -38,5 +42,5 @@ class Overlap(Measure):
         return {
             "miou": float(each[there].mean()) if there.any() else 0.0,
             "pixel_accuracy": float(right.sum() / table.sum().clamp_min(1)),
-            **{f"iou/{k}": float(each[k]) for k in there.nonzero().flatten().tolist()},
+            **{f"iou/{self.names[k]}": float(each[k]) for k in there.nonzero().flatten().tolist()},
         }

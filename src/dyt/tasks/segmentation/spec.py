@@ -53,4 +53,6 @@ class SegmentationSpec(Spec):
             raise ValueError(f"scale goes from the smaller to the larger factor; given {list(self.scale)}")
         if self.stride is not None and self.size is not None and self.stride > self.size:
             raise ValueError(f"stride {self.stride} is above size {self.size}: windows would leave pixels out")
+        if self.stride is not None and self.inference == "whole":
+            raise ValueError("stride is of windows, which inference: whole has none of; leave it out")
         return self

@@ -46,7 +46,7 @@ class Segmentation(Task):
         return class_names(Path(spec.root), spec.classes)
 
     def check(self, model: DynamicModel, spec: SegmentationSpec) -> None:
-        windows.check(model.backbone, side(model, spec), spec.inference)
+        windows.check(model.backbone, side(model, spec), spec.inference, spec.stride)
 
     def examples(self, spec: SegmentationSpec, split: Split, preparation: Preparation, training: bool) -> Pairs:
         return Pairs(_masked(split), spec, preparation, "crops" if training else "whole")
@@ -55,7 +55,7 @@ class Segmentation(Task):
         """Crops about the middle, without jitter."""
         return Pairs(_masked(split), spec, preparation, "centre")
 
-    def measure(self, classes: int, device: torch.device) -> Measure:
+    def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
         return Overlap(classes, device)
 
     def infer(self, model: DynamicModel, inputs: Tensor, spec: SegmentationSpec | None) -> Tensor:
@@ -87,7 +87,7 @@ def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) 
         DyTError: the model's backbone cannot be given what the spec asks for.
     """
     size = side(model, spec)
-    windows.check(model.backbone, size, spec.inference)
+    windows.check(model.backbone, size, spec.inference, spec.stride)
     if spec.inference == "whole":
         return windows.whole(run, images, windows.multiple(model.backbone))
     return windows.slide(run, images, size, spec.stride or max(size * 2 // 3, 1), spec.batch)

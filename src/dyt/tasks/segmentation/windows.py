@@ -26,12 +26,16 @@ def multiple(backbone: nn.Module) -> int:
     return max(layer.stride for layer in layers_of(backbone))
 
 
-def check(backbone: nn.Module, size: int, inference: str) -> None:
+def check(backbone: nn.Module, size: int, inference: str, stride: int | None = None) -> None:
     """Refuses, before anything is trained, crops or an inference that this backbone cannot be given.
 
     Raises:
         DyTError: in one line, with what to do.
     """
+    if stride is not None and stride > size:
+        raise DyTError(
+            f"data.stride {stride} is above the windows' {size} pixels, which would leave pixels out; lower it"
+        )
     own: Any = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     if any_size(backbone):
         if size % multiple(backbone):

@@ -17,7 +17,7 @@ from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_co
 from dyt.tasks.video.sampling import span
 from dyt.tasks.video.spec import VideoSpec
 
-LINE = re.compile(r"(?P<path>\S.*?)[ \t,]+(?P<label>\d+)\s*")
+LINE = re.compile(r"(?P<path>\S.*?)[ \t,]+(?P<label>[0-9]{1,18})\s*")
 THREADS = 8
 """That look at files at the same time: they mostly wait for the disk."""
 
@@ -70,7 +70,7 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
         if reasons:
             text = f"{file}: {len(reasons)} of {listed} videos are left out: {some(reasons, '; ')}"
             if not paths:
-                raise DataError(text)
+                raise DataError(f"{text}; none is left")
             warnings.warn(text, VideoWarning, stacklevel=2)
     if not paths:
         raise DataError(f"{file} is empty; expected lines 'path label'")

@@ -45,8 +45,8 @@ class Video(Task):
     def sample(self, spec: VideoSpec, split: Split, preparation: Preparation) -> Clips:
         return Clips(split, spec, preparation, training=False, single=True)
 
-    def measure(self, classes: int, device: torch.device) -> Measure:
-        return Accuracy(classes, device)
+    def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
+        return Accuracy(len(classes), device)
 
     def infer(self, model: DynamicModel, inputs: Tensor, spec: Any) -> Tensor:
         """Views (B, V, T, 3, H, W) -> the mean of their logits, (B, K); they are run a view at a time."""

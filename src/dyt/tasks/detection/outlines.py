@@ -1,0 +1,80 @@
+"""Outlines of objects as COCO has them, polygons or run lengths: checked, and filled."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dyt.tasks.detection.coco import Objects
+
+FAR = 1e6
+"""Pixels; what is farther away is no coordinate."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be a coordinate: a finite number of JSON's."""
+    return type(value) in {int, float} and abs(value) <= FAR
+
+
+def wrong_outline(outline: Any, height: int, width: int) -> str | None:
+    """What is wrong with an outline in an image of this size, None for nothing.
+
+    pycocotools itself takes memory as it finds it for the pixels that run lengths lack.
+    """
+    if not isinstance(outline, (list, dict)) or not outline:
+        return "no segmentation; leave data.masks at false, and take head faster_rcnn"
+    if isinstance(outline, list):
+        sound = all(isinstance(p, list) and len(p) >= 6 and not len(p) % 2 and all(map(is_number, p)) for p in outline)
+        return None if sound else "a segmentation whose polygons are not each three or more x, y"
+    if outline.get("size") != [height, width]:
+        return f"run lengths of the size {str(outline.get('size'))[:40]}, not {[height, width]} as its image"
+    counts = outline.get("counts")
+    lengths = run_lengths(counts) if isinstance(counts, str) else counts
+    if isinstance(lengths, list) and all(type(n) is int and n >= 0 for n in lengths) and sum(lengths) == height * width:
+        return None
+    return f"run lengths that are not those of {height} x {width} pixels"
+
+
+def run_lengths(text: str) -> list[int] | None:
+    """The run lengths that COCO's compressed form stands for (`rleFrString` of its maskApi.c); None where it is none.
+
+    Five bits a character from `0` on, lowest first, a sixth where more follow; from the fourth number on, differences
+    to the number before the last.
+    """
+    found: list[int] = []
+    value = shift = 0
+    for byte in text.encode():
+        bits = byte - ord("0")
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        found.append(value + found[-2] if len(found) > 2 else value)
+        value = shift = 0
+    return None if shift else found
+
+
+def outlines(objects: Objects) -> Tensor:
+    """(n, H, W) uint8, 1 inside of the polygons or run lengths."""
+    from pycocotools import mask as coco
+
+    height, width = objects.size
+    found = np.zeros((len(objects.outlines), height, width), dtype=np.uint8)
+    for i, outline in enumerate(objects.outlines):
+        if isinstance(outline, list):
+            codes = coco.merge(coco.frPyObjects(outline, height, width))
+        else:
+            codes = outline if isinstance(outline["counts"], str) else coco.frPyObjects(outline, height, width)
+        with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found[i] = coco.decode(codes)
+    return torch.from_numpy(found)
