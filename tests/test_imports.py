@@ -24,6 +24,7 @@ ORDER = (
     ("bridges",),
     NEIGHBOURS,
     ("reducers",),
+    ("allot",),
     ("site",),
     ("variants",),
     ("tuners",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,14 +10,13 @@ from torch import nn
 
 from dyt import backbone as backbones
 from dyt import bridges, families, registry, steer
+from dyt.allot import dynamic_paths, rates_of, rooms_of
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
-from dyt.executors.base import Room
 from dyt.model import DynamicModel, heads, start_head, tuned_keys
 from dyt.named_specs import preset, presets
 from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.site import Site
-from dyt.slots import ComponentSpec
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
 from dyt.tuners.base import Tuner
@@ -149,8 +148,8 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
     train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
     prefix = family.prefix_tokens(backbone) + (0 if tuner is None else tuner.prompts)
     blocks: dict[str, DynamicBlock] = {}
-    paths = _chosen(family.blocks(backbone), spec.variant)
-    rates = _rates(spec, len(paths))
+    paths = dynamic_paths(family.blocks(backbone), spec.variant)
+    rates = rates_of(spec, len(paths))
     rooms = rooms_of(spec, len(paths) * len(variant.dispatched))
     stages = _stages(family, backbone, spec, variant, dispatcher, key)
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
@@ -255,7 +254,7 @@ def _reducer_refusal(
     """What a reducer asks of the backbone, its family and the rest of the spec and does not get; None for nothing."""
     if not variant.reduces:
         return f"in variant '{spec.variant.type}' not every token takes part in the attention; use variant: mlp"
-    if len(_chosen(family.blocks(backbone), spec.variant)) != len(family.blocks(backbone)):
+    if len(dynamic_paths(family.blocks(backbone), spec.variant)) != len(family.blocks(backbone)):
         return "it goes through all blocks, and variant.layers leaves some of them plain; leave variant.layers out"
     if dispatcher.needs_attention:
         return f"dispatcher '{spec.dispatcher.type}' ranks the tokens that entered a block, of which it leaves fewer"
@@ -266,48 +265,6 @@ def _reducer_refusal(
         or (family.keys_refusal(backbone) if reducer.needs_keys else None)
         or (family.attention_refusal(backbone) if reducer.needs_attention else None)
     )
-
-
-def _chosen(paths: Sequence[str], spec: ComponentSpec) -> list[str]:
-    """The blocks that a variant's `layers` names, or all of them."""
-    layers: tuple[int, ...] | None = getattr(spec, "layers", None)
-    if layers is None:
-        return list(paths)
-    outside = [layer for layer in layers if not -len(paths) <= layer < len(paths)]
-    if outside:
-        raise SpecError(
-            f"variant.layers: no block {outside[0]}; the backbone has blocks 0 to {len(paths) - 1}, or {-len(paths)} "
-            f"to -1 counted from the end"
-        )
-    chosen = sorted({layer % len(paths) for layer in layers})
-    if len(chosen) != len(layers):
-        raise SpecError(f"variant.layers: {list(layers)} names a block twice")
-    return [paths[layer] for layer in chosen]
-
-
-def _rates(spec: DyTSpec, blocks: int) -> Sequence[float]:
-    """The asked rate of each dynamic block."""
-    rates = spec.objective.layer_rates
-    if rates is None:
-        return [spec.objective.rate] * blocks
-    if len(rates) != blocks:
-        raise SpecError(f"objective.layer_rates: {len(rates)} rates given for {blocks} dynamic blocks; give one each")
-    return rates
-
-
-def rooms_of(spec: DyTSpec, sites: int) -> Sequence[Room | None]:
-    """The room that the spec gives each site; None for all tokens.
-
-    Raises:
-        SpecError: another number of shares than there are sites.
-    """
-    capacity = spec.capacity
-    if capacity is None:
-        return [None] * sites
-    shares = capacity.share if isinstance(capacity.share, tuple) else (capacity.share,) * sites
-    if len(shares) != sites:
-        raise SpecError(f"capacity.share: {len(shares)} shares given for {sites} sites; give one each, or one for all")
-    return [Room(share, capacity.overflow) for share in shares]
 
 
 def unknown_blocks(backbone: nn.Module) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dyt.assemble import rooms_of
+from dyt.allot import rooms_of
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, record
 from dyt.spec import CapacitySpec, parse

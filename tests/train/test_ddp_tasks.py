@@ -66,7 +66,8 @@ def test_two_processes_measure_what_one_does(weights: Path, tmp_path: Path) -> N
         saved = open_saved(tmp_path / task / "model.safetensors")
         spec = saved.spec(None)
         split = saved.split(spec, None)
-        alone = evaluate(saved.model, saved.batches(spec, split, range(len(split))), task=saved.task, spec=spec)
+        batches = saved.batches(spec, split, range(len(split)))
+        alone = evaluate(saved.model, batches, task=saved.task, spec=spec, classes=saved.names)
         assert joint["images"] == alone.images == count
         for name in ("accuracy", "active_rate", "gmacs", "gmacs_dense", "gmacs_head"):
             assert joint[name] == pytest.approx(getattr(alone, name), abs=1e-6), (task, name)
