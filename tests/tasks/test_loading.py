@@ -1,8 +1,12 @@
 """Samples are a function of (position, seed) alone: not of workers, caching or what was drawn before."""
 
 import dataclasses
+import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -53,6 +57,44 @@ def test_what_cannot_be_used_is_the_same_one_line_from_any_process(workers: int)
         next(batches)
     assert type(caught.value) is DataError
     assert str(caught.value) == "3.jpg: cut off"
+
+
+SCRIPT = """
+import multiprocessing, sys
+import torch
+from dyt.tasks.base import Examples
+from dyt.tasks.loading import loader
+
+class Numbers(Examples):
+    def __init__(self):
+        pass
+    def example(self, position, seed):
+        return torch.tensor(position), 0
+
+batches = loader(Numbers(), [[(k, 0)] for k in range(20)], 1)
+next(batches)
+(worker,) = multiprocessing.active_children()
+print(worker.pid, flush=True)
+sys.stdin.readline()
+print(int(sum(batch for batch, _ in [next(batches) for _ in range(9)])), flush=True)
+"""
+
+
+def test_a_loader_process_outlives_signals_but_not_its_run() -> None:
+    """SIGTERM and Ctrl-C of anyone else are the main process's; what it leaves over at its exit ends."""
+    run = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert run.stdin is not None
+    assert run.stdout is not None
+    try:
+        worker = int(run.stdout.readline())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker, number)
+        said, _ = run.communicate("go on\n", timeout=60)
+    finally:
+        run.kill()
+    assert (run.returncode, said.strip()) == (0, str(sum(range(1, 10))))
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
 
 
 def spoilt(read: Any, i: int) -> Image.Image:

@@ -8,28 +8,15 @@ from typing import Any
 import pytest
 import torch
 import typer
-from typer.testing import CliRunner
 
 import dyt
-from dyt.cli.calibrate import calibrate
-from dyt.cli.evaluate import evaluate
-from dyt.cli.predict import predict
-from dyt.cli.train import run_spec, train
+from commands import said
+from dyt.cli.train import run_spec
 from dyt.errors import DyTError, SpecError
 from dyt.specfile import dump_yaml
 from dyt.train import RunSpec, evaluation
 
 from .conftest import ARGS, NAME, Runs
-
-app = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"train": train, "eval": evaluate, "predict": predict, "calibrate": calibrate}.items():
-    app.command(name)(verb)
-
-
-def said(*arguments: str) -> str:
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

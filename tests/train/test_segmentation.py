@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
 import dyt
-from dyt.cli.evaluate import evaluate
-from dyt.cli.plot import plot
-from dyt.cli.predict import predict
-from dyt.cli.train import train
+from commands import said
 from dyt.errors import DyTError
 from dyt.spec import parse
 from dyt.tasks.segmentation import SegmentationSpec
@@ -21,16 +16,6 @@ from dyt.train import RunSpec, fit
 from dyt.train import loop as loops
 
 from .conftest import ARGS, NAME, draw_masked
-
-app = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"train": train, "eval": evaluate, "predict": predict, "plot": plot}.items():
-    app.command(name)(verb)
-
-
-def said(*arguments: str) -> str:
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from dyt.errors import DyTError
 from dyt.families.base import Family
-from dyt.heads.base import Head, TaskHeadSpec
-from dyt.heads.terms import classification, distillation
+from dyt.heads.base import TaskHeadSpec
+from dyt.heads.logits import LogitsHead
 from dyt.registry import heads
 from dyt.spec import HeadSpec
 
@@ -28,7 +28,7 @@ class QuerySpec(TaskHeadSpec):
 
 
 @heads("query")
-class Query(Head):
+class Query(LogitsHead):
     """Clips (B, T, 3, H, W) -> logits (B, K): frames are a batch of images to the backbone, clip by clip.
 
     Frames meet in the head alone: one learned query cross-attends to all T x N tokens, prefix tokens included, and a
@@ -39,7 +39,6 @@ class Query(Head):
     Spec: ClassVar[type[HeadSpec]] = QuerySpec
     task: ClassVar[str] = "video"
     reads_patches: ClassVar[bool] = True
-    soft_labels: ClassVar[bool] = True
 
     def __init__(self, spec: QuerySpec, backbone: nn.Module) -> None:
         super().__init__(spec, backbone)
@@ -96,16 +95,6 @@ class Query(Head):
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, heads, N, C / heads)."""
         return x.reshape(*x.shape[:2], self.attention_heads, -1).transpose(1, 2)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return classification(outputs, targets)
-
-    def divergence(self, complete: Tensor, dynamic: Tensor, temperature: float) -> Tensor:
-        return distillation(complete, dynamic, temperature)
-
-    def tally(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-        labels = targets if targets.ndim == 1 else targets.argmax(1)
-        return (outputs.argmax(1) == labels).sum(), len(labels)
 
 
 def _channels(backbone: nn.Module) -> int:

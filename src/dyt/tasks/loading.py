@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -156,9 +158,22 @@ def _raised(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _deaf(worker: int) -> None:
-    """Ctrl-C and termination reach the whole process group; the main process alone decides what then happens."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C and termination reach the whole process group; the main process alone decides what then happens.
+
+    Its own SIGTERM, which is how Python ends loader processes that are left over at its exit, is obeyed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    else:  # macOS and Windows do not tell who sent it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -8,15 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-import typer
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import dyt
+from commands import said
 from dyt.cli.errors import explained
-from dyt.cli.evaluate import evaluate
-from dyt.cli.plot import plot
-from dyt.cli.predict import predict
 from dyt.errors import DyTError, SpecError
 from dyt.spec import parse
 from dyt.tasks.kinds import TASKS
@@ -28,15 +24,6 @@ from .conftest import film
 
 ARGS: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"
-app = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"eval": evaluate, "plot": plot, "predict": predict}.items():
-    app.command(name)(verb)
-
-
-def said(*arguments: str) -> str:
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
