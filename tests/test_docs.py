@@ -120,8 +120,8 @@ def test_overrides_are_taken(line: str) -> None:
     """What stands behind `--set` changes a field that there is, and gives a spec that is valid."""
     words = shlex.split(line, comments=True)
     changes = options_of(words, "--set")
-    if words[1] == "train":
-        plain = recipe((options_of(words, "--recipe") or ["default"])[0])
+    if words[1] in {"train", "sweep"}:
+        plain = recipe((options_of(words, "--recipe") or [{"train": "default", "sweep": "vtab1k"}[words[1]]])[0])
         for preset in options_of(words, "--preset"):
             plain = with_preset(plain, preset)
         parse(RunSpec, override(plain, ["data.root=images", *changes]))

@@ -102,7 +102,7 @@ def test_every_preset_that_the_page_names_exists() -> None:
 
 
 def test_every_table_that_needs_no_data_is_there() -> None:
-    assert tables() == [1, 2, 3, 5, 6, 7, 8, 9, 12, 17, 18, 19]
+    assert tables() == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 17, 18, 19]
     assert {row.preset for row in ROWS} <= set(dyt.presets())
 
 
