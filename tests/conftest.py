@@ -16,6 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", default="1/1", metavar="I/N", help="of those with --full one of N seeded parts")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """For fixtures that are made before a test's own begin: sums of several threads differ in their last bits."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
