@@ -38,8 +38,12 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_failed_task_does_not_lose_the_other(run: RunSpec, root: Path, tmp_path: Path) -> None:
+def test_a_failed_task_does_not_lose_the_other(
+    run: RunSpec, root: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """And once its data is mended, it alone is run."""
+    if not request.config.getoption("--full"):
+        pytest.skip("four processes, and test_command has a failed task too; use --full")
     damaged = root / "caltech101/images/train800val2000.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:20])
