@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dyt.errors import SpecError
+from dyt.spec import parse
 from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
 from tasks.odd_images import DAMAGES, MODES
 
@@ -47,6 +49,20 @@ def test_class_folders(folder: Path) -> None:
     assert data.test.name == "val"
     assert list(data.test.labels) == [0, 1]
     assert pickle.loads(pickle.dumps(data.train)).read(0).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"auto_augment": "rand-m9-mstd0.5"}, "auto_augment is of augment: timm; given augment: none"),
+        ({"augment": "crop", "random_erasing": 0.5}, "random_erasing is of augment: timm; given augment: crop"),
+        ({"color_jitter": 0.0}, "color_jitter is of augment: timm"),
+        ({"augment": "crop", "cache": True}, "cache keeps images that are not augmented; given augment: crop"),
+    ],
+)
+def test_what_nothing_would_take_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        parse(DataSpec, {"root": "x", **fields})
 
 
 def test_test_goes_before_val(folder: Path) -> None:

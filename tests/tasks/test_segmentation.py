@@ -217,6 +217,7 @@ def test_a_lowered_label_out_of_range_is_named_as_it_lies_there(root: Path) -> N
         ({"size": 8, "stride": 9}, "above size 8"),
         ({"flip": 2}, "flip"),
         ({"inference": "whole", "stride": 9}, "stride is of windows"),
+        ({"inference": "whole", "batch": 4}, "batch is of windows"),
     ],
 )
 def test_bad_specs(fields: dict[str, Any], said: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dyt.slots import Spec
 from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
@@ -46,6 +46,16 @@ class DataSpec(Spec):
     color_jitter: Annotated[float, Field(ge=0.0)] = 0.4
     workers: Annotated[int, Field(ge=0)] | None = None
     cache: bool | None = None
+
+    @model_validator(mode="after")
+    def _used(self) -> DataSpec:
+        if self.augment != "timm":
+            for name in ("auto_augment", "random_erasing", "color_jitter"):
+                if getattr(self, name) != DataSpec.model_fields[name].default:
+                    raise ValueError(f"{name} is of augment: timm; given augment: {self.augment}, which has none of it")
+        if self.cache and self.augment != "none":
+            raise ValueError(f"cache keeps images that are not augmented; given augment: {self.augment}, leave it out")
+        return self
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyt.errors import SpecError
+from dyt.spec import parse
 from dyt.tasks.video.sampling import inference_positions, span, training_positions
 from dyt.tasks.video.spec import VideoSpec
 
@@ -26,7 +28,7 @@ def spec(**fields: object) -> VideoSpec:
 def test_positions_are_inside_and_in_order(
     count: int, sampling: str, frames: int, stride: int, views: int, seed: int
 ) -> None:
-    chosen = spec(sampling=sampling, frames=frames, stride=stride)
+    chosen = spec(sampling=sampling, frames=frames, **{"stride": stride} if sampling == "dense" else {})
     clips = inference_positions(count, chosen, views)
     assert len(clips) == views
     for clip in [*clips, training_positions(count, chosen, Random(seed))]:
@@ -57,3 +59,8 @@ def test_training_draws_differ_with_the_seed_alone(sampling: str) -> None:
     chosen = spec(sampling=sampling)
     drawn = [training_positions(300, chosen, Random(seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_stride_that_nothing_would_take_is_refused() -> None:
+    with pytest.raises(SpecError, match="stride is of sampling: dense; given 4 with sampling: uniform"):
+        parse(VideoSpec, {"root": "x", "stride": 4})

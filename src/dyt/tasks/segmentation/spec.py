@@ -55,4 +55,6 @@ class SegmentationSpec(Spec):
             raise ValueError(f"stride {self.stride} is above size {self.size}: windows would leave pixels out")
         if self.stride is not None and self.inference == "whole":
             raise ValueError("stride is of windows, which inference: whole has none of; leave it out")
+        if self.batch != SegmentationSpec.model_fields["batch"].default and self.inference == "whole":
+            raise ValueError("batch is of windows, which inference: whole has none of; leave it out")
         return self

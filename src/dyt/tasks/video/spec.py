@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dyt.slots import Spec
 
@@ -52,3 +52,9 @@ class VideoSpec(Spec):
     size: Count | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     workers: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _used(self) -> VideoSpec:
+        if self.sampling == "uniform" and self.stride != VideoSpec.model_fields["stride"].default:
+            raise ValueError(f"stride is of sampling: dense; given {self.stride} with sampling: uniform, leave it out")
+        return self
