@@ -32,6 +32,7 @@ ORDER = (
     ("model",),
     ("named_specs",),
     ("hub",),
+    ("window_attention",),
     ("backbone",),
     ("assemble",),
     ("support",),

@@ -15,8 +15,9 @@ from laws.strategies import ramps
 
 def test_the_defaults_are_the_paper_s() -> None:
     found = dyt.DyTSpec().model_dump(mode="json")
+    windows = {"window_size": None, "global_attn_indexes": None}
     paper: dict[str, Any] = {
-        "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}},
+        "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}, **windows},
         "head": {"type": "classifier", "num_classes": 100},
         "variant": {"type": "mlp", "layers": None},
         "tuner": None,

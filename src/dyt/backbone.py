@@ -12,10 +12,11 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from dyt import hub
-from dyt.errors import SpecError, WeightsError, nearest
+from dyt import families, hub
+from dyt.errors import SpecError, UnsupportedError, WeightsError, nearest
 from dyt.model import head_keys
 from dyt.spec import BackboneSpec
+from dyt.window_attention import put_windows, window_refusal
 
 
 def create(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
@@ -24,7 +25,29 @@ def create(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
     Raises:
         SpecError: a name or an argument that timm does not know.
         WeightsError: weights that cannot be had, or do not fit; says what to do.
+        UnsupportedError: windows for a model that cannot have them.
     """
+    model, new_head = _created(spec, num_classes)
+    with_windows(model, spec)
+    return model, new_head
+
+
+def with_windows(model: nn.Module, spec: BackboneSpec) -> None:
+    """Puts the attention of a plain timm model into the windows of the spec; nothing where it asks for none.
+
+    Raises:
+        UnsupportedError: a model that cannot have them; it is then unchanged.
+    """
+    if spec.window_size is None:
+        return
+    known = families.find(model)
+    reason = "no family knows its blocks" if known is None else window_refusal(spec, model, known[1])
+    if known is None or reason is not None:
+        raise UnsupportedError(f"backbone.window_size is not available for {type(model).__name__}: {reason}")
+    put_windows(spec, model, known[1])
+
+
+def _created(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
     check_name(spec.name)
     if spec.weights == "pretrained":
         return _from_hub(spec, num_classes)

@@ -97,11 +97,23 @@ class BackboneSpec(Spec):
 
     `name`: as for `timm.create_model`. `weights`: `pretrained` (timm's hub weights for that name), `none` (random), or
     the path of a local file (.safetensors, or .pth holding tensors only). `args`: plain values for `timm.create_model`.
+
+    `window_size`: attention of a plain ViT within windows of at most so many patches of a side, as equal as the grid
+    allows, for large images (ViTDet); None for global attention. `global_attn_indexes`: the blocks, counted from 0,
+    whose attention stays global; by default the last of each quarter of the depth (2, 5, 8, 11 of 12).
     """
 
     name: str = "vit_base_patch16_224.augreg_in21k"
     weights: str = "pretrained"
     args: dict[str, JsonValue] = Field(default_factory=dict)
+    window_size: Annotated[int, Field(ge=1)] | None = None
+    global_attn_indexes: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _used(self) -> BackboneSpec:
+        if self.global_attn_indexes is not None and self.window_size is None:
+            raise ValueError("global_attn_indexes are the blocks without windows; set window_size, or leave them out")
+        return self
 
     @field_validator("args")
     @classmethod

@@ -124,6 +124,14 @@ class Family(ABC):
         """How many tokens, the first of the prefix, the head reads and no others; None where it may read any."""
         return None
 
+    def window_refusal(self, backbone: nn.Module) -> str | None:
+        """Why the attention of these blocks cannot be put into windows (`backbone.window_size`), or None when it can.
+
+        It can where each block's `attn` is a module (tokens (B, N, C), attn_mask) -> (B, N, C) that takes no position
+        of a token into account, and the backbone's `patch_embed` tells its grid as timm's does.
+        """
+        return "it is for timm's plain ViT, whose attention knows no positions; set backbone.window_size: null"
+
     def keys_refusal(self, backbone: nn.Module) -> str | None:
         """Why the keys of these blocks' attention cannot be had, or None when they can."""
         return "this family does not tell the attention's keys"

@@ -74,6 +74,13 @@ class ViT(IsotropicFamily):
             return None
         return norm, mlp.fc1, mlp.fc2, scale.gamma if type(scale) is LayerScale else None
 
+    def window_refusal(self, backbone: Any) -> str | None:
+        if not isinstance(backbone, VisionTransformer):
+            return super().window_refusal(backbone)
+        if not isinstance(backbone.patch_drop, nn.Identity):
+            return "it drops patches at its stem (patch_drop_rate), which windows would lack"
+        return None
+
     def reduction_refusal(self, backbone: Any) -> str | None:
         return None if isinstance(backbone, VisionTransformer) else "its padding tokens cannot be merged or dropped"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+from torch import nn
+
 from dyt.adapters.bottleneck import Bottleneck
 from dyt.adapters.none import NoAdapter
 from dyt.errors import UnsupportedError
@@ -20,6 +22,7 @@ from dyt.rewrites.report import BlockReport, Report
 from dyt.site import Site
 from dyt.variants.base import DynamicBlock
 from dyt.variants.mlp import MLPVariant
+from dyt.window_attention import windows_of
 
 GATHERED = "the MLP's norm, products and residual for active tokens alone, written back in place"
 MERGED = "router and down projection one product"
@@ -78,9 +81,15 @@ def _left_alone(block: DynamicBlock) -> str | None:
         return f"its family is {type(block.family).__name__}, not vit"
     if block.stage is not None:
         return "a reducer changes its tokens"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
+    if any(_hooked(module) for module in block.modules()):
         return "forward hooks are registered in it"
     return _site_left_alone(block.site("mlp"))
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether it has hooks, other than one pair that puts it into windows and stays where it is."""
+    windows = 0 if windows_of(module) is None else 1
+    return max(len(module._forward_hooks), len(module._forward_pre_hooks)) > windows
 
 
 def _site_left_alone(site: Site) -> str | None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dyt.families.attention import gather_pairs, split_heads
 from dyt.rewrites.products import add_linear, fixed, is_linear, scaled, scales
+from dyt.window_attention import windows_of
 
 
 class FusedAttention(nn.Module):
@@ -36,6 +37,8 @@ class FusedAttention(nn.Module):
     def refusal(block: Any) -> str | None:
         """Why this block's attention is not rewritten; None when it is."""
         attn = block.attn
+        if windows_of(attn) is not None:
+            return "its attention works within windows"
         if type(attn) is not Attention or getattr(attn, "gate", None) is not None:
             return f"its attention is a {'gated ' if type(attn) is Attention else ''}{type(attn).__name__}"
         if not (is_linear(attn.qkv) and is_linear(attn.proj) and scales(block.ls1)):

@@ -127,9 +127,11 @@ _RECIPES: dict[str, dict[str, Any]] = {
         },
         "train": {**_VIDEO_TRAINING, "epochs": 50},
     },
-    # The paper on COCO (table 11): ViTDet, 12 epochs, d = 128. What it does not say is ViTDet's: size, jitter, decay.
+    # The paper on COCO (table 11): ViTDet, 12 epochs, d = 128. What it does not say is ViTDet's: windows, size, jitter,
+    # decay.
     "detection": {
         "model": {
+            "backbone": {"window_size": 14},
             "adapter": {"type": "bottleneck", "dim": 128},
             "objective": {"complete": 0.0, "distill": 0.0},
             "head": {"type": "mask_rcnn", "rpn_convs": 2, "box_head": "conv"},
