@@ -14,6 +14,7 @@ from dyt.errors import DyTError, SpecError, UnsupportedError
 TINY: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 BACKBONES: dict[str, dict[str, Any]] = {
     "global": {"name": "vit_tiny_patch16_224", "args": TINY},
+    "in windows": {"name": "vit_tiny_patch16_224", "args": TINY, "window_size": 3, "global_attn_indexes": [1]},
     "windowed": {"name": "samvit_base_patch16", "args": {**TINY, "window_size": 3, "global_attn_indexes": [1]}},
 }
 HEAD = {"channels": 8, "hidden": 16, "anchors": [8, 16, 32, 48, 64], "proposals": 20, "proposals_training": 40}
@@ -42,6 +43,23 @@ def batch() -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
 def built(*args: Any, **kwargs: Any) -> dyt.DynamicModel:
     torch.manual_seed(0)
     return dyt.build(spec(*args, **kwargs))
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
+def test_weights_in_bfloat16(kind: str) -> None:
+    """Regions are found in float32 all the same, and gradients have the weights' dtype."""
+    model = built(kind).to(torch.bfloat16).train()
+    images, targets = batch()
+    loss, _ = dyt.TuningStep(model)(images.bfloat16(), targets)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    grads = [p.grad for p in model.head.parameters() if p.grad is not None]
+    assert len(grads) == len(list(model.head.parameters()))
+    assert all(g.dtype == torch.bfloat16 and g.isfinite().all() for g in grads)
+    for found in model.eval()(images.bfloat16()):
+        assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    with dyt.execution(model, "complete"):  # routes may differ by rounding
+        assert torch.equal(dyt.count_macs(model, images.bfloat16()), dyt.count_macs(model.float(), images))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -154,14 +155,14 @@ class Detector(Head):
     def counted(self, backbone: nn.Module, images: Tensor) -> None:
         """Backbone, pyramid and proposal network; the work for a region is not counted, as their number varies."""
         with torch.autocast(images.device.type, enabled=False):
-            self.rpn.head(list(self.maps(backbone, images).maps.values()))
+            _in_float32(self.rpn.head, list(self.maps(backbone, images).maps.values()))
 
     def detections(self, maps: Maps) -> Detections:
         """The objects that are found in these maps; the head must be in eval mode."""
         images = _like(maps)
         with torch.autocast(images.tensors.device.type, enabled=False):
-            regions, _ = self.rpn(images, maps.maps)
-            found, _ = self.roi_heads(maps.maps, regions, images.image_sizes)
+            regions, _ = _in_float32(self.rpn, images, maps.maps)
+            found, _ = _in_float32(self.roi_heads, maps.maps, regions, images.image_sizes)
         return [{name: each.squeeze(1) if name == "masks" else each for name, each in one.items()} for one in found]
 
     def loss(self, outputs: Any, targets: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -170,8 +171,8 @@ class Detector(Head):
         self._check(targets)
         images, given = _like(outputs), list(targets)
         with torch.autocast(images.tensors.device.type, enabled=False):
-            regions, terms = self.rpn(images, outputs.maps, given)
-            terms |= self.roi_heads(outputs.maps, regions, images.image_sizes, given)[1]
+            regions, terms = _in_float32(self.rpn, images, outputs.maps, given)
+            terms |= _in_float32(self.roi_heads, outputs.maps, regions, images.image_sizes, given)[1]
         return torch.stack([weight * terms[name] for name, weight in self.weights().items()]).sum()
 
     def weights(self) -> dict[str, float]:
@@ -216,6 +217,14 @@ def _like(maps: Maps) -> ImageList:
     """What torchvision asks about the images: their size, and where they are. Takes no memory."""
     first = maps.maps[SimplePyramid.levels[0]]
     return ImageList(first.new_empty(()).expand(len(first), 3, *maps.size), [maps.size] * len(first))
+
+
+def _in_float32(module: nn.Module, *args: Any) -> Any:
+    """What a module makes of float32 tensors, whatever the dtype of its weights: boxes in pixels need the digits."""
+    weights = dict(module.named_parameters())
+    if all(weight.dtype == torch.float32 for weight in weights.values()):
+        return module(*args)
+    return functional_call(module, {name: weight.float() for name, weight in weights.items()}, args)
 
 
 def _proposer(spec: FasterRCNNSpec) -> RegionProposalNetwork:
