@@ -19,6 +19,8 @@ RUNS = {
     "video_clips.py": (["--epochs", "1", "--films", "8"], "pictures are in pictures/"),
 }
 """For each script: tiny settings, and what it says when it has done its work."""
+ALWAYS = {"quickstart.py", "finetune_folder.py"}
+"""The others take ten seconds and more each, and `.ci/run` runs all of them whole."""
 
 
 def test_every_example_is_run() -> None:
@@ -26,7 +28,9 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("script", RUNS)
-def test_example(script: str, tmp_path: Path) -> None:
+def test_example(script: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if script not in ALWAYS and not request.config.getoption("--full"):
+        pytest.skip("`.ci/run` runs it whole; use --full")
     arguments, said = RUNS[script]
     assert said in run(EXAMPLES / script, *arguments, cwd=tmp_path)
 

@@ -36,6 +36,7 @@ def images(training: bool = True, **fields: Any) -> Images:
     return Images(split(), DataSpec(root=".", **fields), PREPARATION, training)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine has cores, maybe
 @pytest.mark.parametrize("augment", ["none", "crop", "timm"])
 def test_workers_change_nothing(augment: str) -> None:
     plan = [[(0, 5), (3, 6)], [(1, 7)]]
