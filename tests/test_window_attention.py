@@ -170,6 +170,10 @@ def test_images_of_any_size() -> None:
         images = torch.randn(2, 3, *size)
         alone = torch.cat([model(image[None]) for image in images])
         torch.testing.assert_close(model(images), alone)
+    twin, large = copy.deepcopy(model), torch.randn(1, 3, 80, 64)
+    found = twin(large)  # a copy has a grid of its own
+    torch.testing.assert_close(model(images), alone)
+    torch.testing.assert_close(found, model(large))
 
 
 def test_maps_of_layers_and_a_free_batch_size() -> None:
