@@ -35,8 +35,10 @@ def test_example(script: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     assert said in run(EXAMPLES / script, *arguments, cwd=tmp_path)
 
 
-def test_plug_in(tmp_path: Path) -> None:
+def test_plug_in(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The plug-in's own tests, with its package and the entry point of its pyproject.toml where pip would put them."""
+    if not request.config.getoption("--full"):
+        pytest.skip("`.ci/run` installs it with pip and runs them; use --full")
     source, site = EXAMPLES / "own_dispatcher", tmp_path / "site"
     install(source, site)
     assert "5 passed" in run("-m", "pytest", "-p", "no:cacheprovider", source, cwd=tmp_path, path=site)
