@@ -7,7 +7,7 @@ import pytest
 import torch
 
 # Derandomised, so that a failure on one machine is a failure on all. No health check is suppressed.
-hypothesis.settings.register_profile("dyt", derandomize=True, deadline=None, database=None, max_examples=12)
+hypothesis.settings.register_profile("dyt", derandomize=True, deadline=None, database=None, max_examples=9)
 hypothesis.settings.load_profile("dyt")
 
 

@@ -67,8 +67,10 @@ def test_a_failed_task_does_not_lose_the_other(
         sweep(jobs(run, root, tmp_path / "out", epochs=3), progress=False)
 
 
-def test_stopping_saves_and_goes_on(run: RunSpec, root: Path, tmp_path: Path) -> None:
+def test_stopping_saves_and_goes_on(run: RunSpec, root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A signal once the first epoch is over; then to the end, which is that of an uninterrupted run."""
+    if not request.config.getoption("--full"):
+        pytest.skip("three processes; `.ci/run` has them, use --full")
     each = jobs(run, root, tmp_path / "out", epochs=200)[:1]
     rows = tmp_path / "out/caltech101/metrics.jsonl"
 

@@ -39,7 +39,9 @@ def films(root: Path) -> Path:
     return root
 
 
-def test_two_processes_measure_what_one_does(weights: Path, tmp_path: Path) -> None:
+def test_two_processes_measure_what_one_does(weights: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--full"):
+        pytest.skip("two processes for each task; `.ci/run` has them, use --full")
     pytest.importorskip("pycocotools", reason="the extra dyt[detection]")
     tasks = {
         "video": (films(tmp_path / "films"), {"type": "query"}, 5),
