@@ -12,7 +12,7 @@ hypothesis.settings.load_profile("dyt")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run every combination of laws/test_matrix.py, not a sample")
+    parser.addoption("--full", action="store_true", help="slow tests too, and every combination of laws/test_matrix.py")
     parser.addoption("--part", default="1/1", metavar="I/N", help="of those with --full one of N seeded parts")
 
 

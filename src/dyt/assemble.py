@@ -21,6 +21,7 @@ from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
+from dyt.window_attention import combination_refusal
 
 DEFAULT_EXECUTORS = ("masked", "sparse")
 """(in train mode, in eval mode)."""
@@ -185,10 +186,9 @@ def _check_parts(
     dispatcher: type[Dispatcher],
 ) -> None:
     """Refuses what dispatcher and adapter ask of the backbone and its family does not have, or its windows do not."""
-    if spec.backbone.window_size is not None:
-        reason = _windows_refusal(spec, variant, dispatcher)
-        if reason is not None:
-            raise UnsupportedError(f"backbone.window_size is not available here: {reason}")
+    reason = combination_refusal(spec, variant, dispatcher)
+    if reason is not None:
+        raise UnsupportedError(f"backbone.window_size is not available here: {reason}")
     reason = family.attention_refusal(backbone) if dispatcher.needs_attention else None
     if reason is not None:
         raise UnsupportedError(
@@ -200,15 +200,6 @@ def _check_parts(
             f"adapter.input: normalised is not available for {type(backbone).__name__}: its {bare[0]} branch does not "
             f"start with a norm of its own; use input: block"
         )
-
-
-def _windows_refusal(spec: DyTSpec, variant: type[DynamicBlock], dispatcher: type[Dispatcher]) -> str | None:
-    """What of a spec attention in windows does not go with; None for nothing."""
-    if set(variant.dispatched) != {"mlp"}:
-        return f"windows hold all of their tokens, and variant '{spec.variant.type}' attends among active ones; use mlp"
-    if dispatcher.needs_attention:
-        return f"dispatcher '{spec.dispatcher.type}' ranks tokens by the class token's attention to all of them"
-    return None if spec.reducer is None else f"reducer '{spec.reducer.type}' leaves fewer tokens than windows hold"
 
 
 def _check_tuner(

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.dispatchers.base import Dispatcher
 from dyt.errors import DyTError
 from dyt.families.base import Family
-from dyt.spec import BackboneSpec
+from dyt.spec import BackboneSpec, DyTSpec
+from dyt.variants.base import DynamicBlock
 
 PARTS = 4
 """Blocks with global attention by default: the last of each of so many equal parts of the depth, as in ViTDet."""
@@ -162,6 +164,17 @@ def window_refusal(spec: BackboneSpec, backbone: nn.Module, family: Family) -> s
         if there is not None and (i in wholes or there.size != spec.window_size):
             return f"it has other windows already, of {there.size} at {path}; give one without"
     return None
+
+
+def combination_refusal(spec: DyTSpec, variant: type[DynamicBlock], dispatcher: type[Dispatcher]) -> str | None:
+    """What else of a spec its windows do not go with; None for nothing, and where it asks for no windows."""
+    if spec.backbone.window_size is None:
+        return None
+    if set(variant.dispatched) != {"mlp"}:
+        return f"windows hold all of their tokens, and variant '{spec.variant.type}' attends among active ones; use mlp"
+    if dispatcher.needs_attention:
+        return f"dispatcher '{spec.dispatcher.type}' ranks tokens by the class token's attention to all of them"
+    return None if spec.reducer is None else f"reducer '{spec.reducer.type}' leaves fewer tokens than windows hold"
 
 
 def put_windows(spec: BackboneSpec, backbone: nn.Module, family: Family) -> None:
