@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
 from dyt.families import find
 from dyt.registry import families
+from dyt.testing.laws import executed
 from families.reading import maps, rows
 from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
 from laws.models import shaken
@@ -309,18 +309,11 @@ def test_costs_are_what_a_flop_counter_sees(name: str) -> None:
         with dyt.forced(model, masks):
             counted = dyt.count_macs(model, x)
         if variant == "mlp":
-            assert abs(int(counted.sum()) - executed(model, x, masks)) <= BATCH
+            assert abs(int(counted.sum()) - executed(model, x, masks=masks)) <= BATCH
             continue
         once = set()
         for image in range(BATCH):
             mine = {k: t[image : image + 1] for k, t in x.items()} if isinstance(x, dict) else x[image : image + 1]
-            once.add(executed(model, mine, [mask[image : image + 1] for mask in masks]) - int(counted[image]))
+            once.add(executed(model, mine, masks=[mask[image : image + 1] for mask in masks]) - int(counted[image]))
         assert len(once) == 1
         assert once == {0} or name == "srelpos"
-
-
-def executed(model: dyt.DynamicModel, x: Any, masks: list[Tensor]) -> int:
-    """Multiply-accumulates of one forward."""
-    with dyt.forced(model, masks), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
-    return int(counter.get_total_flops()) // 2

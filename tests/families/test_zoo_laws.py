@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
 from dyt.bridges import bridged
 from dyt.checkpoint import plain_state
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.model import head_keys
+from dyt.testing.laws import executed
 from dyt.train.calibrate import calibrate_rate
 from families.tiny import Tiny, labels
 from families.zoo_hf import HUGGINGFACE
@@ -207,13 +207,7 @@ def test_count_macs_is_what_a_flop_counter_sees_and_falls_with_the_tokens(name: 
         given = masks(model, x, [kind], 2)
         seen = 0
         for part in parts:
-            with (
-                torch.no_grad(),
-                dyt.forced(model, [m[part] for m in given]),
-                FlopCounterMode(display=False) as counter,
-            ):
-                model(x[part])
-            seen += counter.get_total_flops() // 2
+            seen += executed(model, x[part], masks=[m[part] for m in given])
         with dyt.forced(model, given):
             counted.append(dyt.count_macs(model, x))
         assert abs(int(counted[-1].sum()) - seen) <= len(x)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
 from dyt.errors import DyTError, SpecError, UnsupportedError
+from dyt.measure.flops import MacCounter
+from dyt.measure.macs import tokens_alone
+from dyt.steer import steered
+from dyt.testing.laws import executed
 
 TINY: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -149,14 +152,12 @@ def test_saved_and_loaded_is_equal(tmp_path: Path) -> None:
 def test_macs_are_those_of_the_flop_counter_without_the_regions(backbone: str) -> None:
     model = built(backbone=backbone).eval()
     images, _ = batch()
-    with torch.no_grad(), dyt.execution(model, "sparse"):
-        with FlopCounterMode(display=False) as whole:
-            model.head.counted(model.backbone, images[:1])
-        with FlopCounterMode(display=False) as everything:
-            model(images[:1])
-    assert int(dyt.count_macs(model, images[:1])) == whole.get_total_flops() // 2
+    whole = executed(model, images[:1])
+    with torch.no_grad(), steered(model.key, executor=tokens_alone()), MacCounter() as everything:
+        model(images[:1])
+    assert int(dyt.count_macs(model, images[:1])) == whole
     per_region = 8 * 7 * 7 * 16 + 16 * 16 + 16 * 3 + 16 * 3 * 4
-    rest, left = divmod((everything.get_total_flops() - whole.get_total_flops()) // 2, per_region)
+    rest, left = divmod(everything.total - whole, per_region)
     assert left == 0
     assert 0 < rest <= HEAD["proposals"]
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
 from dyt.checkpoint import fingerprint, plain_state, stored
 from dyt.model import head_keys, tuned_keys
+from dyt.testing.laws import executed
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
 from dyt.variants.base import DynamicBlock
@@ -102,10 +102,9 @@ def test_executors_agree_and_costs_are_those_executed(
         with dyt.execution(model, "sparse"):
             case.close(model(x), masked)
     for i in range(case.batch):  # one by one: in a batch, rows of attention are padded to the longest
-        own, counter = [mask[i : i + 1] for mask in given_masks], FlopCounterMode(display=False)
-        with torch.no_grad(), case.precision(), dyt.forced(model, own), dyt.execution(model, "sparse"), counter:
-            model(x[i : i + 1])
-        assert abs(int(counted[i]) - counter.get_total_flops() // 2) <= 1
+        with case.precision():
+            own = executed(model, x[i : i + 1], masks=[mask[i : i + 1] for mask in given_masks])
+        assert abs(int(counted[i]) - own) <= 1
 
 
 @each_tuner

@@ -17,7 +17,11 @@ def macs(
     assignments: SetOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images with random masks that are averaged.")] = 2,
 ) -> None:
-    """Count multiply-accumulates per image (dense, complete, at the nominal rate) and trainable parameters."""
+    """Count multiply-accumulates per image (dense, complete, at the nominal rate) and trainable parameters.
+
+    An image costs what its own active tokens need. Where images of a batch differ in their number, rows are added that
+    are computed and thrown away: what is then executed per image has its own line.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -33,10 +37,12 @@ def macs(
     unit = TASKS[KINDS["heads"].get(chosen_spec.head.type).task].unit
     table.add_column(f"GMACs per {unit}", justify="right")
     table.add_column("of dense", justify="right")
+    active = f"{found.rate:.0%} active"
     for what, value in (
         ("dense (plain timm)", found.dense),
         ("complete (every token active)", found.complete),
-        (f"{found.rate:.0%} active (forced masks)", found.executed),
+        (f"{active} (forced masks)", found.executed),
+        (f"{active}, a batch of {found.images} with its padding", found.executed + found.padding),
     ):
         table.add_row(what, f"{value / 1e9:.3f}", f"{value / found.dense:.1%}")
     if chosen_spec.head.classifier == 0:

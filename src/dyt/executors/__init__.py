@@ -6,6 +6,7 @@ from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
 from dyt.executors.sparse_backward import SparseBackward
 from dyt.executors.triton import Triton
+from dyt.executors.unseen import unseen, watching_unseen
 
 __all__ = [
     "Capacity",
@@ -19,4 +20,6 @@ __all__ = [
     "Sparse",
     "SparseBackward",
     "Triton",
+    "unseen",
+    "watching_unseen",
 ]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dyt.assemble import build
 from dyt.backbone import create, input_size
 from dyt.heads import Head
 from dyt.measure.activity import random_masks
-from dyt.measure.macs import backbone_macs, count_macs
+from dyt.measure.flops import MacCounter
+from dyt.measure.macs import backbone_macs, count_macs, executed_macs
 from dyt.measure.shapes import ShapesOnly
 from dyt.model import DynamicModel, execution, forced, record
 from dyt.spec import DyTSpec
@@ -30,6 +30,9 @@ class Costs:
         nominal: with exactly the share `rate` of an image's patch tokens active at every site, routers included; at
             sample level the mean of all and none, in that share.
         executed: the mean over images whose own shares differ around that rate.
+        padding: what one forward of those images together executes beside that, per image, under the default executor:
+            rows that it adds and throws away.
+        images: how many they are.
         rate: that share.
         trainable: parameters trained, without the head.
         dispatchers: those of them that are the dispatchers', which the paper leaves out of its counts.
@@ -43,6 +46,8 @@ class Costs:
     complete: int
     nominal: int
     executed: int
+    padding: int
+    images: int
     rate: float
     trainable: int
     dispatchers: int
@@ -79,11 +84,17 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
         routers = routed - int(count_macs(model, batch[:1]))  # forced masks leave the routers out
     tokens = [(route.active.shape[1], route.prefix) for route in routes]
     if getattr(spec.dispatcher, "level", "token") == "sample":
-        none, every = (_forced_macs(model, batch[:1], random_masks(tokens, frames, share)) for share in (0.0, 1.0))
-        nominal = executed = none + rate * (every - none)
+        none, every = (random_masks(tokens, images * frames, share) for share in (0.0, 1.0))
+        least, most = (_forced_macs(model, batch[:1], [m[:frames] for m in masks]) for masks in (none, every))
+        nominal = executed = least + rate * (most - least)
+        whole = round(rate * images) * frames
+        ragged = [torch.cat([all_[:whole], prefix[whole:]]) for all_, prefix in zip(every, none, strict=True)]
     else:
         nominal = _forced_macs(model, batch[:1], random_masks(tokens, frames, rate))
-        executed = _forced_macs(model, batch, random_masks(tokens, images * frames, rate))
+        ragged = random_masks(tokens, images * frames, rate)
+        executed = _forced_macs(model, batch, ragged)
+    with forced(model, ragged):
+        padding = executed_macs(model, batch) - int(count_macs(model, batch).sum())
     plain = create(spec.backbone, spec.head.classifier)[0].eval()
     dense = dense_macs(plain, batch[:1], model.head)
     head = {id(p) for p in model.head_parameters}
@@ -94,6 +105,8 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
         complete=complete,
         nominal=round(nominal) + routers,
         executed=round(executed) + routers,
+        padding=round(padding / images),
+        images=images,
         rate=rate,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in head),
         dispatchers=sum(p.numel() for site in model.sites for p in site.dispatcher.parameters()),
@@ -115,10 +128,9 @@ def dense_macs(backbone: nn.Module, image: Tensor, head: Head | None = None) -> 
         image: what the head takes, where one is given.
         head: what stands behind the backbone; its own classifier by default.
     """
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), MacCounter() as counter:
         backbone(image) if head is None else head.counted(backbone, image)
-    return int(counter.get_total_flops()) // 2
+    return counter.total
 
 
 def without_weights(spec: DyTSpec) -> DyTSpec:

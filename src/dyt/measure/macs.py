@@ -8,31 +8,32 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dyt import steer
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.measure.flops import MacCounter
 from dyt.model import DynamicModel
 from dyt.route import Route, Tokens
+
+
+def tokens_alone() -> Executor:
+    """The executor whose multiply-accumulates are the model's: the active tokens, and in a batch of one no row more."""
+    return Sparse()
 
 
 class _Metered(Executor):
     """Runs `sparse` and books what each dispatched branch costs to the images that caused it."""
 
-    def __init__(self, counter: FlopCounterMode, images: int) -> None:
-        self.inner, self.counter = Sparse(), counter
+    def __init__(self, counter: MacCounter, images: int) -> None:
+        self.inner, self.counter = tokens_alone(), counter
         self.booked = torch.zeros(images, dtype=torch.float64)
 
-    def spent(self) -> int:
-        """Multiply-accumulates so far; the counter counts two operations each."""
-        return int(self.counter.get_total_flops()) // 2
-
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
-        before = self.spent()
+        before = self.counter.total
         out = self.inner.pointwise(fn, x, route)
         active = route.active.sum(1).double().cpu()
-        shares = (self.spent() - before) * active / active.sum().clamp_min(1)
+        shares = (self.counter.total - before) * active / active.sum().clamp_min(1)
         self.booked += shares.reshape(len(self.booked), len(shares) // max(len(self.booked), 1)).sum(1)  # clips
         return out
 
@@ -40,14 +41,14 @@ class _Metered(Executor):
         """Image by image, so that no image pays for padding to the length of another."""
         rows = []
         for i in range(x.shape[0]):
-            before, this = self.spent(), torch.tensor([i], device=x.device)
+            before, this = self.counter.total, torch.tensor([i], device=x.device)
 
             def of_this(y: Tensor, tokens: Tokens, this: Tensor = this) -> Tensor:
                 return fn(y, replace(tokens, images=this))
 
             alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
             rows.append(self.inner.mixing(of_this, x[i : i + 1], alone))
-            self.booked[i * len(self.booked) // x.shape[0]] += self.spent() - before
+            self.booked[i * len(self.booked) // x.shape[0]] += self.counter.total - before
         return torch.cat(rows)
 
 
@@ -65,22 +66,44 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
 
     Returns:
         (B,) int64 on the CPU.
+
+    Raises:
+        UnsupportedError: the model has an operator that multiplies, of which no formula is known
+            (`dyt.measure.flops.register`).
     """
-    counter = FlopCounterMode(display=False)
+    counter = MacCounter()
     count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
     metered = _Metered(counter, count)
     with _evaluating(model), counter, steer.steered(model.key, executor=metered):
         model.head.counted(model.backbone, images)
-    shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
+    shared = (counter.total - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
+
+
+def executed_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> int:
+    """Multiply-accumulates that one forward of the whole batch executes, under the executor in force.
+
+    Where `count_macs` counts what each image's tokens need, this counts what is computed for them: rows that an
+    executor adds and throws away included, as `capacity` does, or `sparse` where images of a batch differ in length. All
+    else is as there. What a kernel pads within its own tiles is not seen.
+
+    Args:
+        model: the dynamic model; the train or eval mode of each of its modules is left as it was.
+        images: as for `count_macs`.
+
+    Raises:
+        UnsupportedError: as `count_macs`, or of the executor in force.
+    """
+    with _evaluating(model), MacCounter() as counter:
+        model.head.counted(model.backbone, images)
+    return counter.total
 
 
 def backbone_macs(backbone: nn.Module, images: Tensor) -> int:
     """Multiply-accumulates of the features of images (B, 3, H, W), as the surrounding context has the model run."""
-    counter = FlopCounterMode(display=False)
-    with _evaluating(backbone), counter:
+    with _evaluating(backbone), MacCounter() as counter:
         backbone.forward_features(images)  # type: ignore[operator]
-    return int(counter.get_total_flops()) // 2
+    return counter.total
 
 
 @contextmanager

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dyt.assemble import build
 from dyt.checkpoint import load, plain_state, save
-from dyt.measure.macs import count_macs
+from dyt.measure.flops import MacCounter
+from dyt.measure.macs import count_macs, tokens_alone
 from dyt.model import DynamicModel, execution, forced, head_keys, record, tuned_keys
 from dyt.objective import TuningStep
 from dyt.route import activation_rate
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import dump_yaml, parse_yaml
+from dyt.steer import steered
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 
 Chosen = Mapping[str, Any]
@@ -245,19 +246,19 @@ def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kin
     require(near, f"{policy}: count_macs says {counted.tolist()}, a FLOP counter sees {seen}")
 
 
-def executed(model: DynamicModel, image: Tensor, name: str, masks: Sequence[Tensor] | None = None) -> int:
-    """Multiply-accumulates of one forward, as torch's FLOP counter sees them.
+def executed(model: DynamicModel, images: Any, name: str = "sparse", masks: Sequence[Tensor] | None = None) -> int:
+    """Multiply-accumulates of one forward under an execution, as a counter of its operators sees them.
 
-    One image at a time: in a batch `sparse` pads mixing branches to the longest image, which is executed, but is no
-    image's own cost.
+    `sparse` without rows beside the tokens'. One image at a time is an image's own cost: in a batch, mixing branches
+    are padded to the longest image.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(execution(model, name))
+        if name == "sparse":
+            stack.enter_context(steered(model.key, executor=tokens_alone()))
         if masks is not None:
             stack.enter_context(forced(model, masks))
-        counter = stack.enter_context(FlopCounterMode(display=False))
-        model.head.counted(model.backbone, image)
-    total = int(counter.get_total_flops())
-    require(total % 2 == 0, f"an odd number of operations: {total}")
-    return total // 2
+        counter = stack.enter_context(MacCounter())
+        model.head.counted(model.backbone, images)
+    return counter.total

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dyt.executors.base import MLPBranch
 from dyt.executors.triton.kernels import gather_norm, linear
+from dyt.executors.unseen import unseen
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 TILES = ((128, 128, 32, 4), (128, 128, 64, 8), (128, 256, 64, 8), (64, 128, 64, 4), (32, 128, 64, 4))
@@ -64,6 +65,7 @@ def _launch(
     gelu: bool,
     scatter: bool,
 ) -> None:
+    unseen("dyt.executors.triton.linear", lambda: int(count) * layer.in_features * layer.out_features)
     programs = 3 if INTERPRETED else torch.cuda.get_device_properties(a.device).multi_processor_count
     exact = a.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     _linear[(programs,)](
