@@ -7,6 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import dyt
+from dyt.measure import executed_macs
 from dyt.testing.cases import masks, shaken, spec
 
 # No channel count is a multiple of a tile; 17 tokens are not either.
@@ -48,6 +49,15 @@ def agreement(device: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(found["triton"], found["masked"], atol=tolerance, rtol=tolerance)
 
 
+def counting() -> None:
+    """What its kernels multiply is counted, though torch's dispatcher does not see it."""
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = model_of("cpu", torch.float32)
+    for kind in ("ragged", "none", "all"):
+        with dyt.forced(model, masks(model, x, [kind], 3)), dyt.execution(model, "triton"):
+            assert abs(executed_macs(model, x) - int(dyt.count_macs(model, x).sum())) <= len(x), kind
+
+
 def refusals() -> None:
     x = torch.randn(2, 3, 32, 32)
     model = model_of("cpu", torch.float32)
@@ -77,5 +87,6 @@ if __name__ == "__main__":
     # Not bfloat16: the interpreter keeps it as 16-bit integers, and its matrix product multiplies those.
     for dtype in (torch.float32, torch.float16):
         agreement("cpu", dtype)
+    counting()
     refusals()
     print("agree")

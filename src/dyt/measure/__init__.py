@@ -2,16 +2,19 @@
 
 from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.measure.calibration import Calibration, calibrate
+from dyt.measure.flops import MacCounter
 from dyt.measure.frames import frame_rates
 from dyt.measure.latency import Comparison, Interval, median_interval, paired
-from dyt.measure.macs import count_macs
+from dyt.measure.macs import count_macs, executed_macs
 
 __all__ = [
     "Calibration",
     "Comparison",
     "Interval",
+    "MacCounter",
     "calibrate",
     "count_macs",
+    "executed_macs",
     "frame_rates",
     "median_interval",
     "paired",

@@ -181,8 +181,7 @@ class _Prepared:
             self.macs = float(dense_macs(model.backbone, images[:1], model.head))
         else:
             self.masks = _masks(model, images, rate) if contender.routed else None
-            # not in inference mode, in which the counter's hooks cannot look at parameters
-            with torch.inference_mode(False), torch.no_grad(), self._context():
+            with self._context():
                 self.macs = float(count_macs(model, images).double().mean())
                 if contender.routed:
                     active, total = activation_rate(routes_of(model, images))

@@ -83,8 +83,8 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
 def executed_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> int:
     """Multiply-accumulates that one forward of the whole batch executes, under the executor in force.
 
-    Where `count_macs` counts what each image's tokens need, this counts what is computed for them: rows that an
-    executor adds and throws away included, as `capacity` does, or `sparse` where images of a batch differ in length. All
+    Where `count_macs` counts what each image's tokens need, this counts what is computed for them: with the rows that
+    an executor adds and throws away, as `capacity` does, or `sparse` where the images of a batch differ in length. All
     else is as there. What a kernel pads within its own tiles is not seen.
 
     Args:

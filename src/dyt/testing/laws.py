@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dyt.assemble import build
 from dyt.checkpoint import load, plain_state, save
@@ -226,7 +227,10 @@ def file_loads_equal(case: Sample, chosen: Chosen, other_head: int | None = None
 
 
 def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kinds: Sequence[str]) -> None:
-    """Law 8: `count_macs` equals what a FLOP counter sees; `policy` is forced, routed or complete."""
+    """Law 8: `count_macs` equals what a FLOP counter sees, whichever operator torch chooses for attention.
+
+    `policy` is forced, routed or complete.
+    """
     model = shaken(built(case, chosen), 0.3)
     x = case.images()
     given_masks = masks(model, x, kinds, case.seed)
@@ -234,6 +238,12 @@ def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kin
         if policy == "forced":
             with forced(model, given_masks):
                 counted = count_macs(model, x)
+                with sdpa_kernel(SDPBackend.MATH):
+                    by_hand = count_macs(model, x)
+            require(
+                torch.equal(counted, by_hand),
+                f"by torch's choice of attention {counted.tolist()}, of plain products {by_hand.tolist()}",
+            )
             seen = [executed(model, x[i : i + 1], "sparse", [m[i : i + 1] for m in given_masks]) for i in range(len(x))]
         else:
             with execution(model, "complete") if policy == "complete" else nullcontext():
