@@ -227,9 +227,13 @@ class TuningStep(nn.Module):
         return sums(ran.routes, ran.teacher if compared else (), self.model.head.reads_patches)
 
     def _looked(self, images: Any, now: float, due: bool) -> Sums:
-        """Of a part that is looked at: with the complete pass only where it is the teacher."""
-        taught = at(self.objective.features, now) > 0 and self.objective.teacher == "complete"
-        return self._sums(self._run(images, now, due, image_count(images) if taught else 0), now)
+        """Of a part that is looked at: the dynamic pass alone, or with the teacher's where features are compared."""
+        if at(self.objective.features, now) > 0:
+            count = image_count(images) if self.objective.teacher == "complete" else 0
+            return self._sums(self._run(images, now, due, count), now)
+        with steer.steered(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
+            self.model(images)
+        return sums(routes)
 
     def _rate(self, routes: Sequence[Route], whole: Whole, now: float) -> tuple[Tensor, Tensor]:
         """The rate term, and the rate itself, detached."""
