@@ -102,7 +102,8 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
         backbone = create(
             spec.backbone.model_copy(update={"weights": "none"}) if full else spec.backbone, spec.head.classifier
         )[0]
-        dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}  # a batch norm counts its batches
+        # thresholds are float32 in any model, and a batch norm counts its batches
+        dtypes = {t.dtype for key, t in tensors.items() if t.is_floating_point() and not _is_threshold(key)}
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
     else:
         backbone, _ = bridged(backbone, spec.head.classifier)
@@ -144,8 +145,17 @@ def _break_evens(metadata: Mapping[str, str], path: str | Path) -> dict[str, Bre
 
 def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """In words, the first tensor whose dtype differs; empty when none does."""
-    wrong = (f"{key} is {given[key].dtype}, not {t.dtype}" for key, t in wanted.items() if given[key].dtype != t.dtype)
+    wrong = (
+        f"{key} is {given[key].dtype}, not {t.dtype}"
+        for key, t in wanted.items()
+        if given[key].dtype != t.dtype and not (_is_threshold(key) and given[key].is_floating_point())
+    )
     return next(wrong, "")
+
+
+def _is_threshold(key: str) -> bool:
+    """Whether a stored key is a site's threshold, which older files have in the model's dtype."""
+    return key.startswith("sites.") and key.endswith(".threshold")
 
 
 def stored(model: DynamicModel, whole: bool | None = None) -> dict[str, Tensor]:

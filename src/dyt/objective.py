@@ -2,79 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dyt import steer
-from dyt.control import follow
+from dyt.accumulation import ALONE, Turn, Turns, image_count, uncounted
+from dyt.control import follow, thresholds_of
 from dyt.errors import DyTError
+from dyt.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
 from dyt.model import DynamicModel, execution, record
 from dyt.registry import executors
-from dyt.route import Route, activation_rate
+from dyt.route import Route
 from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 from dyt.stem import Passes, stochastic
 
-
-def feature_distance(dynamic: Sequence[Route], teacher: Sequence[Route], patches: bool = False) -> Tensor:
-    """() float32: how far the dynamic pass's features are from those of a teacher's pass, which is detached.
-
-    For each site the class token that enters it (the mean patch token where there is none), as the squared distance
-    over the variance of the teacher's over the images of all ranks; then the mean over the sites. 0 where the passes
-    agree, about 1 where the dynamic pass tells nothing of the image. With `patches` it is every patch token instead,
-    and the variance is that over the patches of all images: for heads that read patch tokens.
-
-    Args:
-        dynamic: routes of the dynamic pass that kept their tokens.
-        teacher: of the teacher's pass of the same images.
-        patches: compare every patch token.
-
-    Raises:
-        DyTError: a single image, which has no variance.
-    """
-    read = Route.patches if patches else Route.summary
-    teachers = [read(route).detach() for route in teacher]
-    terms = [(read(r) - t).square().sum() for r, t in zip(dynamic, teachers, strict=True)]
-    sums, world = _joint(torch.cat([torch.cat([t.new_tensor([len(t)]), t.sum(0)]) for t in teachers]))
-    spreads, floors = [], []
-    for t, own in zip(teachers, torch.split(sums, [t.shape[1] + 1 for t in teachers]), strict=True):
-        if own[0] < 2:
-            raise DyTError("objective.features compares images: a step needs at least two; use a larger batch")
-        spreads.append((t - own[1:] / own[0]).square().sum())
-        floors.append(1e-6 * own[1:].square().sum() / own[0])  # images that are all alike have no variance
-    totals, _ = _joint(torch.stack([*(term.detach() for term in terms), *spreads]))
-    found = []
-    for term, total, spread, floor in zip(terms, *totals.chunk(2), floors, strict=True):
-        variance = torch.maximum(spread, floor)
-        share = world * term / variance  # averaged over the ranks by DistributedDataParallel, as in mean_over_ranks
-        found.append(share + (total / variance - share).detach())
-    return torch.stack(found).mean()
+__all__ = ["TuningStep", "asked_rates", "feature_distance", "mean_over_ranks"]
 
 
-def _joint(sums: Tensor) -> tuple[Tensor, int]:
-    """The sums of all ranks together, and how many ranks there are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return sums, 1
-    dist.all_reduce(sums)
-    return sums, dist.get_world_size()
+class _Ran(NamedTuple):
+    """What the passes of a step, or of a part of one, gave: the dynamic one, the complete one, the teacher's routes."""
 
-
-def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
-    """total / count over all ranks, (), for sums () of this rank; differentiable in this rank's `total`.
-
-    DistributedDataParallel averages gradients over W ranks, so this rank's share is scaled by W: the averaged gradient
-    is then that of the joint mean. Only detached sums are communicated, once, whether or not a token is active here.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return total / count.clamp_min(1)
-    sums = torch.stack([total.detach(), count.detach()])
-    dist.all_reduce(sums)
-    joint = sums[0] / sums[1].clamp_min(1)
-    share = dist.get_world_size() * total / sums[1].clamp_min(1)
-    return share + (joint - share).detach()
+    routes: list[Route]
+    logits: Any
+    penalties: list[Tensor]
+    complete: Any
+    teacher: list[Route]
 
 
 def asked_rates(model: DynamicModel, objective: ObjectiveSpec) -> list[float]:
@@ -130,6 +86,7 @@ class TuningStep(nn.Module):
         timed = getattr(dispatcher, "over_training", ())
         schedules = [self.objective.features, *(getattr(dispatcher, field) for field in timed)]
         self.scheduled = self.objective.asked is not None or any(isinstance(s, Ramp) for s in schedules)
+        self._turns: Turns | None = None
         self.train(model.training)
 
     def forward(
@@ -149,7 +106,8 @@ class TuningStep(nn.Module):
             reducer asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained
             backbone, is run only for terms that need it, the complete one only at every `complete_every`-th step. The
             rate is the mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates`
-            the `rate` term is the mean over the sites of each one's own square.
+            the `rate` term is the mean over the sites of each one's own square. Inside `accumulating` the mean of a
+            part of the loss over the step's parts is that of the whole step.
 
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
@@ -157,45 +115,144 @@ class TuningStep(nn.Module):
             DyTError: progress missing though the spec has schedules, or outside [0, 1]; step missing though
                 `complete_every` is above 1; `control: threshold` with a dispatcher that scores nothing.
         """
-        o, now, due = self.objective, self._progress(progress), self._due(step)
-        features, head = at(o.features, now), self.model.head
+        turns = self._turns
+        if turns is None:
+            return self._loss(images, labels, self._progress(progress), self._due(step), ALONE)
+        now = self._progress(turns.progress if progress is None else progress)
+        due = self._due(turns.step if step is None else step)
+        if turns.looking:
+            turns.look(images, (lambda: self._looked(images, now, due)) if self._joins(now) else None)
+            return torch.zeros(()), {}
+        with turns.turn(images) as turn:
+            return self._loss(images, labels, now, due, turn)
+
+    @contextmanager
+    def accumulating(
+        self, parts: Iterable[Any], progress: float | None = None, step: int | None = None
+    ) -> Iterator[None]:
+        """Inside, forwards are those of the parts of one step, in order: their losses' mean is the whole step's loss.
+
+        Terms that are of all images of a step together (`rate`, also by layer, and `features`) take what they need of
+        the other parts from a pass without gradients over all of them, which is run first: one more forward a part,
+        with the teacher's where features are compared. It is left out where the weights of both are 0. Each part's
+        forward inside draws the noise that it drew then. With `control: threshold` the thresholds are moved at the end,
+        from the logits of all parts.
+
+            with step.accumulating([images for images, _ in parts]):
+                for images, labels in parts:
+                    loss, terms = step(images, labels)
+                    (loss / len(parts)).backward()
+            optimizer.step()
+
+        Enter it under the autocast, and in the mode, in which the parts are run. Under DistributedDataParallel it is a
+        method of the module inside, and every rank has as many parts.
+
+        Args:
+            parts: the images of each part, as `forward` takes them, as many in each; gone through once.
+            progress, step: as for `forward`, of the whole step; those of forwards inside may be left out.
+
+        Raises:
+            DyTError: inside another one, no parts, parts of unequal size, or other forwards inside than one for each.
+        """
+        if self._turns is not None:
+            raise DyTError("accumulating: one step's parts inside another's; leave the first `with` before the next")
+        turns = self._turns = Turns(self.model, progress, step)
+        try:
+            with torch.no_grad(), uncounted(self.model):
+                for images in parts:
+                    self(images, None)
+            turns.begin()
+            yield
+        finally:
+            self._turns = None
+        turns.end()
+        if turns.values:
+            self._follow(turns.values, self._progress(progress))
+
+    def _loss(self, images: Any, labels: Any, now: float, due: bool, turn: Turn) -> tuple[Tensor, dict[str, Tensor]]:
+        o, head = self.objective, self.model.head
+        count, weight = turn.complete(image_count(images), o.complete_share)
+        ran = self._run(images, now, due, count)
+        parts = {"cls": head.loss(ran.logits, labels)}
+        zero = parts["cls"].new_zeros(())
+        parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
+        if ran.complete is not None:
+            if o.complete > 0:
+                parts["complete"] = weight * head.loss(ran.complete, labels[:count])
+            if o.distill > 0:
+                parts["distill"] = weight * head.divergence(ran.complete, ran.logits[:count], o.temperature)
+        features, whole = at(o.features, now), turn.whole
+        if ran.routes:
+            whole = joined([self._sums(ran, now)]) if whole is None else whole
+            parts["rate"], parts["active_rate"] = self._rate(ran.routes, whole, now)
+            if features > 0:
+                parts["features"] = feature_distance(ran.routes, ran.teacher, head.reads_patches, whole)
+            if o.control == "threshold" and self.training:
+                values = [thresholds_of(r, s) for r, s in zip(ran.routes, self.model.sites, strict=True)]
+                if turn.values is None:
+                    self._follow([values], now)
+                else:
+                    turn.values.append(values)
+        loss = parts["cls"] + o.complete_every * (o.complete * parts["complete"] + o.distill * parts["distill"])
+        loss = loss + features * parts["features"] + o.rate_weight * parts["rate"]
+        if ran.penalties:
+            parts["reducer"] = torch.stack(ran.penalties).sum()
+            loss = loss + parts["reducer"]
+        return loss, {**parts, "total": loss}
+
+    def _run(self, images: Any, now: float, due: bool, count: int) -> _Ran:
+        """The passes of a step, or of a part of it; the complete one of the first `count` images."""
+        o, features, head = self.objective, at(self.objective.features, now), self.model.head
         run = Passes(self.model, images, share=self.economical and head.shares_stem)
         penalties: list[Tensor] = []
+        complete: Any = None
+        teacher: list[Route] = []
         with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
             with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,), **self._chosen()):
                 logits = run()
-            parts = {"cls": head.loss(logits, labels)}
-            zero = parts["cls"].new_zeros(())
-            parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
-            teacher: list[Route] = []
-            if due and (o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")):
-                count = max(round(o.complete_share * len(images)), 1)
+            asked = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
+            if due and asked and count:
                 with execution(self.model, "complete"), record(self.model) as teacher:
                     complete = run(count)
-                parts["complete"] = head.loss(complete, labels[:count]) if o.complete > 0 else zero
-                parts["distill"] = head.divergence(complete, logits[:count], o.temperature) if o.distill > 0 else zero
-            if features > 0:
-                if o.teacher == "pretrained":
-                    teacher = self._pretrained(run, images)
-                parts["features"] = feature_distance(routes, teacher, head.reads_patches)
-        if routes:
-            rate = mean_over_ranks(*activation_rate(routes))
-            parts["active_rate"] = rate.detach()
-            asked = None
-            if o.layer_rates is None:
-                parts["rate"] = (rate - o.asked_rate(now)) ** 2
-            else:
-                asked = [o.asked_of(rate, now) for rate in self.rates]
-                each = [mean_over_ranks(*activation_rate([route])) for route in routes]
-                parts["rate"] = torch.stack([(r - a) ** 2 for r, a in zip(each, asked, strict=True)]).mean()
-            if o.control == "threshold" and self.training:
-                follow(self.model, routes, o.asked_rate(now) if asked is None else asked)
-        loss = parts["cls"] + o.complete_every * (o.complete * parts["complete"] + o.distill * parts["distill"])
-        loss = loss + features * parts["features"] + o.rate_weight * parts["rate"]
-        if penalties:
-            parts["reducer"] = torch.stack(penalties).sum()
-            loss = loss + parts["reducer"]
-        return loss, {**parts, "total": loss}
+            if features > 0 and o.teacher == "pretrained":
+                teacher = self._pretrained(run, images)
+        return _Ran(routes, logits, penalties, complete, teacher)
+
+    def _joins(self, now: float) -> bool:
+        """Whether a term is of all images of the step together."""
+        return bool(self.model.sites) and (self.objective.rate_weight > 0 or at(self.objective.features, now) > 0)
+
+    def _sums(self, ran: _Ran, now: float) -> Sums:
+        compared = at(self.objective.features, now) > 0
+        return sums(ran.routes, ran.teacher if compared else (), self.model.head.reads_patches)
+
+    def _looked(self, images: Any, now: float, due: bool) -> Sums:
+        """Of a part that is looked at: the dynamic pass alone, or with the teacher's where features are compared."""
+        if at(self.objective.features, now) > 0:
+            count = image_count(images) if self.objective.teacher == "complete" else 0
+            return self._sums(self._run(images, now, due, count), now)
+        with steer.steered(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
+            self.model(images)
+        return sums(routes)
+
+    def _rate(self, routes: Sequence[Route], whole: Whole, now: float) -> tuple[Tensor, Tensor]:
+        """The rate term, and the rate itself, detached."""
+        o, (active, total), copies = self.objective, whole.counts, whole.copies
+        own, number = counted(routes)[0], total.sum().clamp_min(1)
+        rate = shared(own.sum(), active.sum(), number, copies)
+        if o.layer_rates is None:
+            return (rate - o.asked_rate(now)) ** 2, rate.detach()
+        each = shared(own, active, total.clamp_min(1), copies)
+        return (each - each.new_tensor(self._asked(now))).square().mean(), rate.detach()
+
+    def _asked(self, now: float) -> list[float]:
+        return [self.objective.asked_of(rate, now) for rate in self.rates]
+
+    def _follow(self, values: Sequence[Sequence[Tensor]], now: float) -> None:
+        """Moves the thresholds, by what each part's sites gave."""
+        by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
+        o = self.objective
+        follow(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
 
     def _chosen(self) -> dict[str, Any]:
         """The executor of the dynamic pass, as a change of the steering; none where it is to stay as it is."""

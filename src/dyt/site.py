@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dyt import steer
+from dyt import steer, ties
 from dyt.adapters.base import Adapter
 from dyt.breakeven import BreakEven
 from dyt.dispatchers.base import Dispatcher, Moment
@@ -34,6 +35,8 @@ class Site(nn.Module):
         break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
             calibrated. An executor that the steering names is used whatever it says.
         settled: whether a rewrite left nothing to decide and nothing to skip.
+        threshold: () float32, also of a model in half precision. At token level ties are broken by place where it is
+            not 0 (`dyt.ties`).
     """
 
     threshold: Tensor
@@ -61,6 +64,14 @@ class Site(nn.Module):
 
     def extra_repr(self) -> str:
         return self.name
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves, and casts all but the threshold, which stays float32: in bfloat16 it would miss the rate."""
+        threshold = self.threshold
+        super()._apply(fn, recurse)
+        if self.threshold.dtype != threshold.dtype:
+            self.threshold = threshold.to(self.threshold.device)
+        return self
 
     def route(
         self,
@@ -129,7 +140,9 @@ class Site(nn.Module):
         patches = x[:, self.prefix :]
         either = _either(padding, dropped)
         hidden = None if either is None else either[:, self.prefix :]
-        moment = Moment(self.training, progress, self.threshold, hidden, attention, scores)
+        alike = self.dispatcher.level == "sample"  # the tokens of an image are one decision, which has no place
+        threshold = self.threshold if alike else ties.by_place(self.threshold, patches.shape[1])
+        moment = Moment(self.training, progress, threshold, hidden, attention, scores)
         decision = self.dispatcher(patches, moment)
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)

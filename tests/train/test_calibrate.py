@@ -96,3 +96,24 @@ def test_another_number_of_rates_than_sites_is_refused(weights: Path) -> None:
         calibrate_rate(model(weights), [torch.randn(1, 3, 32, 32)], [0.5] * 5)
     with pytest.raises(dyt.DyTError, match="above 0 and at most 1"):
         calibrate_rate(model(weights), [torch.randn(1, 3, 32, 32)], [0.5, 0.0])
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.85])
+@pytest.mark.parametrize("which", ["all", "last"])
+def test_it_reaches_the_rate_where_logits_tie(weights: Path, rate: float, which: str) -> None:
+    """Within one token of an image, for one rate and for a rate of each site; a threshold of 0 alone is no help."""
+    for asked in (rate, [rate, 1.2 * rate - 0.1]):
+        tuned, batches = model(weights), [torch.randn(6, 3, 32, 32), torch.randn(3, 3, 32, 32)]
+        for site in tuned.sites[0 if which == "all" else -1 :]:
+            torch.nn.init.zeros_(site.dispatcher.router.weight)
+        reached = calibrate_rate(tuned, batches, asked, tolerance=1 / 16)
+        assert rate_of(tuned, batches) == pytest.approx(reached)
+        with torch.no_grad(), dyt.record(tuned) as routes:
+            for images in batches:
+                tuned(images)
+        counts = [dyt.route.activation_rate(routes[i :: len(tuned.sites)]) for i in range(len(tuned.sites))]
+        own = [float(active / total) for active, total in counts]
+        if isinstance(asked, list):
+            assert own == pytest.approx(asked, abs=1 / 16)
+        else:
+            assert reached == pytest.approx(rate, abs=1 / 16)

@@ -73,24 +73,50 @@ def test_they_are_worth_something_to_a_head_that_reads_patches(weights: Path) ->
 )
 def test_it_starts_at_the_rate_and_tells_importance(weights: Path, rate: float, level: str) -> None:
     tuned = model(weights, dispatcher={"type": "learned", "level": level}).train()
-    frozen = {k: v.clone() for k, v in tuned.state_dict().items() if ".router." not in k}
+    frozen = {k: v.clone() for k, v in tuned.state_dict().items() if ".router." not in k and "threshold" not in k}
     told = start_routers(tuned, [X[:3], X[3:]], rate)
     assert tuned.training
     assert list(told) == [site.name for site in tuned.sites]
     assert all(-1e-6 <= share <= 1 + 1e-6 for share in told.values())
     assert told[tuned.sites[0].name] > 0.1
     assert all(torch.equal(v, frozen[k]) for k, v in tuned.state_dict().items() if k in frozen)
-    active, total = 0.0, 0.0
+    (threshold,) = {float(site.threshold) for site in tuned.sites}
+    assert rate == 1 or 0 < abs(threshold) < 0.02  # the routers' biases are what is moved
+    assert started_rate(tuned) == pytest.approx(rate, abs=1.5 / 12 if level == "sample" else 1 / 16)
+
+
+def started_rate(tuned: dyt.DynamicModel, images: torch.Tensor = X) -> float:
+    """Of what the routers say of the complete pass's tokens, on which they were started."""
+    keeping, active, total = dyt.steer.steered(tuned.key, keep_tokens=True), 0, 0
+    with torch.no_grad(), dyt.execution(tuned.eval(), "complete"), keeping, dyt.record(tuned) as routes:
+        tuned(images)
+    with torch.no_grad():
+        for site, route in zip(tuned.sites, routes, strict=True):
+            assert route.entered is not None
+            decided = site.eval().route(route.entered)
+            active, total = active + int(decided.counts()[0].sum()), total + int(decided.counts()[1].sum())
+    return active / total
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", ["one site", "all"])
+def test_it_starts_at_the_rate_where_logits_tie(weights: Path, rate: float, dtype: torch.dtype, tied: str) -> None:
+    """The last router's, or with patches that are all alike every router's; within a token of each image."""
+    tuned = model(weights).to(dtype)
+    if tied == "all":
+        with torch.no_grad():
+            tuned.backbone.pos_embed.zero_()
+            tuned.backbone.patch_embed.proj.weight.zero_()
+    start_routers(tuned, [X.to(dtype)[:3], X.to(dtype)[3:]], rate)
     keeping = dyt.steer.steered(tuned.key, keep_tokens=True)
-    with torch.no_grad(), dyt.execution(tuned, "complete"), keeping, dyt.record(tuned) as routes:
-        tuned(X)
-    for site, route in zip(tuned.sites, routes, strict=True):
+    with torch.no_grad(), dyt.execution(tuned.eval(), "complete"), keeping, dyt.record(tuned) as routes:
+        tuned(X.to(dtype))
+    for site, route in list(zip(tuned.sites, routes, strict=True))[-1 if tied == "one site" else 0 :]:
         assert route.entered is not None
-        patches = route.entered[:, route.prefix :]
-        tokens = patches if level == "token" else patches.mean(1, keepdim=True)
-        logits = router_of(site)(tokens)
-        active, total = active + float((logits > 0).sum()), total + logits.numel()
-    assert active / total == pytest.approx(rate, abs=1.5 / 12 if level == "sample" else 0.02)
+        logits = torch.nn.functional.linear(route.entered[:, 1:].float(), router_of(site).weight.detach().float())
+        assert float(logits.max() - logits.min()) < 1e-5  # or this test builds no tie
+    assert started_rate(tuned, X.to(dtype)) == pytest.approx(rate, abs=1 / 16)
 
 
 def test_the_fit_is_ridge_regression(weights: Path) -> None:

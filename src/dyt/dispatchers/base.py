@@ -61,7 +61,9 @@ class Moment:
     Attributes:
         training: whether to decide as in fine-tuning (noise, gradient).
         progress: fraction of the training done, for schedules.
-        threshold: () float32, the site's threshold on logits.
+        threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
+            broken by place (`dyt.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted from, or
+            compared with, logits (B, P) or (B, 1).
         padding: (B, P) bool, True at padding tokens, or None.
         attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
             None unless the dispatcher's class says `needs_attention`.

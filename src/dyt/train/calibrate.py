@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dyt.control import pooled_logits
+from dyt import ties
+from dyt.control import joint_threshold, thresholds_of
 from dyt.errors import DyTError
 from dyt.model import DynamicModel, record
-from dyt.site import Site
-from dyt.train.ranks import largest, summed
+from dyt.route import activation_rate
+from dyt.train.ranks import summed
 
 ROUNDS = 10
 """At most; each is one pass over the images. Two or three are usual."""
@@ -37,7 +39,9 @@ def calibrate_rate(
         tolerance: how near is near enough, for the mean or for each site.
 
     Returns:
-        The rate that was reached, over all sites; the nearest one where logits that are all alike leave a gap.
+        The rate that was reached, over all sites. Where it had to be changed, ties are broken by the tokens' places
+        (`dyt.ties`), so that it is met to within one token of an image whatever the logits; at sample level an image is
+        one decision, and images whose logits are equal are active or not together.
 
     Raises:
         DyTError: a rate outside (0, 1], another number of rates than sites, no images, or a site whose dispatcher
@@ -66,15 +70,16 @@ def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolera
     sites = model.sites
     best: tuple[float, float, list[Tensor]] | None = None
     for _ in range(ROUNDS):
-        excess = torch.cat(_excess(model, sites, batches))
-        reached = _active(excess)
+        looked = _look(model, batches)
+        reached = _share(looked.active, looked.total)
         if best is None or abs(reached - rate) < best[0]:
             best = abs(reached - rate), reached, [site.threshold.clone() for site in sites]
         if best[0] <= tolerance:
             break
-        shift = _quantile(excess, rate)
+        excess = [values - site.threshold for values, site in zip(looked.values, sites, strict=True)]
+        shift = joint_threshold(torch.cat(excess), rate)
         for site in sites:
-            site.threshold += shift
+            site.threshold.copy_(ties.breaking(site.threshold + shift))
     assert best is not None
     for site, threshold in zip(sites, best[2], strict=True):
         site.threshold.copy_(threshold)
@@ -85,55 +90,51 @@ def _each(model: DynamicModel, batches: Iterable[Tensor], rates: Sequence[float]
     """Each site by its own logits. The pass that settles a site also moves those behind it, as a first guess."""
     sites = model.sites
     for settled in range(len(sites) + 1):
-        excess = _excess(model, sites, batches)
+        looked = _look(model, batches)
+        reached = [_share(looked.active[i : i + 1], looked.total[i : i + 1]) for i in range(len(sites))]
         off = [
             i
-            for i, (values, rate) in enumerate(zip(excess, rates, strict=True))
-            if i >= settled and abs(_active(values) - rate) > tolerance
+            for i, (found, rate) in enumerate(zip(reached, rates, strict=True))
+            if i >= settled and abs(found - rate) > tolerance
         ]
         if not off:
             break
         for i in off:
-            sites[i].threshold += _quantile(excess[i], rates[i])
-    return _active(torch.cat(excess))
+            sites[i].threshold.copy_(joint_threshold(looked.values[i], rates[i]))
+    return _share(looked.active, looked.total)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What a pass over the images found: for each site its values (M,) of this process; active and all tokens of all
+    processes, (sites,) float64."""
+
+    values: list[Tensor]
+    active: Tensor
+    total: Tensor
 
 
 @torch.no_grad()
-def _excess(model: DynamicModel, sites: Sequence[Site], batches: Iterable[Tensor]) -> list[Tensor]:
-    """For each site, all its logits minus its threshold, (M,)."""
-    found: list[list[Tensor]] = [[] for _ in sites]
+def _look(model: DynamicModel, batches: Iterable[Tensor]) -> _Looked:
+    """Runs the model over the images.
+
+    Raises:
+        DyTError: there are none, on any process, or a site's dispatcher scores nothing.
+    """
+    found: list[list[Tensor]] = [[] for _ in model.sites]
+    counts = torch.zeros(2, len(found), dtype=torch.float64)
     for images in batches:
         with record(model) as routes:
             model(images)
-        for pooled, route, site in zip(found, routes, sites, strict=True):
-            pooled.append(pooled_logits([route], [site]))
-    excess = [torch.cat(pooled) if pooled else torch.empty(0) for pooled in found]
-    if _total(sum(values.numel() for values in excess)) == 0:
+        for pooled, route, site in zip(found, routes, model.sites, strict=True):
+            pooled.append(thresholds_of(route, site))
+        counts += torch.stack([torch.stack(activation_rate([route])) for route in routes], 1).cpu()
+    active, total = summed(counts)
+    if total.sum() == 0:
         raise DyTError("calibrate_rate: no images were given")
-    return excess
+    empty = model.sites[0].threshold.new_empty(0)
+    return _Looked([torch.cat([empty, *pooled]) for pooled in found], active, total)
 
 
-def _active(excess: Tensor) -> float:
-    """The share of all processes' values that are above 0."""
-    return _total(int((excess > 0).sum())) / max(_total(excess.numel()), 1)
-
-
-def _quantile(excess: Tensor, rate: float) -> float:
-    """The shift above which a share `rate` of all processes' values lies, by bisection: only counts are shared."""
-    total = max(_total(excess.numel()), 1)
-    low, high = -_most(-excess) - 1.0, _most(excess)
-    for _ in range(50):
-        middle = (low + high) / 2
-        if _total(int((excess > middle).sum())) / total > rate:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _total(value: int) -> int:
-    return int(summed(torch.tensor(value)))
-
-
-def _most(values: Tensor) -> float:
-    return largest(float(values.max()) if values.numel() else float("-inf"))
+def _share(active: Tensor, total: Tensor) -> float:
+    return float(active.sum() / total.sum().clamp_min(1))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dyt import steer
-from dyt.control import threshold_for
+from dyt.control import joint_threshold, thresholds_of
+from dyt.dispatchers.scored import linear_scores
 from dyt.errors import DyTError
 from dyt.executors.masked import Masked
 from dyt.model import DynamicModel, execution, record
-from dyt.route import Route
+from dyt.route import Route, mean_token
 from dyt.site import Site
 from dyt.train.ranks import summed
 
@@ -72,7 +74,8 @@ def start_routers(
     tokens are never read again none is kept. The fit is ridge regression in closed form, over all processes' images.
 
     Args:
-        model: left in the mode that it is in. Changes the routers' weights and biases only; thresholds are set to 0.
+        model: left in the mode that it is in. Changes the routers' weights and biases, and sets the thresholds: so
+            near to 0 that they do little more than break ties (`dyt.ties`).
         batches: images (B, 3, H, W), gone through twice.
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).
@@ -177,16 +180,43 @@ def _mean(found: Sequence[Tensor]) -> float:
 
 @torch.no_grad()
 def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[Tensor], rate: float) -> None:
-    """One shift for all routers' biases, to where `rate` of these images' tokens are above 0."""
-    pooled = []
+    """One shift for all routers' biases, and one threshold near 0, above which `rate` of these images' tokens are.
+
+    The shift alone would not do where logits tie, as those of a router that tells nothing.
+    """
+    found: list[list[Route]] = []
     for images in batches:
         with execution(model, "complete"), steer.steered(model.key, keep_tokens=True), record(model) as routes:
             model(images)
-        for site, router, route in zip(model.sites, routers, routes, strict=True):
-            tokens, _ = _pairs(site, route, torch.ones_like(route.active[:, route.prefix :], dtype=torch.float32), 1.0)
-            pooled.append(nn.functional.linear(tokens, router.weight.float(), router.bias.float()).flatten())
-    threshold = threshold_for(torch.cat(pooled), rate)
-    shift = float(summed(threshold)) / float(summed(torch.ones(())))
-    for site, router in zip(model.sites, routers, strict=True):
-        router.bias.sub_(shift)
-        site.threshold.zero_()
+        scored = zip(model.sites, routers, routes, strict=True)
+        found.append([_scored(site, router, route) for site, router, route in scored])
+    shift, moved = _threshold(model, found, rate), []
+    for router in routers:
+        before = router.bias.double()
+        router.bias.copy_(before - shift)
+        moved.append((before - router.bias.double()).float())
+    found = [[_lowered(route, by) for route, by in zip(routes, moved, strict=True)] for routes in found]
+    threshold = _threshold(model, found, rate)
+    for site in model.sites:
+        site.threshold.copy_(threshold)
+
+
+def _threshold(model: DynamicModel, found: Sequence[Sequence[Route]], rate: float) -> Tensor:
+    values = [thresholds_of(route, site) for routes in found for route, site in zip(routes, model.sites, strict=True)]
+    return joint_threshold(torch.cat(values), rate)
+
+
+def _lowered(route: Route, by: Tensor) -> Route:
+    assert route.logits is not None
+    return replace(route, logits=route.logits - by)
+
+
+def _scored(site: Site, router: nn.Linear, route: Route) -> Route:
+    """The complete pass's route with the logits (B, P) that its dispatcher would have given, without its tokens."""
+    assert route.entered is not None
+    patches, hidden = route.entered[:, route.prefix :], None
+    if route.padding is not None:
+        hidden = route.padding[:, route.prefix :]
+    sample = site.dispatcher.level == "sample"
+    logits = linear_scores(router, mean_token(patches, hidden) if sample else patches)
+    return replace(route, logits=logits.expand(patches.shape[:2]), entered=None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
 from dyt.assemble import build
 from dyt.checkpoint import put, save, stored
@@ -24,6 +23,7 @@ from dyt.tasks.data import Data
 from dyt.tasks.kinds import task_of
 from dyt.tasks.loading import loader, seeded
 from dyt.train import optim
+from dyt.train.batches import Batch, Batches
 from dyt.train.inference import Inference
 from dyt.train.progress import Bar, Signals
 from dyt.train.randomness import derived, epoch_batches
@@ -97,11 +97,12 @@ class _Run:
         self.model.set_grad_checkpointing(self.train.grad_checkpointing)
         optimizer = optim.optimizer(self.model, self.train)
         self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
-        self.step, self.optimizer = accelerator.prepare(TuningStep(self.model), optimizer)
+        self.tuning = TuningStep(self.model)
+        self.step, self.optimizer = accelerator.prepare(self.tuning, optimizer)
         self.inference = Inference(run, self.model, accelerator, bar, self._stop_between)
         self.sums = Sums(self.model, accelerator.device)
         self.done, self.seconds = 0, 0.0
-        self.targets = Targets(self.train, self.model.num_classes)
+        self.batches = Batches(self.inference, Targets(self.train, self.model.num_classes), self.rank)
 
     def _steps_per_epoch(self) -> int:
         size, shares, count = self.train.batch_size, self.world * self.train.accumulate, len(self.data.train)
@@ -145,9 +146,10 @@ class _Run:
         self.step.train()
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
-            for part in range(t.accumulate):
-                images_, labels = next(batches)
-                self._part(images_, labels, part)
+            held = [next(batches) for _ in range(t.accumulate)]
+            with self._accumulating(held):
+                for part, batch in enumerate(held):
+                    self._part(batch, part)
             self.done += 1
             self.bar.advance(task)
             if self.bar.due():
@@ -164,13 +166,17 @@ class _Run:
             if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
                 self._checkpoint()
 
-    def _part(self, images: Tensor, labels: Any, part: int) -> None:
+    def _accumulating(self, held: Sequence[Batch]) -> AbstractContextManager[None]:
+        """In which the parts of a step are run, so that what they have in common is that of the whole step."""
+        if len(held) == 1:
+            return nullcontext()
+        images = (self.batches.prepared(batch, self.done, part)[0] for part, batch in enumerate(held))
+        return self.tuning.accumulating(images, self.done / self.steps, self.done)
+
+    def _part(self, batch: Batch, part: int) -> None:
         """One forward and backward: the step, or one of `accumulate` parts of it."""
-        t, seed = self.train, derived(self.train.seed, "step", self.done, part, self.rank)
-        images = self.inference.normalized(images)
-        with seeded(seed):
-            images, targets = self.targets(images, self.inference.task.to(labels, self.accelerator.device))
-        torch.manual_seed(seed)
+        t = self.train
+        images, targets = self.batches.prepared(batch, self.done, part)
         with self.accelerator.accumulate(self.step):
             with self.sums.watching(targets) as seen:
                 loss, parts = self.step(images, targets, self.done / self.steps, self.done)

@@ -23,7 +23,8 @@ class TrainSpec(Spec):
 
     `batch_size`: images of one optimiser step, over all processes and accumulated parts together, so that a run means
     the same on any number of them; an incomplete last batch of an epoch is dropped. `accumulate`: parts that a step
-    is split into; the rate loss is then taken of each part. `optimizer`: a name of timm's. `lr_rule`: `none`, or
+    is split into, for memory; the loss stays that of the whole step, at the price of one more forward a part where the
+    rate or features are in the loss (`TuningStep.accumulating`). `optimizer`: a name of timm's. `lr_rule`: `none`, or
     `batch256`, which multiplies lr by batch_size / 256 (the paper's full-data rule). `decay_all`: decay biases and
     other one-dimensional tensors as well, as the released code does; False leaves them out, as timm does.
     `adapter_lr_scale`: factor on the learning rate of adapters and of what a tuner trains. `router_lr_scale`,

@@ -27,7 +27,7 @@ class Targets:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The images, and labels (B,) int64, or soft (B, K) float32 when they are smoothed or mixed."""
         if self.mixup is not None:
-            mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
+            mixed: tuple[Tensor, Tensor] = self.mixup(images.clone(), labels)  # in place, and this batch is used again
             return mixed
         if not self.smoothing:
             return images, labels

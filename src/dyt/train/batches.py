@@ -1,0 +1,42 @@
+"""What a step is given of a loader's batch: the same at every call, and with the noise that its forward will draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyt.tasks.loading import seeded
+from dyt.train.inference import Inference
+from dyt.train.randomness import derived
+from dyt.train.targets import Targets
+
+Batch = tuple[Tensor, Any]
+"""Images as the loader gives them, and labels."""
+
+
+class Batches:
+    """Prepares the parts of each step on one process.
+
+    Args:
+        inference: knows how images become the model's input, and where it is.
+        targets: makes labels what the loss takes, and mixes.
+        rank: of the process.
+    """
+
+    def __init__(self, inference: Inference, targets: Targets, rank: int) -> None:
+        self.inference, self.targets, self.rank = inference, targets, rank
+
+    def prepared(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Any]:
+        """Images (B, 3, H, W) and targets of a part of a step, from a batch that is left as it was.
+
+        torch's generators are seeded for the part's forward.
+        """
+        images, labels = batch
+        seed = derived(self.inference.run.train.seed, "step", step, part, self.rank)
+        images = self.inference.normalized(images)
+        with seeded(seed):
+            images, targets = self.targets(images, self.inference.task.to(labels, self.inference.accelerator.device))
+        torch.manual_seed(seed)
+        return images, targets
