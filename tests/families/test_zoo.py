@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dyt
 from dyt.families import find
 from dyt.registry import families
+from dyt.testing.laws import exact_rows
 from families.reading import maps, rows
 from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
 from laws.models import shaken
@@ -321,6 +322,6 @@ def test_costs_are_what_a_flop_counter_sees(name: str) -> None:
 
 def executed(model: dyt.DynamicModel, x: Any, masks: list[Tensor]) -> int:
     """Multiply-accumulates of one forward."""
-    with dyt.forced(model, masks), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with dyt.forced(model, masks), exact_rows(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)
     return int(counter.get_total_flops()) // 2

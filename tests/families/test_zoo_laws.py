@@ -14,6 +14,7 @@ from dyt.bridges import bridged
 from dyt.checkpoint import plain_state
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.model import head_keys
+from dyt.testing.laws import exact_rows
 from dyt.train.calibrate import calibrate_rate
 from families.tiny import Tiny, labels
 from families.zoo_hf import HUGGINGFACE
@@ -210,6 +211,7 @@ def test_count_macs_is_what_a_flop_counter_sees_and_falls_with_the_tokens(name: 
             with (
                 torch.no_grad(),
                 dyt.forced(model, [m[part] for m in given]),
+                exact_rows(model),
                 FlopCounterMode(display=False) as counter,
             ):
                 model(x[part])

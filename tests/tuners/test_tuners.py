@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dyt
 from dyt.checkpoint import fingerprint, plain_state, stored
 from dyt.model import head_keys, tuned_keys
+from dyt.testing.laws import exact_rows
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
 from dyt.variants.base import DynamicBlock
@@ -103,7 +104,7 @@ def test_executors_agree_and_costs_are_those_executed(
             case.close(model(x), masked)
     for i in range(case.batch):  # one by one: in a batch, rows of attention are padded to the longest
         own, counter = [mask[i : i + 1] for mask in given_masks], FlopCounterMode(display=False)
-        with torch.no_grad(), case.precision(), dyt.forced(model, own), dyt.execution(model, "sparse"), counter:
+        with torch.no_grad(), case.precision(), dyt.forced(model, own), exact_rows(model), counter:
             model(x[i : i + 1])
         assert abs(int(counted[i]) - counter.get_total_flops() // 2) <= 1
 

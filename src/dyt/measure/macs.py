@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyt import steer
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.rows import rounded
 from dyt.model import DynamicModel
 from dyt.route import Route, Tokens
 
@@ -21,7 +22,7 @@ class _Metered(Executor):
     """Runs `sparse` and books what each dispatched branch costs to the images that caused it."""
 
     def __init__(self, counter: FlopCounterMode, images: int) -> None:
-        self.inner, self.counter = Sparse(), counter
+        self.rounding, self.exact, self.counter = Sparse(), Sparse(exact=True), counter
         self.booked = torch.zeros(images, dtype=torch.float64)
 
     def spent(self) -> int:
@@ -29,10 +30,12 @@ class _Metered(Executor):
         return int(self.counter.get_total_flops()) // 2
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
+        """Every row costs the same, and those that are computed and dropped are booked to nobody."""
         before = self.spent()
-        out = self.inner.pointwise(fn, x, route)
+        out = self.rounding.pointwise(fn, x, route)
         active = route.active.sum(1).double().cpu()
-        shares = (self.spent() - before) * active / active.sum().clamp_min(1)
+        rows = rounded(int(active.sum()), route.active.numel())
+        shares = (self.spent() - before) * active / max(rows, 1)
         self.booked += shares.reshape(len(self.booked), len(shares) // max(len(self.booked), 1)).sum(1)  # clips
         return out
 
@@ -46,7 +49,7 @@ class _Metered(Executor):
                 return fn(y, replace(tokens, images=this))
 
             alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
-            rows.append(self.inner.mixing(of_this, x[i : i + 1], alone))
+            rows.append(self.exact.mixing(of_this, x[i : i + 1], alone))
             self.booked[i * len(self.booked) // x.shape[0]] += self.spent() - before
         return torch.cat(rows)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dyt import steer
 from dyt.assemble import build
 from dyt.checkpoint import load, plain_state, save
+from dyt.executors import Sparse
 from dyt.measure.macs import count_macs
 from dyt.model import DynamicModel, execution, forced, head_keys, record, tuned_keys
 from dyt.objective import TuningStep
@@ -246,14 +248,14 @@ def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kin
 
 
 def executed(model: DynamicModel, image: Tensor, name: str, masks: Sequence[Tensor] | None = None) -> int:
-    """Multiply-accumulates of one forward, as torch's FLOP counter sees them.
+    """Multiply-accumulates of one forward, as torch's FLOP counter sees them; of `sparse` with no row but the tokens'.
 
     One image at a time: in a batch `sparse` pads mixing branches to the longest image, which is executed, but is no
     image's own cost.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(execution(model, name))
+        stack.enter_context(exact_rows(model) if name == "sparse" else execution(model, name))
         if masks is not None:
             stack.enter_context(forced(model, masks))
         counter = stack.enter_context(FlopCounterMode(display=False))
@@ -261,3 +263,8 @@ def executed(model: DynamicModel, image: Tensor, name: str, masks: Sequence[Tens
     total = int(counter.get_total_flops())
     require(total % 2 == 0, f"an odd number of operations: {total}")
     return total // 2
+
+
+def exact_rows(model: DynamicModel) -> AbstractContextManager[Any]:
+    """Runs every forward inside with `sparse`, and with no row but those of active tokens: what `count_macs` counts."""
+    return steer.steered(model.key, executor=Sparse(exact=True))
