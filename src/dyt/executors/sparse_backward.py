@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.masked import Masked
+from dyt.executors.rows import filled
 from dyt.registry import executors
 from dyt.route import Route
 
@@ -34,15 +35,15 @@ class SparseBackward(Executor):
         if route.dense:
             return fn(x)
         flat, active = x.reshape(-1, x.shape[-1]), route.active.reshape(-1)
-        index = active.nonzero().squeeze(-1)
-        rows = fn(flat.index_select(0, index).unsqueeze(0)).squeeze(0)
+        index, total = active.nonzero().squeeze(-1), len(active)
+        rows = fn(flat.index_select(0, given := filled(index, total)).unsqueeze(0)).squeeze(0)
         if route.gate is None or not torch.is_grad_enabled():
-            zeros = torch.zeros(flat.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
-            return zeros.index_copy(0, index, rows).reshape(*x.shape[:-1], rows.shape[-1])
+            zeros = torch.zeros(total, rows.shape[-1], dtype=rows.dtype, device=rows.device)
+            return zeros.index_copy(0, index, rows[: len(index)]).reshape(*x.shape[:-1], rows.shape[-1])
         others = (~active).nonzero().squeeze(-1)
         with torch.no_grad():
-            unused = fn(flat.detach().index_select(0, others).unsqueeze(0)).squeeze(0)
-        out: Tensor = _Gated.apply(rows, unused, route.gate.reshape(-1), index, others)
+            unused = fn(flat.detach().index_select(0, filled(others, total)).unsqueeze(0)).squeeze(0)
+        out: Tensor = _Gated.apply(rows, unused, route.gate.reshape(-1), given, len(index), others)
         return out.reshape(*x.shape[:-1], rows.shape[-1])
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
@@ -50,21 +51,30 @@ class SparseBackward(Executor):
 
 
 class _Gated(torch.autograd.Function):
-    """(T, C): row `index[i]` is rows[i], of gate 1; row `others[i]` is 0, of gate 0 times unused[i]."""
+    """(T, C): row `index[i]` is rows[i], of gate 1; row `others[i]` is 0, of gate 0 times unused[i].
+
+    The first `count` of `index` and all of `others` are positions; what else `index`, rows and unused have is dropped,
+    and has no gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, unused: Tensor, gate: Tensor, index: Tensor, others: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, unused: Tensor, gate: Tensor, index: Tensor, count: int, others: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(rows, unused, index, others)
-        ctx.gate = gate.dtype
+        ctx.gate, ctx.count = gate.dtype, count
         out = torch.zeros(gate.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
-        return out.index_copy_(0, index, rows)
+        return out.index_copy_(0, index[:count], rows[:count])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None, None]:
         rows, unused, index, others = ctx.saved_tensors
+        count = ctx.count
         kept = grad.index_select(0, index)  # the gate is 1 there
         gate = torch.empty(grad.shape[0], dtype=ctx.gate, device=grad.device)
-        gate.index_copy_(0, index, torch.linalg.vecdot(kept, rows).to(ctx.gate))
-        gate.index_copy_(0, others, torch.linalg.vecdot(grad.index_select(0, others), unused).to(ctx.gate))
-        return kept, None, gate, None, None
+        gate.index_copy_(0, index[:count], torch.linalg.vecdot(kept, rows)[:count].to(ctx.gate))
+        left = torch.linalg.vecdot(grad.index_select(0, filled(others, len(gate))), unused)
+        gate.index_copy_(0, others, left[: len(others)].to(ctx.gate))
+        kept[count:] = 0
+        return kept, None, gate, None, None, None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dyt import steer
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
+from dyt.executors.rows import rounded
 from dyt.measure.flops import MacCounter
 from dyt.model import DynamicModel
 from dyt.route import Route, Tokens
@@ -19,21 +20,24 @@ from dyt.route import Route, Tokens
 
 def tokens_alone() -> Executor:
     """The executor whose multiply-accumulates are the model's: the active tokens, and in a batch of one no row more."""
-    return Sparse()
+    return Sparse(exact=True)
 
 
 class _Metered(Executor):
     """Runs `sparse` and books what each dispatched branch costs to the images that caused it."""
 
     def __init__(self, counter: MacCounter, images: int) -> None:
-        self.inner, self.counter = tokens_alone(), counter
-        self.booked = torch.zeros(images, dtype=torch.float64)
+        self.rounding, self.exact, self.counter = Sparse(), tokens_alone(), counter
+        self.booked, self.dropped = torch.zeros(images, dtype=torch.float64), 0.0
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
+        """Every row costs the same, and those that are computed and dropped are booked to nobody."""
         before = self.counter.total
-        out = self.inner.pointwise(fn, x, route)
+        out = self.rounding.pointwise(fn, x, route)
         active = route.active.sum(1).double().cpu()
-        shares = (self.counter.total - before) * active / active.sum().clamp_min(1)
+        spent, rows = self.counter.total - before, rounded(int(active.sum()), route.active.numel())
+        shares = spent * active / max(rows, 1)
+        self.dropped += spent - float(shares.sum())
         self.booked += shares.reshape(len(self.booked), len(shares) // max(len(self.booked), 1)).sum(1)  # clips
         return out
 
@@ -47,7 +51,7 @@ class _Metered(Executor):
                 return fn(y, replace(tokens, images=this))
 
             alone = Route(route.active[i : i + 1], route.prefix, dense=route.dense, site=route.site)
-            rows.append(self.inner.mixing(of_this, x[i : i + 1], alone))
+            rows.append(self.exact.mixing(of_this, x[i : i + 1], alone))
             self.booked[i * len(self.booked) // x.shape[0]] += self.counter.total - before
         return torch.cat(rows)
 
@@ -76,7 +80,7 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     metered = _Metered(counter, count)
     with _evaluating(model), counter, steer.steered(model.key, executor=metered):
         model.head.counted(model.backbone, images)
-    shared = (counter.total - metered.booked.sum()) / max(count, 1)
+    shared = (counter.total - metered.dropped - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
 
 
