@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,7 +98,7 @@ class _Run:
         optimizer = optim.optimizer(self.model, self.train)
         self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
         self.step, self.optimizer = accelerator.prepare(TuningStep(self.model), optimizer)
-        self.inference = Inference(run, self.model, accelerator, bar, self._stop_between)
+        self.inference = Inference(run, self.model, accelerator, bar, self._stop_between, self._awaited)
         self.sums = Sums(self.model, accelerator.device)
         self.done, self.seconds = 0, 0.0
         self.targets = Targets(self.train, self.model.num_classes)
@@ -141,12 +141,12 @@ class _Run:
         plan = list(
             epoch_batches(len(images), t.batch_size, t.seed, epoch, t.accumulate, self.rank, self.world, start=first)
         )
-        batches = iter(loader(images, plan, self.inference.workers))
+        batches = self._awaited(loader(images, plan, self.inference.workers), self._stop)
         self.step.train()
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
-            for part in range(t.accumulate):
-                images_, labels = next(batches)
+            parts = [next(batches) for _ in range(t.accumulate)]  # all, so that no wait is in the midst of a step
+            for part, (images_, labels) in enumerate(parts):
                 self._part(images_, labels, part)
             self.done += 1
             self.bar.advance(task)
@@ -156,11 +156,7 @@ class _Run:
             if last:
                 self._end_epoch(epoch, (step - first + 1) * t.batch_size, time.monotonic() - begun)
             if self._interrupted():
-                self._checkpoint()
-                raise Interrupted(
-                    f"stopped after step {self.done} of {self.steps} and saved in '{self.directory.path}': run the "
-                    f"same command again to go on"
-                )
+                self._stop()
             if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
                 self._checkpoint()
 
@@ -244,6 +240,18 @@ class _Run:
     def _interrupted(self) -> bool:
         """Whether any process was told to stop; all must ask."""
         return self.signals.noted if self.world == 1 else largest(float(self.signals.noted)) > 0
+
+    def _awaited(self, batches: Iterator[Any], stop: Callable[[], None]) -> Iterator[Any]:
+        """Batches, the wait for which a signal ends; of several processes all stop after the same step instead."""
+        return self.signals.awaited(batches, stop) if self.world == 1 else batches
+
+    def _stop(self) -> None:
+        """Saves and stops after a step."""
+        self._checkpoint()
+        raise Interrupted(
+            f"stopped after step {self.done} of {self.steps} and saved in '{self.directory.path}': run the same "
+            f"command again to go on"
+        )
 
     def _stop_between(self) -> None:
         """Stops outside of training, where there is nothing to save."""
