@@ -1,8 +1,8 @@
 """The process of one task of a sweep: `python -m dyt.sweeps DIR`, its run as a line of JSON on standard input.
 
 Standard input stays open as long as the sweep lives: when it ends, this process saves and stops as at Ctrl-C, so that
-no task goes on alone after its sweep was killed. A thread waits for that end below Python's own stream, whose lock would
-otherwise be held for good in every loader process that is forked meanwhile, where closing standard input waits for it.
+no task goes on alone after its sweep was killed. A thread waits for that end below Python's own stream, whose lock
+would else be held for good in every loader process that is forked meanwhile, where closing standard input waits for it.
 """
 
 from __future__ import annotations

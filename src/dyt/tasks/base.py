@@ -31,8 +31,10 @@ class Measure(ABC):
         """Takes a batch's outputs in."""
 
     @abstractmethod
-    def compute(self) -> dict[str, float]:
-        """The metrics by name, fractions where they are such; the first is the task's own."""
+    def compute(self) -> Mapping[str, float | None]:
+        """The metrics by name, fractions where they are such, None of what the split has nothing to measure of; the
+        first is the task's own.
+        """
 
 
 class Examples(Dataset[tuple[Any, Any]]):
