@@ -18,9 +18,9 @@ def macs(
     batch: Annotated[int, typer.Option(min=1, help="Images with random masks that are averaged.")] = 2,
 ) -> None:
     """Count multiply-accumulates per image (dense, complete, at the nominal rate) and trainable parameters."""
-    from rich.console import Console
     from rich.table import Table
 
+    from dyt.cli.output import console
     from dyt.measure.costs import costs
     from dyt.registry import KINDS
     from dyt.tasks.kinds import TASKS
@@ -41,9 +41,9 @@ def macs(
         table.add_row(what, f"{value / 1e9:.3f}", f"{value / found.dense:.1%}")
     if chosen_spec.head.classifier == 0:
         table.add_row(f"of these, the head ({chosen_spec.head.type})", f"{found.head_macs / 1e9:.3f}", "")
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     share = found.trainable / found.total
-    console.print(
+    out.print(
         f"trainable without head: {found.trainable:,} of {found.total:,} parameters ({share:.2%}); head: {found.head:,}"
     )

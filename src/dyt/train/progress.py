@@ -34,10 +34,10 @@ class Bar:
 
     def __init__(self, shown: bool) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[measured]}"),
+            TextColumn("{task.fields[measured]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

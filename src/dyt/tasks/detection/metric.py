@@ -54,7 +54,7 @@ def _objects(of: Mapping[str, Tensor], kind: Kind) -> list[dict[str, Any]]:
         "area": (boxes[:, 2] * boxes[:, 3]).tolist(),
     }
     if kind == "segm":
-        plain["segmentation"] = _run_lengths(of["masks"])
+        plain["segmentation"] = run_lengths(of["masks"])
         plain["area"] = of["masks"].flatten(1).sum(1, dtype=torch.int64).tolist()
     if "area" in of:
         plain["area"] = of["area"].tolist()
@@ -62,7 +62,8 @@ def _objects(of: Mapping[str, Tensor], kind: Kind) -> list[dict[str, Any]]:
     return [dict(zip(plain, each, strict=True)) for each in zip(*plain.values(), strict=True)]
 
 
-def _run_lengths(masks: Tensor) -> list[Any]:
+def run_lengths(masks: Tensor) -> list[Any]:
+    """COCO's compressed form of masks (n, H, W) bool or uint8: a mapping of `size` and `counts` (bytes) each."""
     from pycocotools import mask as coco
 
     pixels = masks.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
