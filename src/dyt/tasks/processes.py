@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -18,7 +19,9 @@ T = TypeVar("T")
 def started(begin: Callable[[], T]) -> tuple[T, list[BaseProcess]]:
     """What `begin` gives, and the processes that it started. Each of them must call `deaf` first."""
     before = set(multiprocessing.active_children())
-    with _held_back():
+    with _held_back(), warnings.catch_warnings():
+        # Python 3.12 and later warn of locks that other threads hold; `deaf` is what is done about them
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         begun = begin()
     return begun, [process for process in multiprocessing.active_children() if process not in before]
 
