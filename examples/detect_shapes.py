@@ -71,8 +71,8 @@ def main() -> None:
         Console().print(fit(run, out).table())
         saved = open_saved(out / "model.safetensors")
         spec, files = saved.spec(None, workers=0), [data / "images" / "test0.png"]
-        for line in saved.task.draw(saved.model, spec, files, saved.names, Path(folder) / "pictures"):
-            print(line)
+        for answer in saved.task.draw(saved.model, spec, files, saved.names, Path(folder) / "pictures"):
+            print(answer.line)
         print(f"boxes drawn: {', '.join(sorted(path.name for path in (Path(folder) / 'pictures').iterdir()))}")
 
 

@@ -66,8 +66,8 @@ def main() -> None:
         Console().print(fit(run, out).table())
         saved = open_saved(out / "model.safetensors")
         image = data / "images" / "validation" / "0.png"
-        for line in TASKS["segmentation"].draw(saved.model, run.data, [image], saved.names, Path(folder) / "drawn"):
-            print(line)
+        for answer in TASKS["segmentation"].draw(saved.model, run.data, [image], saved.names, Path(folder) / "drawn"):
+            print(answer.line)
 
 
 if __name__ == "__main__":

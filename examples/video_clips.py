@@ -69,8 +69,8 @@ def main() -> None:
         f"accuracy {result.test.accuracy:.0%}, {result.test.gmacs:.3f} of {result.test.gmacs_complete:.3f} GMACs a clip"
     )
     saved, task = open_saved(out / "model.safetensors"), task_of(run.data)
-    for line in task.draw(saved.model, run.data, [root / "test" / "1.mp4"], saved.names, Path("pictures")):
-        print(line)
+    for answer in task.draw(saved.model, run.data, [root / "test" / "1.mp4"], saved.names, Path("pictures")):
+        print(answer.line)
     print("pictures are in pictures/")
 
 

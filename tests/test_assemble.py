@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dyt
+from dyt.spec import parse
 from dyt.support import support_matrix
 from dyt.variants import DynamicBlock
 from laws.backbones import BACKBONES
@@ -187,3 +188,18 @@ def test_the_matrix_of_all_families_is_what_the_laws_are_run_on() -> None:
     assert {row.family for row in rows} == set(dyt.list("families"))
     assert {(row.family, variant) for row in rows for variant in row.variants} == expected
     assert all(set(row.variants) | set(row.refused) == set(dyt.list("variants")) for row in rows)
+
+
+@pytest.mark.parametrize("given", [{}, {"head": "classifier"}, {"head": {"type": "classifier"}}, "dyt", dyt.DyTSpec()])
+@pytest.mark.parametrize("classes", [0, 4])
+def test_classes_that_are_not_said_are_the_given_backbone_s(given: Any, classes: int) -> None:
+    backbone = timm.create_model("vit_tiny_patch16_224", **{**TINY, "num_classes": classes})
+    model = dyt.build(given, backbone=backbone)
+    assert model.num_classes == classes
+    assert model.spec.head.num_classes == classes
+    assert parse(dyt.DyTSpec, model.spec.model_dump()) == model.spec
+
+
+def test_the_number_of_classes_of_another_head_is_its_own() -> None:
+    backbone = timm.create_model("vit_tiny_patch16_224", **{**TINY, "num_classes": 0})
+    assert dyt.build({"head": "query"}, backbone=backbone).num_classes == dyt.DyTSpec().head.num_classes

@@ -96,3 +96,39 @@ def test_a_long_value_is_shortened_in_the_answer() -> None:
     with pytest.raises(dyt.SpecError) as caught:
         parse(dyt.DyTSpec, {"trainable": "x" * 10_000})
     assert len(str(caught.value)) < 200
+
+
+def test_the_type_that_is_not_given_is_the_default_in_every_slot_that_has_one() -> None:
+    own = {
+        "adapter": {"dim": 8},
+        "dispatcher": {"noise": 0.0},
+        "variant": {"layers": [0]},
+        "head": {"num_classes": 7},
+    }
+    spec = parse(dyt.DyTSpec, own)
+    plain = dyt.DyTSpec()
+    for slot, fields in own.items():
+        part = getattr(spec, slot)
+        assert part.type == getattr(plain, slot).type
+        assert part.model_fields_set == {"type", *fields}
+        assert type(part) is type(getattr(plain, slot))
+    assert parse(dyt.DyTSpec, {"adapter": {}}) == plain
+    assert parse(dyt.DyTSpec, {"adapter": {"activation": "relu"}}).adapter.type == "bottleneck"  # `moe` has it too
+
+
+@pytest.mark.parametrize("slot", ["tuner", "reducer"])
+def test_a_slot_that_is_empty_by_default_needs_a_type(slot: str) -> None:
+    with pytest.raises(dyt.SpecError, match=rf"^{slot}: needs a mapping with 'type', one of: "):
+        parse(dyt.DyTSpec, {slot: {}})
+
+
+def test_an_unknown_field_without_a_type_is_answered_with_the_nearest_name_or_its_owner() -> None:
+    with pytest.raises(dyt.SpecError, match=r"^adapter\.dmi: no such field; did you mean 'dim'\?"):
+        parse(dyt.DyTSpec, {"adapter": {"dmi": 8}})
+    with pytest.raises(
+        dyt.SpecError, match=r"^adapter\.experts: no such field; .*type: moe has it, and no type is given"
+    ):
+        parse(dyt.DyTSpec, {"adapter": {"experts": 4}})
+    with pytest.raises(dyt.SpecError, match=r"^adapter\.experts: no such field") as caught:
+        parse(dyt.DyTSpec, {"adapter": {"type": "bottleneck", "experts": 4}})
+    assert "moe" not in str(caught.value)

@@ -206,7 +206,12 @@ def test_build_reads_what_was_written(tmp_path: Path, suffix: str) -> None:
     assert dyt.build(path).spec == dyt.build(str(path)).spec == dyt.DyTSpec.model_validate(spec)
 
 
-BASE = {"adapter": {"type": "bottleneck", "dim": 8}, "objective": {"rate": 0.5}, "backbone": {"args": {}}}
+BASE = {
+    "variant": "attn",
+    "adapter": {"type": "bottleneck", "dim": 8},
+    "objective": {"rate": 0.5},
+    "backbone": {"args": {}},
+}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +232,8 @@ BASE = {"adapter": {"type": "bottleneck", "dim": 8}, "objective": {"rate": 0.5},
         (["backbone.weights=a=b.safetensors"], ("backbone", "weights"), "a=b.safetensors"),
         (["trainable=full"], ("trainable",), "full"),
         (["objective.asked="], ("objective", "asked"), None),
+        (["variant.layers=[0]"], ("variant",), {"type": "attn", "layers": [0]}),
+        (["variant.type=mlp"], ("variant",), {"type": "mlp"}),
     ],
 )
 def test_overrides(assignments: list[str], path: tuple[str, ...], value: Any) -> None:
@@ -257,3 +264,9 @@ def test_a_wrong_override_is_refused(assignment: str, words: str) -> None:
     with pytest.raises(dyt.SpecError, match=words) as caught:
         override(BASE, [assignment])
     assert f"--set {assignment}" in str(caught.value)
+
+
+@pytest.mark.parametrize("base", [{}, {"dispatcher": "learned"}, {"dispatcher": {"level": "token"}}])
+def test_an_override_reaches_the_component_that_is_there_by_default(base: dict[str, Any]) -> None:
+    spec = dyt.DyTSpec.model_validate(override(base, ["dispatcher.noise=0", "adapter.dim=3"]))
+    assert (spec.dispatcher.type, dict(spec.dispatcher)["noise"], dict(spec.adapter)["dim"]) == ("learned", 0, 3)

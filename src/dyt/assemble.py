@@ -55,9 +55,9 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     Args:
         spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
         backbone: a timm model to wrap, or a ViT, DINOv2, CLIP-vision or SigLIP-vision model of Hugging Face
-            transformers; it is changed in place and frozen. Its head must have the spec's number of classes and is
-            kept; a model of transformers without a classifier gets a new one. Without a backbone, the spec's is made,
-            with a new head where the weights have none.
+            transformers; it is changed in place and frozen. Its head is kept, and must have the spec's number of
+            classes where the spec says one; a model of transformers without a classifier gets a new one. Without a
+            backbone, the spec's is made, with a new head where the weights have none.
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
@@ -75,6 +75,7 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         backbone.eval()
     else:
         backbone, new_head = bridges.bridged(backbone, spec.head.classifier)
+        spec = _with_its_classes(backbone, spec)
         _check_given(backbone, spec)
     key, tuner = steer.Key(), tuner_of(spec)
     # everything that can be refused is refused before the first change
@@ -117,6 +118,13 @@ def tuner_of(spec: DyTSpec) -> Tuner | None:
         return None
     made: Tuner = registry.tuners.get(spec.tuner.type)(spec.tuner)
     return made
+
+
+def _with_its_classes(backbone: nn.Module, spec: DyTSpec) -> DyTSpec:
+    """The spec for a given backbone's classifier, where it says no number of classes itself."""
+    given = getattr(backbone, "num_classes", None)
+    known = isinstance(given, int) and spec.head.classifier == spec.head.num_classes
+    return spec.with_classes(given) if known and given is not None and not spec.says_classes else spec
 
 
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:

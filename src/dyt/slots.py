@@ -53,7 +53,8 @@ class Slot:
 
     The slot reads `type`, asks the registry of that kind for the component and lets the component's own `Spec` validate
     the value, so that a component registered later needs no rebuild of the model that has the slot. A bare string is
-    short for `{"type": string}`. `default` is the type of a mapping that has none.
+    short for `{"type": string}`. `default` is the type of a mapping that has none; None for a slot that is empty by
+    default, where the type must be said.
     """
 
     def __init__(self, kind: str, default: str | None = None) -> None:
@@ -82,12 +83,29 @@ class Slot:
             return value
         if isinstance(value, str):
             value = {"type": value}
-        if isinstance(value, dict) and self.default is not None:
-            value = {"type": self.default, **value}
+        if isinstance(value, dict) and self.default is not None and "type" not in value:
+            return self._of_default(self.default, value)
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             allowed = ", ".join(registry.names())
             raise PydanticCustomError("no_type", f"needs a mapping with 'type', one of: {allowed}")
         return spec_class(_component(self.kind, value["type"])).model_validate(value)
+
+    def _of_default(self, default: str, value: dict[str, Any]) -> ComponentSpec:
+        """A mapping without `type`. Fields of another component are answered with its name."""
+        cls = spec_class(_component(self.kind, default))
+        try:
+            return cls.model_validate({"type": default, **value})
+        except ValidationError as error:
+            lines = [self._with_owner(cast(dict[str, Any], line)) for line in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, lines) from None
+
+    def _with_owner(self, line: dict[str, Any]) -> InitErrorDetails:
+        message = line["msg"]
+        if line["type"] == "extra_forbidden" and len(line["loc"]) == 1:
+            registry, field = KINDS[self.kind], str(line["loc"][0])
+            owners = [n for n in registry.names() if field in spec_class(registry.get(n)).model_fields]
+            message += f"; type: {owners[0]} has it, and no type is given" if owners else ""
+        return {"type": PydanticCustomError(line["type"], message), "loc": line["loc"], "input": line["input"]}
 
 
 def _component(kind: str, name: str) -> type:

@@ -246,11 +246,15 @@ class DyTSpec(Spec):
     head: Annotated[HeadSpec, Slot("heads", default="classifier")] = Field(
         default={"type": "classifier"}, validate_default=True
     )
-    variant: Annotated[ComponentSpec, Slot("variants")] = Field(default={"type": "mlp"}, validate_default=True)
-    dispatcher: Annotated[ComponentSpec, Slot("dispatchers")] = Field(
+    variant: Annotated[ComponentSpec, Slot("variants", default="mlp")] = Field(
+        default={"type": "mlp"}, validate_default=True
+    )
+    dispatcher: Annotated[ComponentSpec, Slot("dispatchers", default="learned")] = Field(
         default={"type": "learned"}, validate_default=True
     )
-    adapter: Annotated[ComponentSpec, Slot("adapters")] = Field(default={"type": "bottleneck"}, validate_default=True)
+    adapter: Annotated[ComponentSpec, Slot("adapters", default="bottleneck")] = Field(
+        default={"type": "bottleneck"}, validate_default=True
+    )
     tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
@@ -280,6 +284,15 @@ class DyTSpec(Spec):
     def keeps_pretrained(self) -> bool:
         """Whether the model can still compute what its backbone did before it was tuned."""
         return self.trainable == "adapters" and self.tuner is None
+
+    @property
+    def says_classes(self) -> bool:
+        """Whether `head.num_classes` was given, and is not a default."""
+        return "head" in self.model_fields_set and "num_classes" in self.head.model_fields_set
+
+    def with_classes(self, count: int) -> DyTSpec:
+        """This spec for so many classes."""
+        return self.model_copy(update={"head": self.head.model_copy(update={"num_classes": count})})
 
 
 def parse(cls: type[S], data: Any) -> S:

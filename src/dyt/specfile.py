@@ -180,6 +180,8 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) 
         inner = data.setdefault(key, {})
         if inner is None:  # an optional part that is left out: `tuner.type=lora`
             inner = data[key] = {}
+        if isinstance(inner, str) and depth == len(keys) - 2:  # a component by its name alone
+            inner = data[key] = {"type": inner}
         if not isinstance(inner, dict):
             raise SpecError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no fields")
         data = inner

@@ -4,11 +4,17 @@ import json
 
 import pytest
 import torch
+import typer
 from PIL import Image
+from rich.markup import render
 from typer.testing import CliRunner
 
 import dyt
 from dyt.cli.main import app
+from dyt.cli.output import console
+from dyt.train.evaluation import Report
+from dyt.train.progress import Bar
+from dyt.train.result import report_table
 
 TINY = "backbone.args={img_size: 32, patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}"
 NAME = "backbone.name=vit_tiny_patch16_224"
@@ -39,6 +45,9 @@ def test_help_and_version():
         ("spec", "dyt", "--set", "objective.rate=2"),
         ("spec", "dyt", "--bogus"),
         ("macs", "dyt", "--rate", "2"),
+        ("eval", "model.safetensors", "--rate", "0"),
+        ("eval", "model.safetensors", "--rate", "1.5"),
+        ("eval", "model.safetensors", "--rate", "half"),
         ("bench", "dyt", "image.png"),
         ("bench", "none.safetensors"),
         ("bench", "--model", "none.safetensors"),
@@ -57,6 +66,56 @@ def test_bad_input_is_one_line_and_exit_code_2(args):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("dyt: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_refused_rate_is_named():
+    assert "0 is not a rate above 0 and at most 1" in run("eval", "model.safetensors", "--rate", "0").stderr
+    assert "above 0, at most 1" in flat(run("eval", "--help").stdout)
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+def test_forced_masks_have_every_rate_of_the_help_text(rate):
+    tiny = ("--set", NAME, "--set", TINY)
+    assert f"{rate:.0%} active" in run("macs", "dyt", "--rate", rate, *tiny).stdout
+    result = run("bench", "dyt", "--rate", rate, *tiny, "--pairs", 1, "--batch", 1, "--no-peers")
+    assert f"rate {rate}" in result.stdout, result.output
+
+
+def flat(shown):
+    """Without frames and line breaks."""
+    return " ".join(shown.replace("│", " ").split())
+
+
+def texts():
+    """Every help text as it is written."""
+    group = typer.main.get_command(app)
+    yield group.help
+    for verb in group.commands.values():
+        yield verb.help
+        yield from (parameter.help for parameter in verb.params if getattr(parameter, "help", None))
+
+
+def test_help_texts_keep_their_brackets():
+    written = list(texts())
+    assert len(written) > 50
+    for text in written:
+        assert render(text).plain == text.replace("\\[", "[")
+    assert "pip install 'dyt[export]'" in flat(run("export", "--help").stdout)
+
+
+def test_printed_names_keep_their_brackets(capsys):
+    table = report_table(
+        Report(images=1, metrics={"iou/[red] wall": None}, active_rate=1, active_rates={}, gmacs=1, gmacs_complete=1),
+        "test of /data/[old]",
+    )
+    console().print(table)
+    console().print("pip install 'dyt[lora]' :x:")
+    bar = Bar(shown=True)
+    bar.say("reading [bold]")
+    shown = capsys.readouterr()
+    for words in ("iou/[red] wall", "none", "/data/[old]", "dyt[lora]", ":x:"):
+        assert words in shown.out
+    assert "reading [bold]" in shown.err
 
 
 def test_debug_keeps_the_error():

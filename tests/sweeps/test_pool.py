@@ -1,4 +1,4 @@
-"""Real processes on tiny tasks: side by side, a failed one, finished ones, and stopping between two steps."""
+"""Real processes on tiny tasks: side by side, a failed one, finished ones, and stopping, with and without patience."""
 
 import os
 import signal
@@ -6,14 +6,29 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dyt.sweeps import Job, Outcome, SweepError, sweep
 from dyt.sweeps.pool import alone
 from dyt.train import Interrupted, RunSpec
+
+from .conftest import ARGS, NAME
+
+HANGING = 600
+"""Seconds after which a test takes what it waits for as hanging."""
+
+
+def until(there: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> None:
+    end = time.monotonic() + HANGING
+    while not there():
+        assert time.monotonic() < end
+        assert process is None or process.poll() is None
+        time.sleep(0.01)
 
 
 def jobs(run: RunSpec, root: Path, out: Path, **train: Any) -> list[Job]:
@@ -94,18 +109,17 @@ def test_stopping_saves_and_goes_on(run: RunSpec, root: Path, tmp_path: Path, re
 
 def test_a_worker_does_not_outlive_its_sweep(run: RunSpec, root: Path, tmp_path: Path) -> None:
     """The end of its standard input, which is all that it learns of a killed sweep, stops it after a checkpoint."""
-    job = jobs(run, root, tmp_path / "out", epochs=5000)[0]
+    read = run.data.model_copy(update={"cache": False, "workers": 2})  # forks while standard input is waited for
+    job = jobs(run.model_copy(update={"data": read}), root, tmp_path / "out", epochs=5000)[0]
     command = [sys.executable, "-m", "dyt.sweeps", str(job.out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as worker:
         assert worker.stdin is not None
         worker.stdin.write(job.run.model_dump_json(exclude_unset=True) + "\n")
         worker.stdin.flush()
         rows = job.out / "metrics.jsonl"
-        while not rows.is_file() or not rows.read_text():
-            assert worker.poll() is None
-            time.sleep(0.01)
+        until(lambda: rows.is_file() and rows.read_text(), worker)
         worker.stdin.close()
-        assert worker.wait(60) == 130
+        assert worker.wait(HANGING) == 130
     assert (job.out / "resume.pt").is_file()
 
 
@@ -121,3 +135,76 @@ def test_each_process_has_its_device(run: RunSpec, root: Path, tmp_path: Path, m
     found = sweep(jobs(run, root, tmp_path / "out"), parallel=2, devices=["3", "5"], progress=False)
     assert given == ["3", "5"]
     assert all("no such thing (exit code 1" in str(outcome.error) for outcome in found.values())
+
+
+DEAF = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.stdin.readline()
+loader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[1]).write_text(str(loader.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_does_not_stop_is_killed_with_its_loader_processes(
+    run: RunSpec, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    file = tmp_path / "loader"
+    plain = subprocess.Popen
+    given: list[subprocess.Popen[bytes]] = []
+
+    def deaf(command: Any, **options: Any) -> Any:
+        given.append(plain([sys.executable, "-c", DEAF, str(file)], **options))
+        return given[-1]
+
+    def stop_when_begun() -> None:
+        until(lambda: file.is_file() and file.read_text())
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(subprocess, "Popen", deaf)
+    monkeypatch.setattr("dyt.sweeps.pool.GRACE", 0.5)
+    threading.Thread(target=stop_when_begun, daemon=True).start()
+    with pytest.raises(Interrupted, match=r"but for caltech101, killed after 0\.5 s.*run the same command again"):
+        sweep(jobs(run, root, tmp_path / "out")[:1], progress=False)
+    assert given[0].returncode == -signal.SIGKILL
+    until(lambda: gone(int(file.read_text())))
+
+
+def gone(pid: int) -> bool:
+    """Also of one that has ended and that nobody has asked for its exit code."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_whole_tree(
+    run: RunSpec, root: Path, weights: Path, tmp_path: Path, request: pytest.FixtureRequest, number: int
+) -> None:
+    """The sweep, its tasks' processes and their loader processes, as a terminal or a scheduler sends it."""
+    if not request.config.getoption("--full"):
+        pytest.skip("four processes, twice; `.ci/run` has them, use --full")
+    out = tmp_path / "out"
+    changes = [f"model.backbone.args={ARGS}", "train.batch_size=8", "train.epochs=5000", "data.workers=2"]
+    options = ["--root", str(root), "--out", str(out), "--backbone", NAME, "--weights", str(weights)]
+    changes += ["data.cache=false"]
+    options += ["--task", "caltech101", *(w for c in changes for w in ("--set", c))]
+    command = [sys.executable, "-c", "from dyt.cli.main import main; main()", "sweep", "vtab1k", *options]
+    rows = out / "caltech101" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        until(lambda: rows.is_file() and rows.read_text(), process)
+        tree: list[psutil.Process] = []
+
+        def grown() -> bool:
+            tree[:] = psutil.Process(process.pid).children(recursive=True)
+            return len(tree) >= 1 + 2
+
+        until(grown, process)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        said = process.stderr.read()
+        assert process.wait(HANGING) == 130
+    assert "0 of 1 tasks are finished" in said
+    until(lambda: all(gone(one.pid) for one in tree))
+    assert (rows.parent / "resume.pt").is_file()

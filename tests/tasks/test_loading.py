@@ -98,6 +98,37 @@ def test_a_loader_process_outlives_signals_but_not_its_run() -> None:
         os.kill(worker, 0)
 
 
+LOCKED = """
+import os, sys, threading, time
+import torch
+from dyt.tasks.base import Examples
+from dyt.tasks.loading import loader
+
+class Numbers(Examples):
+    def __init__(self):
+        pass
+    def example(self, position, seed):
+        print("a warning", file=sys.stderr)
+        return torch.tensor(position), 0
+
+full = os.pipe()[1]
+sys.stderr = open(full, "w", buffering=1)
+writing = threading.Thread(target=sys.stderr.write, args=("x" * 2**21 + chr(10),), daemon=True)
+writing.start()
+writing.join(1)
+assert writing.is_alive()
+print(sum(int(batch) for batch, _ in loader(Numbers(), [[(1, 0)], [(2, 0)]], 1)), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_loader_process_does_not_wait_for_a_stream_that_a_thread_was_writing_to() -> None:
+    """As a progress bar's thread does; nobody is left in the loader process to give the stream's lock back."""
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "3")
+    assert done.stderr.count("a warning") == 2
+
+
 def spoilt(read: Any, i: int) -> Image.Image:
     if i == 3:
         raise DataError("3.jpg: cut off")

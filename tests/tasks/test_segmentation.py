@@ -262,6 +262,12 @@ def test_metrics_by_hand() -> None:
     )
 
 
+def test_a_split_without_a_label_has_no_metrics() -> None:
+    measure = Overlap(("sky", "road"), torch.device("cpu"))
+    measure.update(torch.randn(1, 2, 3, 3), torch.full((1, 3, 3), 255))
+    assert measure.compute() == {"miou": None, "pixel_accuracy": None}
+
+
 def test_classes_of_one_name_are_told_apart_by_their_number() -> None:
     measure, labels = Overlap(("screen", "car", "screen"), torch.device("cpu")), torch.tensor([[[0, 1, 2]]])
     measure.update(torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2), labels)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 import dyt
 from commands import said
+from dyt.cli.main import app
 from dyt.cli.train import run_spec
 from dyt.errors import DyTError, SpecError
 from dyt.specfile import dump_yaml
@@ -122,6 +124,56 @@ def test_a_file_and_changes_over_it(runs: Runs, tmp_path: Path) -> None:
     assert isinstance(changed, RunSpec)
     with pytest.raises(typer.BadParameter, match="not both"):
         run_spec(tmp_path / "run.yaml", "default", None, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "changes", "warmup"),
+    [
+        (None, ["train.epochs=1"], 0.1),
+        ("default", ["train.epochs=2"], 1),  # it fits
+        ("images", ["train.epochs=20"], 4),
+        ("vtab1k", ["train={epochs: 5, warmup_epochs: 2}"], 2),
+        (None, ["train.epochs=1", "train.warmup_epochs=0.5"], 0.5),
+    ],
+)
+def test_a_recipe_s_warm_up_fits_into_the_epochs(recipe_name: str | None, changes: list[str], warmup: float) -> None:
+    run = run_spec(None, recipe_name, None, {"data.root": "x"}, changes)
+    assert run.train.warmup_epochs == pytest.approx(warmup)
+
+
+def test_a_warm_up_of_the_user_s_is_not_changed(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"warmup_epochs \(1\) must be below epochs \(1\); lower it"):
+        run_spec(None, None, None, {"data.root": "x"}, ["train.epochs=1", "train.warmup_epochs=1"])
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {root: x}\ntrain: {epochs: 10, warmup_epochs: 1}\n")
+    with pytest.raises(SpecError, match=r"warmup_epochs \(1\) must be below epochs \(1\)"):
+        run_spec(file, None, None, {}, ["train.epochs=1"])
+
+
+def test_a_run_s_directory_stands_for_its_model(trained: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    folder, image = str(tmp_path / "run"), str(images / "test" / "red" / "0.png")
+    assert json.loads(said("eval", folder, "--json")) == json.loads((trained / "result.json").read_text())["test"]
+    assert json.loads(said("predict", folder, image, "--json"))["top"][0]["class"] in {"red", "green", "blue"}
+    assert "1 images" in said("plot", folder, image, "--out", str(tmp_path / "activity.png"))
+    assert f"stored in {tmp_path / 'run' / 'model.safetensors'}" in said("calibrate", folder, "--batch", "1")
+    bench = ("--pairs", "1", "--batch", "1", "--no-peers")
+    for verb in (("export", folder, "--pt2", str(tmp_path / "x.pt2")), ("bench", "--model", folder, *bench)):
+        done = CliRunner().invoke(app, verb)
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    "verb", [("eval",), ("predict", "x.png"), ("plot", "x.png"), ("calibrate",), ("export",), ("bench", "--model")]
+)
+def test_a_directory_without_a_model_is_answered(verb: tuple[str, ...], tmp_path: Path) -> None:
+    name, *rest = verb
+    words = [name, *rest, str(tmp_path)] if name == "bench" else [name, str(tmp_path), *rest]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert f"'{tmp_path}' has no finished run; give a model.safetensors, or the directory of a run" in done.stderr
+    (tmp_path / "resume.pt").touch()
+    assert "a run that is not finished: run the same dyt train again" in CliRunner().invoke(app, words).stderr
 
 
 def test_data_is_needed() -> None:

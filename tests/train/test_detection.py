@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from dyt.cli.main import app
@@ -37,6 +39,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("shapes") / "data")
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
 def test_a_run_from_its_spec_to_its_pictures(kind: str, shapes: Path, tmp_path: Path) -> None:
     result = fit(parse(RunSpec, run_of(shapes, kind)), tmp_path / "run", progress=False)
@@ -53,6 +56,19 @@ def test_a_run_from_its_spec_to_its_pictures(kind: str, shapes: Path, tmp_path: 
     assert done.exit_code == 0, done.output
     assert "active" in done.stdout
     assert {path.name for path in out.iterdir()} == {"test0_objects.png", "test0_activity.png"}
+    done = CliRunner().invoke(app, ["predict", model, image, image, "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    for row in map(json.loads, done.stdout.splitlines()):
+        found = len(row["scores"])
+        assert found > 0
+        assert (row["image"], 0 < row["active_rate"] <= 1) == (image, True)
+        assert Path(row["picture"]).is_file()
+        assert np.array(row["boxes"]).shape == (found, 4)
+        assert len(row["labels"]) == found
+        assert set(row["labels"]) <= {"red", "green"}
+        assert ("masks" in row) == (kind == "mask_rcnn")
+        assert all(coco_mask.decode(mask).shape == (64, 48) for mask in row.get("masks", ()))
 
 
 def test_an_interrupted_run_gives_the_same_model(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

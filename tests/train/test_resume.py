@@ -1,8 +1,11 @@
 """Interrupting and resuming gives bit for bit what not interrupting gives, wherever the interruption falls."""
 
 import json
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from dyt.objective import TuningStep
+from dyt.tasks.loading import Images
 from dyt.train import Interrupted, RunError, RunSpec, fit
 
 from .conftest import Runs, tensors
@@ -69,6 +73,40 @@ def test_equal_with_accumulation_mixup_and_workers(runs: Runs, tmp_path: Path, m
     interrupted(runs(**changes, train=train), tmp_path / "parts", 3, signal.SIGINT, monkeypatch)
     changes["data"]["workers"] = 1
     fit(runs(**changes, train=train), tmp_path / "parts", progress=False)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="loader processes must inherit what hangs")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine has cores, maybe
+@pytest.mark.parametrize("where", ["training", "test"])
+def test_loader_processes_that_hang_do_not_hold_a_signal_up(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """What was trained until then is kept, and the loader processes end too."""
+    fit(runs(**NOISY), tmp_path / "whole", progress=False)
+    sample, stuck, rows = Images.sample, tmp_path / "stuck", tmp_path / "parts" / "metrics.jsonl"
+
+    def hanging(self: Images, i: int, seed: int = 0) -> Any:
+        if self.split.name.startswith("test") if where == "test" else rows.read_text():
+            stuck.touch()
+            time.sleep(600)
+        return sample(self, i, seed)
+
+    def stop_when_stuck() -> None:
+        while not stuck.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = {**NOISY, "data": {**NOISY["data"], "workers": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "sample", hanging)
+        threading.Thread(target=stop_when_stuck, daemon=True).start()
+        with pytest.raises(
+            Interrupted, match="stopped after step 3 of 6" if where == "training" else "nothing is lost"
+        ):
+            fit(runs(**changes), tmp_path / "parts", progress=False)
+    assert multiprocessing.active_children() == []
+    fit(runs(**changes), tmp_path / "parts", progress=False)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dyt
 from commands import said
@@ -52,7 +54,15 @@ def test_command_line(masked: Path, run: dict[str, Any], tmp_path: Path) -> None
     image = masked / "images" / "test" / "0.png"
     line = said("predict", model, str(image), "--out", str(tmp_path / "drawn"))
     assert "active" in line
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0_activity.png", "0_mask.png"]
+    names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert names == ["0_activity.png", "0_labels.png", "0_mask.png"]
+    row = json.loads(said("predict", model, str(image), "--out", str(tmp_path / "data"), "--json"))
+    with Image.open(row["labels"]) as opened:
+        numbers = np.asarray(opened)
+    assert numbers.shape == (40, 48)
+    assert row["shares"] == {"red": pytest.approx((numbers == 0).mean()), "blue": pytest.approx((numbers == 1).mean())}
+    assert (row["image"], Path(row["picture"]).name) == (str(image), "0_mask.png")
+    assert 0 < row["active_rate"] <= 1
     assert "1 images" in said("plot", model, str(image), "--out", str(tmp_path / "activity.png"))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, SetOption, chosen
+from dyt.cli.options import Dtype, SetOption, chosen, model_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,12 @@ class Mode(StrEnum):
 
 def bench(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A preset or a spec file.")] = "dyt",
-    model: Annotated[Path | None, typer.Option(help="A trained model.safetensors, in place of SPEC.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trained model.safetensors, or its run's directory, in place of SPEC.", callback=model_file
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Images for it to route; by default its run's.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A timm name, in place of the spec's.")] = None,
     batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [8],  # noqa: B006 - typer's way

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dyt.cli.options import ModelArgument
+
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors of dyt; it is rewritten.")],
+    model: ModelArgument,
     batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [1, 8, 32],  # noqa: B006 - typer's way
     data: Annotated[str | None, typer.Option(help="Directory of the images; by default the run's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default an accelerator, or else cpu.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
 ) -> None:
-    """Measure each site's break-even on this machine, and store it in the model's file.
+    """Measure each site's break-even on this machine, and store it in the model's file, which is rewritten.
 
     Above its break-even a site computes every token, with the same numbers, since that is faster then.
     """

@@ -20,12 +20,11 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with what is in OUT, or start anew.")] = True,
 ) -> None:
     """Fine-tune a linear probe, a static adapter and DyT (half of the tokens) side by side, and compare them."""
-    from rich.console import Console
-
+    from dyt.cli.output import console
     from dyt.demo import run_demo
 
     found = run_demo(out, backbone, data, epochs, resume=resume, say=typer.echo)
-    Console().print(found.table())
+    console().print(found.table())
     speedup = found.speed.speedup("DyT", over="static adapter")
     typer.echo(f"DyT over the static adapter, images/s in paired turns: x {speedup}")
     typer.echo(f"which patches stayed active: {found.picture}")

@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import Precision
+from dyt.cli.options import ModelArgument, Precision, active_share
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors.", metavar="MODEL")],
+    model: ModelArgument,
     data: Annotated[str | None, typer.Option(help="Directory of the images; by default the run's.")] = None,
     split: Annotated[str | None, typer.Option(help="By default the run's test split.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Set the thresholds for this rate first, on training images.", min=0.0, max=1.0)
+        float | None,
+        typer.Option(
+            help="Set the thresholds for this rate first, on training images; above 0, at most 1.",
+            parser=active_share,
+            metavar="RATE",
+        ),
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
@@ -28,9 +33,9 @@ def evaluate(
 ) -> None:
     """Evaluate a saved model on a split of its own or of other data."""
     import torch
-    from rich.console import Console
 
     import dyt
+    from dyt.cli.output import console
     from dyt.train.calibrate import calibrate_rate
     from dyt.train.evaluation import evaluate as run
     from dyt.train.progress import Bar
@@ -55,4 +60,4 @@ def evaluate(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        Console().print(report_table(report, f"{chosen.name} of {spec.root}", saved.task.unit))
+        console().print(report_table(report, f"{chosen.name} of {spec.root}", saved.task.unit))

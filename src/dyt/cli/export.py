@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype
+from dyt.cli.options import Dtype, ModelArgument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +19,11 @@ COMPARED = 5
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors of dyt.")],
+    model: ModelArgument,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="To compare on; random noise by default.")
+        list[Path] | None, typer.Argument(metavar="IMAGES", help="To compare on; random noise by default.")
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(help="Write ONNX here; needs pip install 'dyt[export]'.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Write ONNX here; needs pip install 'dyt\\[export]'.")] = None,
     pt2: Annotated[Path | None, typer.Option(help="Write torch.export's format here.")] = None,
     executor: Annotated[
         str, typer.Option(help="capacity, masked, complete, or sparse where only MLPs are dispatched.")

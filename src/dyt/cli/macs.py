@@ -22,9 +22,9 @@ def macs(
     An image costs what its own active tokens need. Where images of a batch differ in their number, rows are added that
     are computed and thrown away: what is then executed per image has its own line.
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from dyt.cli.output import console
     from dyt.measure.costs import costs
     from dyt.registry import KINDS
     from dyt.tasks.kinds import TASKS
@@ -47,9 +47,9 @@ def macs(
         table.add_row(what, f"{value / 1e9:.3f}", f"{value / found.dense:.1%}")
     if chosen_spec.head.classifier == 0:
         table.add_row(f"of these, the head ({chosen_spec.head.type})", f"{found.head_macs / 1e9:.3f}", "")
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     share = found.trainable / found.total
-    console.print(
+    out.print(
         f"trainable without head: {found.trainable:,} of {found.total:,} parameters ({share:.2%}); head: {found.head:,}"
     )

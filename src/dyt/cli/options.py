@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -16,6 +18,47 @@ SpecArgument: TypeAlias = Annotated[
 ]
 SetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. objective.rate=0.7.")
+]
+
+
+def active_share(text: str | float) -> float:
+    """A rate that thresholds can be set for: some token is active.
+
+    Raises:
+        typer.BadParameter: another.
+    """
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate <= 1:
+        raise typer.BadParameter(f"{text} is not a rate above 0 and at most 1")
+    return rate
+
+
+def model_file(path: Path | None) -> Path | None:
+    """The file itself; of a run's directory the model in it.
+
+    Raises:
+        DyTError: a directory without one.
+    """
+    from dyt.errors import DyTError
+    from dyt.train.state import CHECKPOINT, MODEL
+
+    if path is None or not path.is_dir():
+        return path
+    if (path / MODEL).is_file():
+        return path / MODEL
+    begun = (path / CHECKPOINT).is_file()
+    what = "has a run that is not finished: run the same dyt train again" if begun else "has no finished run"
+    raise DyTError(f"'{path}' {what}; give a {MODEL}, or the directory of a run that has one")
+
+
+ModelArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A model.safetensors of dyt, or the directory of its run.", callback=model_file
+    ),
 ]
 
 

@@ -26,9 +26,9 @@ def paper(
     `GMACs` has exactly the nominal share of each image's tokens active, `ragged` random masks around that share.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from dyt.cli.output import console
     from dyt.cli.progress import rounds
     from dyt.measure.paper import lines, rows_of
 
@@ -39,7 +39,7 @@ def paper(
             found.append(line)
             done(len(found))
     rows = [cells(line) for line in found]
-    console = Console()
+    out = console()
     for number in sorted({line.row.table for line in found}):
         shown = Table(title=f"Table {number}", title_justify="left", box=SIMPLE_HEAD)
         for column in COLUMNS[1:]:
@@ -47,7 +47,7 @@ def paper(
         for row in rows:
             if row[0] == str(number):
                 shown.add_row(*row[1:])
-        console.print(shown)
+        out.print(shown)
     if markdown is not None:
         rule = ["---" if column in WORDS else "---:" for column in COLUMNS]
         text = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, rule, *rows))

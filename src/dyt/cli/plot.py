@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from dyt.cli.options import ModelArgument
+
 
 def plot(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors of dyt.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, a row each.")],
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, a row each.")],
     out: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("activity.png"),
     chart: Annotated[bool, typer.Option("--chart", help="Bars of the activation rate per layer instead.")] = False,
 ) -> None:

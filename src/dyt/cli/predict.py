@@ -1,4 +1,4 @@
-"""`dyt predict`: the classes of images, and how much of the model each needed."""
+"""`dyt predict`: the classes of images, or what a task finds in them, and how much of the model each needed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from dyt.cli.options import ModelArgument
+
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors.", metavar="MODEL")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGES...")],
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(help="Image files; clips for video.", metavar="IMAGES")],
     top: Annotated[int, typer.Option(help="So many classes for each image.", min=1)] = 1,
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
@@ -19,7 +21,7 @@ def predict(
     out: Annotated[
         Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
     ] = Path("predictions"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each file.")] = False,
 ) -> None:
     """Classify images with a saved model; or, of another task, tell and draw what it finds in each file."""
     import torch
@@ -36,9 +38,10 @@ def predict(
         files("images", images, [0] * len(images)),
     )
     if saved.task.draws:
-        for line in saved.task.draw(saved.model, spec, images, saved.names, out):
-            typer.echo(line)
-        typer.echo(f"class names: {saved.classes_from}; pictures: {out}", err=True)
+        for answer in saved.task.draw(saved.model, spec, images, saved.names, out, top):
+            typer.echo(json.dumps(answer.data) if as_json else answer.line)
+        if not as_json:
+            typer.echo(f"class names: {saved.classes_from}; pictures: {out}", err=True)
         return
     if not as_json:
         typer.echo(f"class names: {saved.classes_from}", err=True)

@@ -37,9 +37,9 @@ def supports(
 
 def _matrix() -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from dyt.cli.output import console
     from dyt.registry import executors, variants
     from dyt.support import support_matrix
 
@@ -51,15 +51,15 @@ def _matrix() -> None:
     for row in rows:
         cells = [_cell(row, variant, reasons) for variant in variants.names()]
         table.add_row(row.family, row.name or "given with backbone=", *cells)
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     general = [name for name, executor in executors.items() if executor.limits is None]
-    console.print(f"yes: with every executor ({', '.join(general)})")
+    out.print(f"yes: with every executor ({', '.join(general)})")
     for name, executor in executors.items():
         if executor.limits is not None:
-            console.print(f"executor {name}: {executor.limits}", highlight=False)
+            out.print(f"executor {name}: {executor.limits}", highlight=False)
     for reason, number in reasons.items():
-        console.print(f"no ({number}): {reason}", highlight=False)
+        out.print(f"no ({number}): {reason}", highlight=False)
 
 
 def _cell(row: Support, variant: str, reasons: dict[str, int]) -> str:

@@ -40,9 +40,9 @@ def sweep(
 
     Finished tasks are not repeated. A failed task does not stop the others; the exit code is then 1.
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from dyt.cli.output import console
     from dyt.cli.train import run_spec
     from dyt.sweeps import pool, report, vtab1k
 
@@ -80,7 +80,7 @@ def sweep(
         table.add_column(name, justify="left" if name in report.HEADER[:3] else "right")
     for row in (*rows, *report.totals(rows, beside)):
         table.add_row(*report.cells(row))
-    Console().print(table)
+    console().print(table)
     typer.echo(f"written to {out}: results.md, results.csv, results.json, and each task's run")
     failed = {name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None}
     for name, error in failed.items():

@@ -43,15 +43,15 @@ def train(
         task,
     )
     from accelerate import PartialState
-    from rich.console import Console
 
+    from dyt.cli.output import console
     from dyt.tasks.kinds import task_of
     from dyt.train.loop import fit
 
     result = fit(spec, out, resume=resume)
     state = PartialState()
     if state.is_main_process:
-        Console().print(result.table(task_of(spec.data).unit))
+        console().print(result.table(task_of(spec.data).unit))
         typer.echo(f"saved in {out}: model.safetensors, result.json, metrics.jsonl, run.yaml")
     state.destroy_process_group()
 
@@ -73,8 +73,8 @@ def run_spec(
     if file is not None and recipe_name is not None:
         raise typer.BadParameter("give a run file or --recipe, not both")
     from dyt.spec import parse
-    from dyt.specfile import override, read
-    from dyt.train.named_runs import recipe, with_preset, with_task
+    from dyt.specfile import read
+    from dyt.train.named_runs import changed, recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
 
     plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or "default")
@@ -89,7 +89,7 @@ def run_spec(
             for key in path:
                 inner = inner.setdefault(key, {})
             inner[last] = value
-    plain = override(plain, changes)
+    plain = changed(plain, changes, ours=file is None)
     if "root" not in plain.get("data", {}):
         raise typer.BadParameter("give --data, the directory of the images")
     return parse(RunSpec, plain)

@@ -1,7 +1,8 @@
 """The process of one task of a sweep: `python -m dyt.sweeps DIR`, its run as a line of JSON on standard input.
 
 Standard input stays open as long as the sweep lives: when it ends, this process saves and stops as at Ctrl-C, so that
-no task goes on alone after its sweep was killed.
+no task goes on alone after its sweep was killed. A thread waits for that end below Python's own stream, whose lock
+would else be held for good in every loader process that is forked meanwhile, where closing standard input waits for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dyt.train.state import Interrupted
 def main() -> int:
     """Runs the task; 0 when it is finished, 2 for what its user can mend, 130 when it was interrupted."""
     run = parse(RunSpec, json.loads(sys.stdin.readline()))
-    threading.Thread(target=_lifeline, daemon=True).start()
+    threading.Thread(target=_lifeline, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         fit(run, Path(sys.argv[1]))
     except (Interrupted, KeyboardInterrupt) as error:
@@ -36,8 +37,9 @@ def main() -> int:
     return 0
 
 
-def _lifeline() -> None:
-    sys.stdin.read()
+def _lifeline(descriptor: int) -> None:
+    while os.read(descriptor, 1024):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

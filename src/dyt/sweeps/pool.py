@@ -25,6 +25,8 @@ from dyt.train.state import CHECKPOINT, METRICS, MODEL, RESULT, RUN, Interrupted
 LOG = "log.txt"
 POLL = 0.2
 """Seconds between looks at the processes."""
+GRACE = 4.0
+"""Seconds that processes have to save and stop; what is left is killed, and goes on from its last checkpoint."""
 FAILED, INTERRUPTED = 2, 130
 """Exit codes of a task's process."""
 
@@ -52,6 +54,8 @@ class _Running:
     slot: int
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    told: bool = False
+    killed: bool = False
 
 
 @contextmanager
@@ -86,7 +90,8 @@ def sweep(
 ) -> dict[str, Outcome]:
     """Runs each job that is not finished, `parallel` at a time, each in a process of its own.
 
-    SIGINT (Ctrl-C) and SIGTERM let every process save and stop after its present step; the same sweep again goes on.
+    SIGINT (Ctrl-C) and SIGTERM let every process save and stop after its present step; one that has not done so within
+    `GRACE` seconds is killed with all of its loader processes. The same sweep again goes on.
 
     Args:
         devices: of CUDA, one for each process side by side, in turns.
@@ -98,11 +103,13 @@ def sweep(
 
     Raises:
         SweepError: a directory that has another run; nothing was begun.
-        Interrupted: after all have saved.
+        Interrupted: after all have ended.
     """
     done = {job.name: Outcome(Result.read(job.out / RESULT)) for job in jobs if _finished(job)}
     waiting = [job for job in jobs if job.name not in done]
     bar, signals, running, free = Bar(progress), Signals(), list[_Running](), list(range(parallel))
+    started: list[_Running] = []
+    deadline: float | None = None
 
     def so_far() -> dict[str, Outcome]:
         return {job.name: done[job.name] for job in jobs if job.name in done}
@@ -112,7 +119,8 @@ def sweep(
         try:
             while waiting or running:
                 while waiting and free and not signals.noted:
-                    running.append(_start(waiting.pop(0), free.pop(0), parallel, devices))
+                    started.append(_start(waiting.pop(0), free.pop(0), parallel, devices))
+                    running.append(started[-1])
                 time.sleep(POLL)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
@@ -127,18 +135,23 @@ def sweep(
                         signals.noted = True
                 if signals.noted:
                     waiting = []
-                    _stop(running)
+                    deadline = deadline or time.monotonic() + GRACE
+                    _stop(running, deadline)
                 if bar.due():
                     bar.measured(shown, "tasks", ", ".join(_where(one.job) for one in running))
         finally:
-            _stop(running)
+            deadline = deadline or time.monotonic() + GRACE
+            while any(one.process.poll() is None for one in running):
+                _stop(running, deadline)
+                time.sleep(POLL)
             for one in running:
-                one.process.wait()
-                one.log.close()
+                _closed(one)
     if signals.noted and len(done) < len(jobs):
+        killed = [one.job.name for one in started if one.killed]
+        how = f", but for {', '.join(killed)}, killed after {GRACE:g} s, of which the last checkpoint is kept"
         raise Interrupted(
-            f"{len(done)} of {len(jobs)} tasks are finished, the running ones have saved: run the same command again "
-            f"to go on"
+            f"{len(done)} of {len(jobs)} tasks are finished, the running ones have saved{how if killed else ''}: run "
+            f"the same command again to go on"
         )
     return so_far()
 
@@ -175,6 +188,7 @@ def _start(job: Job, slot: int, parallel: int, devices: Sequence[str]) -> _Runni
         stdout=log,
         stderr=log,
         env=environment,
+        process_group=0,  # Ctrl-C at the terminal is the sweep's alone, and loader processes can be killed with it
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has ended already; its exit code and log say why
@@ -185,24 +199,43 @@ def _start(job: Job, slot: int, parallel: int, devices: Sequence[str]) -> _Runni
 
 def _ended(one: _Running) -> Outcome | None:
     """What came of it; None when it was interrupted."""
-    one.log.close()
-    assert one.process.stdin is not None
-    with suppress(BrokenPipeError):  # what it had not read is lost with it
-        one.process.stdin.close()
+    _closed(one)
     code = one.process.returncode
     if code == 0:
         return Outcome(Result.read(one.job.out / RESULT))
-    if code in {INTERRUPTED, -signal.SIGINT, -signal.SIGTERM}:
+    if one.killed or code in {INTERRUPTED, -signal.SIGINT, -signal.SIGTERM}:
         return None
     said = (one.job.out / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
     return Outcome(error=f"{last} (exit code {code}; {one.job.out / LOG})")
 
 
-def _stop(running: Sequence[_Running]) -> None:
+def _closed(one: _Running) -> None:
+    one.log.close()
+    assert one.process.stdin is not None
+    with suppress(BrokenPipeError):  # what it had not read is lost with it
+        one.process.stdin.close()
+
+
+def _stop(running: Sequence[_Running], deadline: float) -> None:
+    """Tells each process once to stop; after the deadline kills it with its loader processes."""
     for one in running:
-        if one.process.poll() is None:
+        if one.process.poll() is not None:
+            continue
+        if time.monotonic() >= deadline:
+            one.killed = True
+            with suppress(ProcessLookupError, PermissionError):  # it has just ended
+                _kill(one.process)
+        elif not one.told:  # a second signal could end it in the midst of its own clearing up
+            one.told = True
             one.process.terminate()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _said(outcome: Outcome) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,8 +32,10 @@ class Measure(ABC):
         """Takes a batch's outputs in."""
 
     @abstractmethod
-    def compute(self) -> dict[str, float]:
-        """The metrics by name, fractions where they are such; the first is the task's own."""
+    def compute(self) -> Mapping[str, float | None]:
+        """The metrics by name, fractions where they are such, None of what the split has nothing to measure of; the
+        first is the task's own.
+        """
 
 
 class Examples(Dataset[tuple[Any, Any]]):
@@ -69,6 +72,19 @@ class Examples(Dataset[tuple[Any, Any]]):
     def fill(self, threads: int, advance: Callable[[], None] = lambda: None) -> None:
         """Decodes everything into memory."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a file.
+
+    Attributes:
+        line: in words.
+        data: the same and more as plain data, which JSON can hold; paths of the pictures among it.
+    """
+
+    line: str
+    data: Mapping[str, Any]
 
 
 class Task(ABC):
@@ -138,9 +154,19 @@ class Task(ABC):
         return moved(targets, device)
 
     def draw(
-        self, model: DynamicModel, spec: Any, files: Sequence[Path], classes: Sequence[str], out: Path
-    ) -> list[str]:
-        """Predicts files, draws what was found into pictures in the directory `out`; a line of text for each."""
+        self,
+        model: DynamicModel,
+        spec: Any,
+        files: Sequence[Path],
+        classes: Sequence[str],
+        out: Path,
+        top: int = 1,
+    ) -> list[Answer]:
+        """Predicts files, draws what was found into pictures in the directory `out`; an answer for each.
+
+        Args:
+            top: so many classes are told of an input that has one.
+        """
         raise NotImplementedError(f"the answers of {self.name} are words alone")
 
 

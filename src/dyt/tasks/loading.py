@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from dyt.errors import DyTError
 from dyt.tasks.base import Examples
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
+from dyt.tasks.processes import deaf, ended, started
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes of decoded images that a split may take in memory when `cache` is not given."""
@@ -130,9 +129,9 @@ def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers
         batch_size=None,
         sampler=list(batches),
         num_workers=0 if examples.cached else workers,
-        worker_init_fn=_deaf,
+        worker_init_fn=deaf,
     )
-    return _raised(iter(made))
+    return _raised(*started(lambda: iter(made)))
 
 
 class _Batches(Dataset[Any]):
@@ -150,30 +149,12 @@ class _Batches(Dataset[Any]):
             return error
 
 
-def _raised(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if isinstance(batch, DyTError):
-            raise batch
-        yield batch
-
-
-def _deaf(worker: int) -> None:
-    """Ctrl-C and termination reach the whole process group; the main process alone decides what then happens.
-
-    Its own SIGTERM, which is how Python ends loader processes that are left over at its exit, is obeyed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-    else:  # macOS and Windows do not tell who sent it
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _obey(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+def _raised(batches: Iterator[Any], processes: Sequence[BaseProcess]) -> Iterator[Any]:
+    with ended(processes):
+        for batch in batches:
+            if isinstance(batch, DyTError):
+                raise batch
+            yield batch
 
 
 @contextmanager

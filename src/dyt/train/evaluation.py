@@ -27,7 +27,8 @@ class Report(Spec):
     """What `evaluate` found.
 
     `images`: how many inputs (clips, of video). `accuracy`, `accuracy_top5` (None with five classes or fewer): of
-    classification, fractions; None of another task. `metrics`: what the task measures beside them, by name.
+    classification, fractions; None of another task. `metrics`: what the task measures beside them, by name, None of
+    what the split has nothing to measure of (objects of a size that none has).
     `active_rate`: mean of M over the patch tokens of all sites and inputs; `active_rates`: by site. `gmacs`: 1e9
     multiply-accumulates per input under its own routes, mean over all inputs, counted exactly (not estimated from a
     sample); `gmacs_complete`: with every token active; `gmacs_dense`: without adapters too, as
@@ -37,7 +38,7 @@ class Report(Spec):
     images: int
     accuracy: float | None = None
     accuracy_top5: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float | None] = Field(default_factory=dict)
     active_rate: float
     active_rates: dict[str, float]
     gmacs: float
@@ -105,7 +106,7 @@ def _evaluated(
     sums = summed(sums)
     macs, active, patches = torch.split(sums[1:], [COUNTED, len(sites), len(sites)])
     gmacs, complete, dense, head = (macs / sums[0] / 1e9).tolist()
-    found = measure.compute()
+    found = dict(measure.compute())
     return Report(
         images=int(sums[0]),
         accuracy=found.pop("accuracy", None),

@@ -44,12 +44,20 @@ class Inference:
 
     Args:
         check: called between batches; raises when the run is to stop.
+        awaited: given batches and `check`, the batches, with waits that end when the run is to stop.
     """
 
     def __init__(
-        self, run: RunSpec, model: DynamicModel, accelerator: Accelerator, bar: Bar, check: Callable[[], None]
+        self,
+        run: RunSpec,
+        model: DynamicModel,
+        accelerator: Accelerator,
+        bar: Bar,
+        check: Callable[[], None],
+        awaited: Callable[[Iterator[Any], Callable[[], None]], Iterator[Any]],
     ) -> None:
         self.run, self.model, self.accelerator, self.bar, self.check = run, model, accelerator, bar, check
+        self.awaited = awaited
         self.task = task_of(run.data)
         self.task.check(model, run.data)
         self.preparation = Preparation.of(model.backbone, run.data.size)
@@ -120,4 +128,5 @@ class Inference:
     def _batches(self, images: Examples, positions: Sequence[int], size: int) -> Iterator[Any]:
         """This process's share of these images, as they come from the loader."""
         mine = [(i, 0) for i in positions[self.rank :: self.world]]
-        return loader(images, [mine[i : i + size] for i in range(0, len(mine), size)], self.workers)
+        plan = [mine[i : i + size] for i in range(0, len(mine), size)]
+        return self.awaited(loader(images, plan, self.workers), self.check)

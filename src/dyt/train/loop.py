@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,7 +99,7 @@ class _Run:
         self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
         self.tuning = TuningStep(self.model)
         self.step, self.optimizer = accelerator.prepare(self.tuning, optimizer)
-        self.inference = Inference(run, self.model, accelerator, bar, self._stop_between)
+        self.inference = Inference(run, self.model, accelerator, bar, self._stop_between, self._awaited)
         self.sums = Sums(self.model, accelerator.device)
         self.done, self.seconds = 0, 0.0
         self.batches = Batches(self.inference, Targets(self.train, self.model.num_classes), self.rank)
@@ -142,11 +142,11 @@ class _Run:
         plan = list(
             epoch_batches(len(images), t.batch_size, t.seed, epoch, t.accumulate, self.rank, self.world, start=first)
         )
-        batches = iter(loader(images, plan, self.inference.workers))
+        batches = self._awaited(loader(images, plan, self.inference.workers), self._stop)
         self.step.train()
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
-            held = [next(batches) for _ in range(t.accumulate)]
+            held = [next(batches) for _ in range(t.accumulate)]  # all, so that no wait is in the midst of a step
             with self._accumulating(held):
                 for part, batch in enumerate(held):
                     self._part(batch, part)
@@ -158,11 +158,7 @@ class _Run:
             if last:
                 self._end_epoch(epoch, (step - first + 1) * t.batch_size, time.monotonic() - begun)
             if self._interrupted():
-                self._checkpoint()
-                raise Interrupted(
-                    f"stopped after step {self.done} of {self.steps} and saved in '{self.directory.path}': run the "
-                    f"same command again to go on"
-                )
+                self._stop()
             if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
                 self._checkpoint()
 
@@ -250,6 +246,18 @@ class _Run:
     def _interrupted(self) -> bool:
         """Whether any process was told to stop; all must ask."""
         return self.signals.noted if self.world == 1 else largest(float(self.signals.noted)) > 0
+
+    def _awaited(self, batches: Iterator[Any], stop: Callable[[], None]) -> Iterator[Any]:
+        """Batches, the wait for which a signal ends; of several processes all stop after the same step instead."""
+        return self.signals.awaited(batches, stop) if self.world == 1 else batches
+
+    def _stop(self) -> None:
+        """Saves and stops after a step."""
+        self._checkpoint()
+        raise Interrupted(
+            f"stopped after step {self.done} of {self.steps} and saved in '{self.directory.path}': run the same "
+            f"command again to go on"
+        )
 
     def _stop_between(self) -> None:
         """Stops outside of training, where there is nothing to save."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from dyt.errors import SpecError, nearest
 from dyt.named_specs import preset
 from dyt.registry import KINDS
+from dyt.specfile import override
 from dyt.tasks.classification import Classification
 from dyt.tasks.kinds import TASKS
 
@@ -164,6 +166,28 @@ def recipe(name: str) -> dict[str, Any]:
     if name not in _RECIPES:
         raise SpecError(f"no recipe '{name}'; {nearest(name, recipes())}")
     return copy.deepcopy(_RECIPES[name])
+
+
+def changed(plain: dict[str, Any], changes: Sequence[str], ours: bool) -> dict[str, Any]:
+    """A run's plain data with `a.b=c` assignments over it.
+
+    Args:
+        ours: the data is a recipe's: where its warm-up does not fit into the epochs that were asked for, it is the same
+            share of them, unless an assignment says one.
+
+    Raises:
+        SpecError: what is no assignment.
+    """
+    made = override(plain, changes)
+    train, before = made.get("train"), plain.get("train", {})
+    if not ours or not isinstance(train, dict) or "warmup_epochs" not in before:
+        return made
+    without = {**plain, "train": {name: value for name, value in before.items() if name != "warmup_epochs"}}
+    said = "warmup_epochs" in override(without, changes)["train"]
+    epochs, warmup = train.get("epochs"), before["warmup_epochs"]
+    if not said and isinstance(epochs, int) and warmup >= epochs:
+        train["warmup_epochs"] = warmup / before["epochs"] * epochs
+    return made
 
 
 def with_task(plain: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+T = TypeVar("T")
+
 
 class Bar:
     """Bars on a terminal: what is done, how far, what is measured, how long it will take. Silent where it is not shown.
@@ -31,10 +34,10 @@ class Bar:
 
     def __init__(self, shown: bool) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[measured]}"),
+            TextColumn("{task.fields[measured]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -80,11 +83,15 @@ class Bar:
         self._progress.update(task, description=what, measured=text)
 
 
+class _Stopped(BaseException):
+    """A signal came in a wait."""
+
+
 class Signals:
     """SIGINT and SIGTERM noted inside `caught`, to be asked for between two steps; a second SIGINT stops at once."""
 
     def __init__(self) -> None:
-        self.noted = False
+        self.noted, self._waiting = False, False
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -101,7 +108,31 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def awaited(self, items: Iterator[T], stop: Callable[[], None]) -> Iterator[T]:
+        """The items; a signal ends the wait for one, which may be for a loader process that hangs in what it reads.
+
+        Args:
+            stop: is then called, and raises what ends the run.
+        """
+        while True:
+            try:
+                self._waiting = not self.noted
+                if self.noted:
+                    raise _Stopped
+                item = next(items)
+            except StopIteration:
+                return
+            except _Stopped:
+                stop()
+                raise
+            finally:
+                self._waiting = False
+            yield item
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.noted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.noted = True
+        if self._waiting:
+            self._waiting = False
+            raise _Stopped

@@ -65,7 +65,7 @@ def report_table(
     if report.accuracy_top5 is not None:
         table.add_row("accuracy, top 5", f"{report.accuracy_top5:.2%}")
     for metric, value in report.metrics.items():
-        table.add_row(metric.replace("_", " "), f"{value:.2%}")
+        table.add_row(metric.replace("_", " "), "none" if value is None else f"{value:.2%}")
     name = "active tokens" if asked is None else f"active tokens (asked {asked:g})"
     beside = [] if training is None else [f"{training.training_rate:.3f}"]
     table.add_row(name, f"{report.active_rate:.3f}", *beside)

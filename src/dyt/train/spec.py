@@ -75,7 +75,9 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs}); lower it, 0 for none"
+            )
         if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
             raise ValueError("mixup and cutmix pair images: batch_size / accumulate must be even")
         return self
@@ -114,11 +116,7 @@ class RunSpec(Spec):
         Raises:
             SpecError: `model.head.num_classes` was given, and is another number.
         """
-        head = self.model.head
-        given = "head" in self.model.model_fields_set and "num_classes" in head.model_fields_set
-        if given and head.num_classes != count:
-            raise SpecError(
-                f"model.head.num_classes is {head.num_classes}, but the data has {count} classes; leave it out"
-            )
-        model = self.model.model_copy(update={"head": head.model_copy(update={"num_classes": count})})
-        return self.model_copy(update={"model": model})
+        given = self.model.head.num_classes
+        if self.model.says_classes and given != count:
+            raise SpecError(f"model.head.num_classes is {given}, but the data has {count} classes; leave it out")
+        return self.model_copy(update={"model": self.model.with_classes(count)})

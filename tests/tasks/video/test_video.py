@@ -126,6 +126,16 @@ def test_predict_tells_and_draws(trained: Path, videos: Path, tmp_path: Path) ->
         assert line.startswith(f"{clip}: 1 ")
         assert line.count("0.") + line.count("1.00") >= 4  # the share of all, and of each of three frames
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1-2_activity.png", "1_activity.png"]
+    told = ("--out", str(tmp_path / "out"), "--json", "--top", "9")
+    rows = [
+        json.loads(line) for line in said("predict", str(trained / "model.safetensors"), *clips, *told).splitlines()
+    ]
+    for clip, row in zip(clips, rows, strict=True):
+        assert row["clip"] == clip
+        assert [found["class"] for found in row["top"]] == ["1", "0"]
+        assert sum(found["probability"] for found in row["top"]) == pytest.approx(1)
+        assert row["active_rate"] == pytest.approx(sum(row["active_rates"]) / 3)
+        assert Path(row["picture"]).is_file()
 
 
 def test_a_plot_of_images_is_refused(trained: Path, videos: Path, tmp_path: Path) -> None:

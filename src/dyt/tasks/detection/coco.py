@@ -29,18 +29,22 @@ class Objects:
 
     Attributes:
         size: (height, width) of the image in pixels.
-        boxes: (n, 4) float32, xyxy in pixels.
+        boxes: (n, 4) float32, xyxy in pixels, cut to the image.
+        given: (n, 4) float64, xywh in pixels, as the file says; what is measured against.
         labels: (n,) int64, positions among the classes, from 0.
         crowd: (n,) bool, a region of many objects that are not told apart.
-        areas: (n,) float32, pixels of the object, as the file says; of its box where it does not.
+        areas: (n,) float64, pixels of the object, as the file says; of its box where it does not.
+        order: place of the image among all of the file by their ids, in which COCO's own measure goes through them.
         outlines: n polygons or run lengths as COCO has them; none when they are not read.
     """
 
     size: tuple[int, int]
     boxes: np.ndarray
+    given: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
+    order: int
     outlines: tuple[Any, ...] = ()
 
 
@@ -158,7 +162,11 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise DataError(f"{file}: {len(absent)} images are not there ({some(absent)})")
-    objects = tuple(_objects(entry, row, spec.masks) for entry, row in zip(entries, rows, strict=True))
+    by_id = sorted(range(len(entries)), key=lambda i: (isinstance(entries[i]["id"], str), entries[i]["id"]))
+    places = {i: place for place, i in enumerate(by_id)}
+    objects = tuple(
+        _objects(entry, places[i], row, spec.masks) for i, (entry, row) in enumerate(zip(entries, rows, strict=True))
+    )
     read = partial(_opened, paths, tuple(each.size for each in objects))
     return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects)
 
@@ -194,7 +202,7 @@ def _id(one: Any, field: str) -> Any:
 def _row(
     one: Mapping[str, Any], image: Mapping[str, Any], label: Mapping[int, int], spec: DetectionSpec
 ) -> tuple[Any, ...] | None:
-    """(box, label, crowd, area, outline) of an annotation; None for one to leave out. What is wrong is raised."""
+    """(box, given, label, crowd, area, outline) of an annotation; None for one to leave out. Raises what is wrong."""
     category = _id(one, "category_id")
     if category not in label:
         raise DyTError(f"has the unknown category {str(one.get('category_id'))[:60]}")
@@ -222,17 +230,19 @@ def _row(
         area = (box[2] - box[0]) * (box[3] - box[1])
     if type(area) not in {int, float} or not 0 <= area <= FAR**2:
         raise DyTError(f"has the area {str(area)[:60]}, not a number of pixels")
-    return box, label[category], bool(crowd), area, outline
+    return box, given, label[category], bool(crowd), area, outline
 
 
-def _objects(image: Mapping[str, Any], rows: Sequence[tuple[Any, ...]], outlines: bool) -> Objects:
+def _objects(image: Mapping[str, Any], order: int, rows: Sequence[tuple[Any, ...]], outlines: bool) -> Objects:
     return Objects(
         (image["height"], image["width"]),
         np.array([row[0] for row in rows], dtype=np.float32).reshape(-1, 4),
-        np.array([row[1] for row in rows], dtype=np.int64),
-        np.array([row[2] for row in rows], dtype=bool),
-        np.array([row[3] for row in rows], dtype=np.float32),
-        tuple(row[4] for row in rows) if outlines else (),
+        np.array([row[1] for row in rows], dtype=np.float64).reshape(-1, 4),
+        np.array([row[2] for row in rows], dtype=np.int64),
+        np.array([row[3] for row in rows], dtype=bool),
+        np.array([row[4] for row in rows], dtype=np.float64),
+        order,
+        tuple(row[5] for row in rows) if outlines else (),
     )
 
 

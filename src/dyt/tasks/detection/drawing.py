@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.transforms.v2 import functional as transforms
@@ -13,8 +14,9 @@ from dyt.measure import patch_maps
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
+from dyt.tasks.base import Answer
 from dyt.tasks.detection.examples import squared
-from dyt.tasks.detection.metric import in_original
+from dyt.tasks.detection.metric import in_original, run_lengths
 from dyt.tasks.images import open_image
 from dyt.tasks.loading import Preparation
 
@@ -26,8 +28,10 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f
 @torch.no_grad()
 def drawn(
     model: DynamicModel, preparation: Preparation, file: Path, classes: Sequence[str], out: Path, stem: str
-) -> str:
-    """Writes out/<stem>_objects.png (boxes, outlines, class and score) and out/<stem>_activity.png; a line of text.
+) -> Answer:
+    """Writes out/<stem>_objects.png (boxes, outlines, class and score) and out/<stem>_activity.png.
+
+    Drawn and told is what has a score from `SHOWN`; the answer's data has all.
 
     Raises:
         ImageError: a file that cannot be read.
@@ -40,8 +44,8 @@ def drawn(
     with record(model) as routes:
         found = model(batch)[0]
     found = {name: value.cpu() for name, value in found.items()}
-    told = in_original(found, {"size": torch.tensor([image.height, image.width]), "scale": scale})
-    told = {name: value[told["scores"] >= SHOWN] for name, value in told.items()}
+    every = in_original(found, {"size": torch.tensor([image.height, image.width]), "scale": scale})
+    told = {name: value[every["scores"] >= SHOWN] for name, value in every.items()}
     names = [f"{classes[k - 1]} {s:.2f}" for k, s in zip(told["labels"].tolist(), told["scores"].tolist(), strict=True)]
     picture = transforms.pil_to_tensor(image)
     if names:
@@ -51,12 +55,24 @@ def drawn(
         line = max(round(max(image.size) / 300), 1)
         picture = draw_bounding_boxes(picture, told["boxes"], names, colours, width=line)
     out.mkdir(parents=True, exist_ok=True)
-    transforms.to_pil_image(picture).save(out / f"{stem}_objects.png")
+    shown = out / f"{stem}_objects.png"
+    transforms.to_pil_image(picture).save(shown)
+    data: dict[str, Any] = {
+        "image": str(file),
+        "boxes": every["boxes"].tolist(),
+        "labels": [classes[k - 1] for k in every["labels"].tolist()],
+        "scores": every["scores"].tolist(),
+        "picture": str(shown),
+    }
+    if "masks" in every:
+        codes = run_lengths(every["masks"])
+        data["masks"] = [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in codes]
     rate = ""
     if routes:
         active, patches = activation_rate(routes)
-        rate = f"  (active {float(active / patches):.2f})"
+        data["active_rate"] = float(active / patches)
+        rate = f"  (active {data['active_rate']:.2f})"
         maps = patch_maps(routes, (preparation.size, preparation.size))
         figure = activity_picture(square.unsqueeze(0).float() / 255, maps, [site.name for site in model.sites])
         figure.savefig(out / f"{stem}_activity.png", dpi=150)
-    return f"{file}: {', '.join(names) or f'nothing with a score from {SHOWN}'}{rate}"
+    return Answer(f"{file}: {', '.join(names) or f'nothing with a score from {SHOWN}'}{rate}", data)

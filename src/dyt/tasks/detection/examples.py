@@ -22,8 +22,9 @@ class ObjectImages(Examples):
 
     A target in training: `boxes` (n, 4) float32, xyxy in pixels of the S x S image, `labels` (n,) int64 from 1, and
     with outlines `masks` (n, S, S) uint8; crowds are left out. At inference everything is of the image as it lies on
-    disk, (H, W): `boxes`, `labels`, `iscrowd` (n,) int64, `area` (n,) float32, `masks` (n, H, W) uint8, `size` (2,)
-    int64, which is (H, W), and `scale` (2,) float32, by how much x and y were multiplied.
+    disk, (H, W), and as its file says: `boxes` (n, 4) float64, `labels`, `iscrowd` (n,) int64, `area` (n,) float64,
+    `masks` (n, H, W) uint8, `size` (2,) int64, which is (H, W), `scale` (2,) float32, by how much x and y were
+    multiplied, and `image` () int64, the image's place in the order of ids.
     """
 
     split: ObjectSplit
@@ -38,13 +39,15 @@ class ObjectImages(Examples):
         if self.training:
             return self._for_training(image, objects, torch.Generator().manual_seed(seed))
         square, scale = squared(image, self.size, self.fill_with)
+        given = torch.from_numpy(objects.given)
         target = {
-            "boxes": torch.from_numpy(objects.boxes),
+            "boxes": torch.cat([given[:, :2], given[:, :2] + given[:, 2:]], 1),
             "labels": torch.from_numpy(objects.labels) + 1,
             "iscrowd": torch.from_numpy(objects.crowd).long(),
             "area": torch.from_numpy(objects.areas),
             "size": torch.tensor(objects.size),
             "scale": scale,
+            "image": torch.tensor(objects.order),
         }
         if self.spec.masks:
             target["masks"] = outlines(objects)

@@ -1,64 +1,90 @@
-"""COCO's average precision, by torchmetrics."""
+"""COCO's average precision of what a detector found, in pixels of the images as they lie on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from dyt.tasks.base import Measure
-
-NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+from dyt.tasks.detection.precision import Kind, Seen, average_precision
 
 
 class AveragePrecision(Measure):
-    """`map` (mean over overlaps from 0.5 to 0.95), `map_50`, `map_75`, and by size of the objects; -1 where there are
-    none. Of detections with masks also `mask_map` and so on. In pixels of the images as they lie on disk. What it keeps
-    of the images is on the CPU, where it is computed.
+    """`map` (mean over overlaps from 0.5 to 0.95), `map_50`, `map_75`, and by size of the objects; None where there are
+    none. Of detections with masks also `mask_map` and so on. What it keeps of the images is on the CPU, where it is
+    computed; masks as run lengths.
     """
 
     def __init__(self) -> None:
-        self.metrics: dict[str, Any] = {}
+        self.seen: dict[Kind, list[Seen]] = {}
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]) -> None:
         found = [in_original(one, target) for one, target in zip(outputs, targets, strict=True)]
-        kinds = ("bbox", "segm") if all("masks" in one for one in (*found, *targets)) else ("bbox",)
+        kinds: tuple[Kind, ...] = ("bbox",)
+        if all("masks" in one for one in (*found, *targets)):
+            kinds = ("bbox", "segm")
         for kind in kinds:
-            if kind not in self.metrics:
-                made = MeanAveragePrecision(
-                    box_format="xyxy", iou_type=cast(Literal["bbox", "segm"], kind), sync_on_compute=False
-                )
-                made.warn_on_many_detections = False  # COCO's own measure takes the best hundred, silently
-                self.metrics[kind] = made
-            shape = "boxes" if kind == "bbox" else "masks"
-            self.metrics[kind].update(
-                [{name: one[name].cpu() for name in (shape, "scores", "labels")} for one in found],
-                [{name: target[name].cpu() for name in (shape, "labels", "iscrowd", "area")} for target in targets],
+            self.seen.setdefault(kind, []).extend(
+                Seen(int(target["image"]), _size(target), _objects(target, kind), _objects(one, kind))
+                for one, target in zip(found, targets, strict=True)
             )
 
-    def compute(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for kind, metric in self.metrics.items():
-            _joined(metric)
-            values = metric.compute()
+    def compute(self) -> dict[str, float | None]:
+        values: dict[str, float | None] = {}
+        for kind, seen in self.seen.items():
             prefix = "" if kind == "bbox" else "mask_"
-            found |= {f"{prefix}{name}": float(values[name]) for name in NAMES}
-        return found
+            values |= {f"{prefix}{name}": value for name, value in average_precision(_joined(seen), kind).items()}
+        return values
 
 
-def _joined(metric: MeanAveragePrecision) -> None:
-    """Gives the metric what those of all processes have seen; its own way to do so asks for equally many images."""
+def _objects(of: Mapping[str, Tensor], kind: Kind) -> list[dict[str, Any]]:
+    """The objects of an image as pycocotools wants them, of whatever is known of them."""
+    corners = of["boxes"].double().cpu()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    plain: dict[str, Sequence[Any]] = {
+        "category_id": of["labels"].tolist(),
+        "bbox": boxes.tolist(),
+        "area": (boxes[:, 2] * boxes[:, 3]).tolist(),
+    }
+    if kind == "segm":
+        plain["segmentation"] = run_lengths(of["masks"])
+        plain["area"] = of["masks"].flatten(1).sum(1, dtype=torch.int64).tolist()
+    if "area" in of:
+        plain["area"] = of["area"].tolist()
+    plain |= {there: of[name].tolist() for name, there in (("iscrowd",) * 2, ("scores", "score")) if name in of}
+    return [dict(zip(plain, each, strict=True)) for each in zip(*plain.values(), strict=True)]
+
+
+def run_lengths(masks: Tensor) -> list[Any]:
+    """COCO's compressed form of masks (n, H, W) bool or uint8: a mapping of `size` and `counts` (bytes) each."""
+    from pycocotools import mask as coco
+
+    pixels = masks.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found: list[Any] = coco.encode(np.asfortranarray(pixels))
+    return found
+
+
+def _size(target: Mapping[str, Tensor]) -> tuple[int, int]:
+    height, width = target["size"].tolist()
+    return height, width
+
+
+def _joined(seen: list[Seen]) -> list[Seen]:
+    """What all processes have seen."""
     if not (dist.is_available() and dist.is_initialized()):
-        return
+        return seen
     every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, metric.metric_state)
-    for name in every[0]:
-        setattr(metric, name, [seen for each in every for seen in each[name]])
+    dist.all_gather_object(every, seen)
+    return [one for each in every for one in each]
 
 
 def in_original(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,7 +92,7 @@ def in_original(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str
 
     Boxes are cut to it, what lay in the padding alone is left out; masks become (n, H, W) bool.
     """
-    height, width = target["size"].tolist()
+    height, width = _size(target)
     boxes = found["boxes"].float() / target["scale"].repeat(2)
     boxes = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], 2).flatten(1)
     seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)

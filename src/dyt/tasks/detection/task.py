@@ -11,7 +11,7 @@ import torch
 
 from dyt.errors import UnsupportedError
 from dyt.model import DynamicModel
-from dyt.tasks.base import Measure, Task, stems
+from dyt.tasks.base import Answer, Measure, Task, stems
 from dyt.tasks.data import Data
 from dyt.tasks.detection.coco import ObjectSplit, annotation_file, categories, coco_split, content_of
 from dyt.tasks.detection.drawing import drawn
@@ -65,8 +65,25 @@ class Detection(Task):
         return AveragePrecision()
 
     def draw(
-        self, model: DynamicModel, spec: DetectionSpec, files: Sequence[Path], classes: Sequence[str], out: Path
-    ) -> list[str]:
+        self,
+        model: DynamicModel,
+        spec: DetectionSpec,
+        files: Sequence[Path],
+        classes: Sequence[str],
+        out: Path,
+        top: int = 1,
+    ) -> list[Answer]:
+        """The objects of each image, drawn into NAME_objects.png, and NAME_activity.png, by layer what was active.
+
+        In `data`, all of them: `boxes` (xyxy in pixels), `labels`, `scores`, and of a head that has outlines `masks`,
+        COCO's compressed run lengths.
+
+        Raises:
+            ImageError: a file that cannot be read.
+            UnsupportedError: outlines, and no pycocotools.
+        """
+        if "masks" in getattr(model.head, "needs", ()):
+            _check_installed()
         preparation = Preparation.of(model.backbone, spec.size)
         return [
             drawn(model, preparation, file, classes, out, stem) for file, stem in zip(files, stems(files), strict=True)

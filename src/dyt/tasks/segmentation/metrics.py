@@ -20,7 +20,8 @@ class Overlap(Measure):
 
     `miou`: the mean of the classes' intersection over union, taken over the whole split (as ADE20K's); classes that
     neither the masks nor the predictions have are left out of it. `pixel_accuracy`: the share of labelled pixels that
-    are right. `iou/<name>`: of a class; its number is added where several have the name.
+    are right. Both are None where no pixel has a label. `iou/<name>`: of a class; its number is added where several
+    have the name.
     """
 
     def __init__(self, classes: Sequence[str], device: torch.device) -> None:
@@ -34,13 +35,13 @@ class Overlap(Measure):
             outputs = F.interpolate(outputs, targets.shape[1:], mode="bilinear", align_corners=False)
         self.confusion.update(outputs.argmax(1), targets)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float | None]:
         table = self.confusion.compute().double()  # rows are labels, columns predictions
         right, union = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
         there = union > 0
         each = right / union.clamp_min(1)
         return {
-            "miou": float(each[there].mean()) if there.any() else 0.0,
-            "pixel_accuracy": float(right.sum() / table.sum().clamp_min(1)),
+            "miou": float(each[there].mean()) if there.any() else None,
+            "pixel_accuracy": float(right.sum() / table.sum()) if there.any() else None,
             **{f"iou/{self.names[k]}": float(each[k]) for k in there.nonzero().flatten().tolist()},
         }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +18,7 @@ from dyt.measure.activity import patch_maps
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
-from dyt.tasks.base import stems
+from dyt.tasks.base import Answer, stems
 from dyt.tasks.loading import Preparation
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.spec import SegmentationSpec
@@ -64,8 +66,8 @@ def activity(model: DynamicModel, images: Tensor, spec: SegmentationSpec) -> Ten
 
 
 @torch.no_grad()
-def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Sequence[str], out: Path) -> list[str]:
-    """Two pictures for each image, in the directory `out`, which is made; a line of text for each."""
+def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Sequence[str], out: Path) -> list[Answer]:
+    """Three pictures for each image, in the directory `out`, which is made; an answer for each."""
     out.mkdir(parents=True, exist_ok=True)
     device, said = next(model.parameters()).device, []
     preparation = Preparation.of(model.backbone, spec.size)
@@ -76,12 +78,18 @@ def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Se
         with record(model) as routes:
             labels = over(model, inputs, spec, model).argmax(1)[0].cpu()
         shown = pixels[0].float() / 255
-        file, beside = out / f"{stem}_mask.png", out / f"{stem}_activity.png"
+        file, plain, beside = (out / f"{stem}_{what}.png" for what in ("mask", "labels", "activity"))
         mask_picture(shown, labels, classes).savefig(file)
-        active, patches = activation_rate(routes)
-        line = f"{path}: {file}"
+        numbers = labels.numpy().astype(np.uint8 if len(classes) <= 256 else np.uint16)
+        Image.fromarray(numbers).save(plain)
+        shares = torch.bincount(labels.flatten(), minlength=len(classes)).double() / labels.numel()
+        line, data = f"{path}: {file}", {"image": str(path), "labels": str(plain), "picture": str(file)}
+        of_pixels = {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share}
         if names:
             activity_picture(shown[None], activity(model, inputs, spec), names, [path.stem]).savefig(beside, dpi=150)
-            line += f"  {beside}  (active {float(active / patches):.2f})"
-        said.append(line)
+            active, patches = activation_rate(routes)
+            rate = float(active / patches)
+            line += f"  {beside}  (active {rate:.2f})"
+            data |= {"active_rate": rate}
+        said.append(Answer(line, {**data, "shares": of_pixels}))
     return said

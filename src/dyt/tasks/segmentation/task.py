@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dyt.backbone import input_size
 from dyt.model import DynamicModel
-from dyt.tasks.base import Measure, Task
+from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Preparation
@@ -63,9 +63,16 @@ class Segmentation(Task):
         return model(inputs) if spec is None else over(model, inputs, spec, model)
 
     def draw(
-        self, model: DynamicModel, spec: SegmentationSpec, files: Sequence[Path], classes: Sequence[str], out: Path
-    ) -> list[str]:
-        """Writes NAME_mask.png, the predicted classes over the image, and NAME_activity.png, by layer what was active.
+        self,
+        model: DynamicModel,
+        spec: SegmentationSpec,
+        files: Sequence[Path],
+        classes: Sequence[str],
+        out: Path,
+        top: int = 1,
+    ) -> list[Answer]:
+        """Writes NAME_mask.png, the predicted classes over the image, NAME_labels.png, their numbers from 0 by pixel,
+        and NAME_activity.png, by layer what was active. In `data`: `shares` of the pixels by class, and these paths.
 
         Raises:
             ImageError: a file that cannot be read.

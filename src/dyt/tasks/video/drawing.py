@@ -13,7 +13,7 @@ from dyt.measure.frames import rates_by_frame
 from dyt.measure.plots import activity_picture
 from dyt.model import DynamicModel
 from dyt.route import activation_rate
-from dyt.tasks.base import stems
+from dyt.tasks.base import Answer, stems
 from dyt.tasks.layouts import files as split_of
 from dyt.tasks.loading import Preparation
 from dyt.tasks.video.spec import VideoSpec
@@ -24,24 +24,39 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def drawn(
-    task: Video, model: DynamicModel, spec: VideoSpec, files: Sequence[Path], classes: Sequence[str], out: Path
-) -> list[str]:
-    """A picture <stem>_activity.png in `out` for each file; a line each: class, probability, active share by frame."""
+    task: Video,
+    model: DynamicModel,
+    spec: VideoSpec,
+    files: Sequence[Path],
+    classes: Sequence[str],
+    out: Path,
+    top: int,
+) -> list[Answer]:
+    """A picture <stem>_activity.png in `out` for each file; of each the classes, probabilities, active share by frame.
+
+    In `data`: `top`, so many of `class` and `probability`, `active_rate` and `active_rates`, the latter by frame.
+    """
     out.mkdir(parents=True, exist_ok=True)
     preparation, device = Preparation.of(model.backbone, spec.size), next(model.parameters()).device
     split = split_of("clips", files, [0] * len(files))
     views, single = task.examples(spec, split, preparation, training=False), task.sample(spec, split, preparation)
     sites = [site.name for site in model.sites]
-    lines = []
+    answers = []
     for i, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
         inputs = preparation.normalized(views.viewed(i).to(device)).unsqueeze(0)
         chances = task.infer(model, inputs, spec).float().softmax(-1)[0]
-        best = int(chances.argmax())
+        best = [(classes[k], float(chances[k])) for k in chances.topk(top).indices.tolist()]
         frames = single.viewed(i)
         routes = routes_of(model, preparation.normalized(frames.to(device)).unsqueeze(0))
         active, patches = activation_rate(routes)
         shares = rates_by_frame(routes, len(frames)).mean(0).tolist()
-        told = f"{classes[best]} {float(chances[best]):.1%}"
+        told = "  ".join(f"{name} {chance:.1%}" for name, chance in best)
+        data = {
+            "clip": str(file),
+            "top": [{"class": name, "probability": chance} for name, chance in best],
+            "active_rate": float(active / patches),
+            "active_rates": shares,
+        }
         if sites:
             figure = activity_picture(
                 frames.float() / 255,
@@ -51,6 +66,7 @@ def drawn(
                 f"{file.name}: {told}",
             )
             figure.savefig(out / f"{stem}_activity.png", dpi=120)
+            data["picture"] = str(out / f"{stem}_activity.png")
         by_frame = " ".join(f"{share:.2f}" for share in shares)
-        lines.append(f"{file}: {told}  (active {float(active / patches):.2f}; by frame {by_frame})")
-    return lines
+        answers.append(Answer(f"{file}: {told}  (active {data['active_rate']:.2f}; by frame {by_frame})", data))
+    return answers

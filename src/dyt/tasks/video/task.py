@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dyt.model import DynamicModel
-from dyt.tasks.base import Measure, Task
+from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.classification import Accuracy
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
@@ -54,13 +54,19 @@ class Video(Task):
         return logits
 
     def draw(
-        self, model: DynamicModel, spec: Any, files: Sequence[Path], classes: Sequence[str], out: Path
-    ) -> list[str]:
-        """The class of each clip over all views, and a picture of its middle view's frames with their active patches.
+        self,
+        model: DynamicModel,
+        spec: Any,
+        files: Sequence[Path],
+        classes: Sequence[str],
+        out: Path,
+        top: int = 1,
+    ) -> list[Answer]:
+        """The classes of each clip over all views, and a picture of its middle view's frames with their active patches.
 
         Raises:
             DyTError: a file that cannot be read, or a backbone whose tokens are no grid.
         """
         from dyt.tasks.video.drawing import drawn
 
-        return drawn(self, model, spec, files, classes, out)
+        return drawn(self, model, spec, files, classes, out, top)
