@@ -32,7 +32,7 @@ def predict(
     saved = open_saved(model, classes)
     top = min(top, saved.model.num_classes)
     spec, split = (
-        saved.spec(saved.data.root if saved.data else ".", workers=0),
+        saved.spec((saved.data and saved.data.root) or ".", workers=0),
         files("images", images, [0] * len(images)),
     )
     if saved.task.draws:

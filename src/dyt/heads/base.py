@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dyt.data_config import channels
 from dyt.families.base import Family
 from dyt.registry import heads
 from dyt.spec import HeadSpec
@@ -55,6 +56,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
+        self.image_channels = channels(backbone)
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
@@ -62,8 +64,8 @@ class Head(nn.Module, ABC):
         return None
 
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (3, H, W)."""
-        return (3, *size)
+        """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (C, H, W)."""
+        return (self.image_channels, *size)
 
     @classmethod
     def example_targets(cls, spec: HeadSpec, inputs: Tensor) -> Any:
@@ -74,7 +76,7 @@ class Head(nn.Module, ABC):
         return torch.arange(len(inputs), device=inputs.device) % spec.num_classes
 
     def frames(self, inputs: Tensor) -> Tensor:
-        """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
+        """The images (B', C, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
         return inputs
 
     @abstractmethod

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
+from dyt.errors import UnsupportedError
+from dyt.model import DynamicModel
 from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data, DataSpec, detect, open_data, open_split, split_name
 from dyt.tasks.layouts import Split, folder_classes
@@ -48,6 +50,14 @@ class Classification(Task):
     name: ClassVar[str] = "classification"
     head: ClassVar[str] = "classifier"
     Spec: ClassVar[type[Any]] = DataSpec
+
+    def check(self, model: DynamicModel, spec: DataSpec) -> None:
+        super().check(model, spec)
+        channels = Preparation.of(model.backbone).channels
+        if channels not in {1, 3} and spec.augment == "timm":
+            raise UnsupportedError(
+                f"data.augment: timm takes images of 1 or 3 channels, the model {channels}; use none or crop"
+            )
 
     def open(self, spec: DataSpec) -> Data:
         return open_data(spec)

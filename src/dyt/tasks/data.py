@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from dyt.slots import Spec
 from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
+from dyt.tasks.sizes import Size
 
 
 class DataSpec(Spec):
@@ -23,8 +24,8 @@ class DataSpec(Spec):
     names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
     validation (hf), and those that a published data set is trained and tested on.
 
-    `size`: pixels of a side; the backbone's by default. `interpolation`: of the resize. `augment`: `none` resizes to
-    size x size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
+    `size`: pixels of a side, or (H, W); the backbone's by default, which follows where it can. `interpolation`: of the resize. `augment`: `none` resizes to
+    size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
     centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is timm's training
     transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and standard
     deviation are those of the weights.
@@ -38,7 +39,7 @@ class DataSpec(Spec):
     format: Literal["auto", "folder", "vtab", "hf", "cifar100", "svhn", "food101", "aircraft", "pets", "cars"] = "auto"
     train: str | None = None
     test: str | None = None
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Size | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     augment: Literal["none", "crop", "timm"] = "none"
     auto_augment: str | None = None

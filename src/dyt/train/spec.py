@@ -10,7 +10,7 @@ from timm.optim import list_optimizers  # type: ignore[attr-defined]
 from dyt.errors import SpecError, nearest
 from dyt.registry import KINDS
 from dyt.slots import Spec
-from dyt.spec import DyTSpec
+from dyt.spec import BackboneSpec, DyTSpec
 from dyt.tasks.kinds import AnyDataSpec
 
 Count = Annotated[int, Field(ge=1)]
@@ -106,6 +106,10 @@ class RunSpec(Spec):
         if self.train.label_smoothing and not KINDS["heads"].get(self.model.head.type).soft_labels:
             raise ValueError(f"head '{self.model.head.type}' takes no smoothed labels; set train.label_smoothing to 0")
         return self
+
+    def with_backbone(self, backbone: BackboneSpec) -> RunSpec:
+        """The run with another backbone."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"backbone": backbone})})
 
     def with_classes(self, count: int) -> RunSpec:
         """The run for data of so many classes.

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dyt.errors import DyTError
 from dyt.tasks.detection.outlines import FAR, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
-from dyt.tasks.images import open_image
+from dyt.tasks.bands import Picture, open_picture, size_of
 from dyt.tasks.layouts import DataError, Split, found, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
@@ -246,11 +245,12 @@ def _folder(spec: DetectionSpec, file: Path, first: str) -> Path:
     )
 
 
-def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int) -> Image.Image:
-    image = open_image(paths[i])
-    if (image.height, image.width) != sizes[i]:
+def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int, channels: int = 3) -> Picture:
+    image = open_picture(paths[i], channels)
+    height, width = size_of(image)
+    if (height, width) != sizes[i]:
         raise DataError(
-            f"{paths[i]} is {image.width} x {image.height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}; take "
+            f"{paths[i]} is {width} x {height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}; take "
             f"the image that was annotated, or mend width and height"
         )
     return image

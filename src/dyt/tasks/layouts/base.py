@@ -9,12 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-
 from dyt.errors import DyTError
-from dyt.tasks.images import open_image
+from dyt.tasks.bands import Picture, open_picture
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy"})
 SHOWN = 5
 """Problems of a list that are shown; the rest are counted."""
 
@@ -30,17 +28,26 @@ class Split:
     Attributes:
         name: as the user names it.
         labels: one class index per image.
-        read: opens an image by its position, as 8-bit RGB; picklable, for loader processes.
+        read: opens an image by its position, as 8-bit RGB, or with as many channels as it is told; picklable, for
+            loader processes.
         paths: the files, where there are files.
     """
 
     name: str
     labels: Sequence[int]
-    read: Callable[[int], Image.Image]
+    read: Callable[..., Picture]
     paths: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, position: int, channels: int = 3) -> Picture:
+        """The image at a position with so many channels; as an image of PIL's where they are 1 or 3.
+
+        Raises:
+            ImageError: one that cannot be read, or has another number of bands.
+        """
+        return self.read(position) if channels == 3 else self.read(position, channels)
 
 
 class Layout(ABC):
@@ -109,8 +116,8 @@ def files(name: str, paths: Sequence[Path], labels: Sequence[int]) -> Split:
     return Split(name, tuple(labels), partial(_opened, tuple(paths)), tuple(paths))
 
 
-def _opened(paths: Sequence[Path], i: int) -> Image.Image:
-    return open_image(paths[i])
+def _opened(paths: Sequence[Path], i: int, channels: int = 3) -> Picture:
+    return open_picture(paths[i], channels)
 
 
 def read_lines(file: Path) -> list[str]:

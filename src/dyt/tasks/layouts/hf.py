@@ -9,9 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from dyt.tasks.images import open_image
+from dyt.tasks.bands import Picture, open_picture
 from dyt.tasks.layouts.base import DataError, Layout, Split, some
 
 
@@ -105,10 +103,10 @@ def _columns(root: Path, split: str) -> tuple[Any, str, str]:
     return table, image[0], label[0]
 
 
-def _image(table: Any, column: str, name: str, i: int) -> Image.Image:
+def _image(table: Any, column: str, name: str, i: int, channels: int = 3) -> Picture:
     value, name = table[i][column], f"{name}, row {i}"
     if value is None or (value["bytes"] is None and value["path"] is None):
         raise DataError(f"{name}: no image; leave the row out")
     if value["bytes"] is None:
-        return open_image(value["path"], f"{name} ({value['path']})")
-    return open_image(BytesIO(value["bytes"]), name)
+        return open_picture(value["path"], channels, f"{name} ({value['path']})")
+    return open_picture(BytesIO(value["bytes"]), channels, name)

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from dyt.heads.pixelwise import IGNORED
-from dyt.tasks.images import loaded, open_image
+from dyt.tasks.bands import Picture, open_picture
+from dyt.tasks.images import loaded
 from dyt.tasks.layouts import EXTENSIONS, DataError, Split, found, read_lines, some
 from dyt.tasks.segmentation.spec import SegmentationSpec
 
@@ -116,13 +117,13 @@ def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
     return Masked(name, (), reader(files), files, tuple(m[0] for m in masks), classes, spec.reduce_zero_label)
 
 
-def reader(paths: Sequence[Path]) -> Callable[[int], Image.Image]:
-    """Opens one of the images by its position, as 8-bit RGB."""
+def reader(paths: Sequence[Path]) -> Callable[..., Picture]:
+    """Opens one of the images by its position, as 8-bit RGB or with as many channels as it is told."""
     return partial(_opened, tuple(paths))
 
 
-def _opened(paths: Sequence[Path], position: int) -> Image.Image:
-    return open_image(paths[position])
+def _opened(paths: Sequence[Path], position: int, channels: int = 3) -> Picture:
+    return open_picture(paths[position], channels)
 
 
 def open_mask(path: Path, classes: int, lowered: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Preparation
+from dyt.tasks.sizes import pair
 from dyt.tasks.segmentation import windows
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.layout import Masked, class_names, open_split, reader, test_split
@@ -59,7 +60,7 @@ class Segmentation(Task):
         return Overlap(classes, device)
 
     def infer(self, model: DynamicModel, inputs: Tensor, spec: SegmentationSpec | None) -> Tensor:
-        """Logits (B, K, H, W) of images (B, 3, H, W) of any size, in windows or whole; without a spec as they are."""
+        """Logits (B, K, H, W) of images (B, C, H, W) of any size, in windows or whole; without a spec as they are."""
         return model(inputs) if spec is None else over(model, inputs, spec, model)
 
     def draw(
@@ -75,9 +76,9 @@ class Segmentation(Task):
         return draw(model, spec, self.examples(spec, alone(files), _prepared(model, spec), False), classes, out)
 
 
-def side(model: DynamicModel, spec: SegmentationSpec) -> int:
-    """Of crops and windows, in pixels."""
-    return spec.size or input_size(model.backbone)[0]
+def side(model: DynamicModel, spec: SegmentationSpec) -> tuple[int, int]:
+    """(H, W) of crops and windows, in pixels."""
+    return input_size(model.backbone) if spec.size is None else pair(spec.size)
 
 
 def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) -> Tensor:
@@ -90,7 +91,8 @@ def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) 
     windows.check(model.backbone, size, spec.inference, spec.stride)
     if spec.inference == "whole":
         return windows.whole(run, images, windows.multiple(model.backbone))
-    return windows.slide(run, images, size, spec.stride or max(size * 2 // 3, 1), spec.batch)
+    stride = (spec.stride, spec.stride) if spec.stride else (max(size[0] * 2 // 3, 1), max(size[1] * 2 // 3, 1))
+    return windows.slide(run, images, size, stride, spec.batch)
 
 
 def alone(files: Sequence[Path]) -> Masked:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dyt.tasks.bands import Picture, with_channels
 from dyt.tasks.data import Data, numbered
 from dyt.tasks.layouts import DataError, Split, found, read_lines, some
 from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_count, pyav
@@ -134,5 +135,5 @@ def _faults(paths: Sequence[Path], spec: VideoSpec) -> list[str | None]:
         return list(pool.map(fault, paths))
 
 
-def _first_frame(paths: Sequence[Path], i: int) -> Image.Image:
-    return Image.fromarray(decoded(paths[i], lambda count: [0])[0].numpy())
+def _first_frame(paths: Sequence[Path], i: int, channels: int = 3) -> Picture:
+    return with_channels(Image.fromarray(decoded(paths[i], lambda count: [0])[0].numpy()), str(paths[i]), channels)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dyt.errors import UnsupportedError
 from dyt.model import DynamicModel
 from dyt.tasks.base import Measure, Task
 from dyt.tasks.classification import Accuracy
@@ -38,6 +39,14 @@ class Video(Task):
 
     def training_split(self, spec: VideoSpec) -> str:
         return spec.train
+
+    def check(self, model: DynamicModel, spec: VideoSpec) -> None:
+        super().check(model, spec)
+        channels = Preparation.of(model.backbone).channels
+        if channels not in {1, 3}:
+            raise UnsupportedError(
+                f"frames of videos have 1 or 3 channels, the model takes {channels}; set model.backbone.args.in_chans"
+            )
 
     def examples(self, spec: VideoSpec, split: Split, preparation: Preparation, training: bool) -> Clips:
         return Clips(split, spec, preparation, training)
