@@ -41,8 +41,8 @@ def save(model: DynamicModel, path: str | Path) -> None:
 
     With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
     `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. What
-    `dyt.calibrate` found is in the metadata, and what the model was trained on (`model.data_config`). The file is written beside its place and moved there whole, so that an
-    interrupted save leaves what was there.
+    `dyt.calibrate` found is in the metadata, and what the model was trained on (`model.data_config`). The file is
+    written beside its place and moved there whole, so that an interrupted save leaves what was there.
 
     Raises:
         CheckpointError: a directory that does not exist, or a model that was optimised.

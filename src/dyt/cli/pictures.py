@@ -18,8 +18,8 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     Args:
         model: decides size and normalisation.
         paths: image files.
-        trained: the model's file; where it does not say itself how images were cropped and resized, a run.yaml beside it
-            does, else it is a plain bicubic resize.
+        trained: the model's file; where it does not say how images were cropped and resized, a run.yaml beside it does,
+            else it is a plain bicubic resize.
 
     Returns:
         (B, C, H, W) in [0, 1] to look at, and the same normalised, to be given to the model. float32.

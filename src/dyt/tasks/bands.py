@@ -21,8 +21,8 @@ Picture: TypeAlias = Image.Image | Tensor
 def open_picture(source: str | Path | IO[bytes], channels: int, name: str | None = None) -> Picture:
     """An image file with so many channels of 8 bits.
 
-    1: grey, colours by their luma. 3: RGB. Any other number: the bands of the file as they are, of which it must have so
-    many; the pages of a TIFF one behind the other.
+    1: grey, colours by their luma. 3: RGB. Any other number: the bands of the file as they are, of which it must have
+    so many; the pages of a TIFF one behind the other.
 
     Args:
         source: a path, or an open binary file.
@@ -75,8 +75,8 @@ def of_array(values: np.ndarray, channels: int, name: str) -> Picture:
         return with_channels(Image.fromarray(values[:, :, 0] if given == 1 else values), name, channels)
     if given != channels:
         raise ImageError(
-            f"{name}: {given} channels, but the model takes {channels}; give a file with so many, the pages of a TIFF or "
-            f"an array (H, W, {channels}) in a {ARRAY} file, or set model.backbone.args.in_chans"
+            f"{name}: {given} channels, but the model takes {channels}; give a file with so many, the pages of a TIFF "
+            f"or an array (H, W, {channels}) in a {ARRAY} file, or set model.backbone.args.in_chans"
         )
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
@@ -88,7 +88,9 @@ def tensor_of(picture: Picture) -> Tensor:
 
 def size_of(picture: Picture) -> tuple[int, int]:
     """(H, W)."""
-    return (picture.height, picture.width) if isinstance(picture, Image.Image) else tuple(picture.shape[-2:])  # type: ignore[return-value]
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return int(picture.shape[-2]), int(picture.shape[-1])
 
 
 def _bands(page: Image.Image, name: str) -> np.ndarray:

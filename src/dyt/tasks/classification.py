@@ -13,8 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 from dyt.errors import UnsupportedError
 from dyt.model import DynamicModel
 from dyt.tasks.base import Measure, Task
-from dyt.tasks.data import Data, DataSpec, detect, open_data, open_split, split_name
-from dyt.tasks.layouts import Split, folder_classes
+from dyt.tasks.data import Data, DataSpec, layout_of, open_data, open_split, split_name
+from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Images, Preparation
 
 
@@ -69,9 +69,7 @@ class Classification(Task):
         return split_name(spec, training=True)
 
     def named(self, spec: DataSpec, split: str | None) -> tuple[str, ...] | None:
-        if detect(spec) != "folder":
-            return None
-        return folder_classes(Path(spec.root), split or split_name(spec, training=False))
+        return layout_of(spec).classes(Path(spec.root), split or split_name(spec, training=False))
 
     def examples(self, spec: DataSpec, split: Split, preparation: Preparation, training: bool) -> Images:
         return Images(split, spec, preparation, training)

@@ -24,11 +24,11 @@ class DataSpec(Spec):
     names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
     validation (hf), and those that a published data set is trained and tested on.
 
-    `size`: pixels of a side, or (H, W); the backbone's by default, which follows where it can. `interpolation`: of the resize. `augment`: `none` resizes to
-    size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
-    centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is timm's training
-    transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and standard
-    deviation are those of the weights.
+    `size`: pixels of a side, or (H, W); the backbone's by default, which follows where it can. `interpolation`: of the
+    resize. `augment`: `none` resizes to size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a
+    random flip (tests on the centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is
+    timm's training transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and
+    standard deviation are those of the weights.
 
     `workers`: loader processes; None takes up to 4, and none when images are cached. The result does not depend on it.
     `cache`: keep the decoded images of `augment: none` in memory; None does so up to 2 GiB a split.

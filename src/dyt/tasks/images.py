@@ -12,7 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dyt.errors import DyTError
 
-
 Converted = TypeVar("Converted")
 ARRAY = ".npy"
 """The ending of NumPy's files, of which arrays (H, W) and (H, W, C) of 8 or 16 bits are images."""

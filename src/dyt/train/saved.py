@@ -66,10 +66,10 @@ class Saved:
         return self.data.model_copy(update={"root": root or self.data.root, "workers": workers})
 
     def split(self, spec: AnyDataSpec, name: str | None) -> Split:
-        """A split of that data; its classes must be the model's.
+        """A split of that data; its classes must be among the model's, by name. Of a model without names, as many.
 
         Raises:
-            DataError: another number of classes, or data that cannot be used.
+            DataError: other classes, or data that cannot be used.
         """
         names = self.names
         if self.classes is None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dyt.errors import DyTError
+from dyt.tasks.bands import Picture, open_picture, size_of
 from dyt.tasks.detection.outlines import FAR, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
-from dyt.tasks.bands import Picture, open_picture, size_of
 from dyt.tasks.layouts import DataError, Split, found, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
@@ -127,7 +127,8 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
     strange = [name for name in names.values() if name not in classes]
     if strange:
         raise DataError(
-            f"{file}: categories {some(strange)} are not among the {len(classes)} known classes ({some(classes)})"
+            f"{file}: categories {some(strange)} are not among the {len(classes)} known classes ({some(classes)}); "
+            f"they are told apart by their names"
         )
     label = {i: list(classes).index(name) for i, name in names.items()}
     rows: list[list[tuple[Any, ...]]] = [[] for _ in entries]
@@ -159,7 +160,7 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
         raise DataError(f"{file}: {len(absent)} images are not there ({some(absent)})")
     objects = tuple(_objects(entry, row, spec.masks) for entry, row in zip(entries, rows, strict=True))
     read = partial(_opened, paths, tuple(each.size for each in objects))
-    return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects)
+    return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects=objects)
 
 
 def _images(file: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:

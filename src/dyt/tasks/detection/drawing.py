@@ -13,9 +13,9 @@ from dyt.measure import patch_maps
 from dyt.measure.plots import activity_picture, as_rgb
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
+from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.detection.examples import squared
 from dyt.tasks.detection.metric import in_original
-from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.loading import Preparation
 
 SHOWN = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -31,12 +31,14 @@ class Split:
         read: opens an image by its position, as 8-bit RGB, or with as many channels as it is told; picklable, for
             loader processes.
         paths: the files, where there are files.
+        named: whether the data says what its classes are called; else its labels are numbers of the model's outputs.
     """
 
     name: str
     labels: Sequence[int]
     read: Callable[..., Picture]
     paths: Sequence[Path] = ()
+    named: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,10 +82,12 @@ class Layout(ABC):
 
     @abstractmethod
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
-        """The images and labels of a split, checked, not decoded.
+        """The images of a split, checked, not decoded, and their labels as positions among `classes`, by name.
+
+        Where the data does not name its classes, its labels are those positions themselves.
 
         Raises:
-            DataError: what was found and what is expected; labels beyond `classes`.
+            DataError: what was found and what is expected; classes, or labels, that are not among `classes`.
         """
 
     def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
@@ -193,15 +197,42 @@ def known_name(names: dict[str, int], name: str, file: str) -> int:
     return names[name]
 
 
-def as_many(own: Sequence[str], classes: Sequence[str] | None, root: Path) -> int:
-    """How many classes there are; as many as the model's, where those are given.
+def by_name(own: Sequence[str], classes: Sequence[str] | None, where: object) -> tuple[int, ...]:
+    """The position of each of the data's own classes among the model's, which are told apart by their names.
+
+    Args:
+        own: the data's names, by its labels.
+        classes: the model's, by its outputs; None where there is no model yet.
+        where: what has them, for the error.
 
     Raises:
-        DataError: another number.
+        DataError: names that the model does not have; or of several classes alike, in another order than the model's.
     """
-    if classes is not None and len(own) != len(classes):
-        raise DataError(f"'{root}' has {len(own)} classes, but {len(classes)} are expected")
-    return len(own)
+    if classes is None or tuple(own) == tuple(classes):
+        return tuple(range(len(own)))
+    strange = [name for name in own if name not in classes]
+    if strange:
+        missing = [name for name in classes if name not in own]
+        raise DataError(
+            f"'{where}' has {len(strange)} of {len(own)} classes that the model does not have ({some(strange)}); of "
+            f"the {len(classes)} that it has, {len(missing)} are not there{f' ({some(missing)})' if missing else ''}; "
+            f"classes are told apart by their names, and --classes gives the model's others"
+        )
+    twice = [name for name in own if list(own).count(name) > 1 or list(classes).count(name) > 1]
+    if twice:
+        raise DataError(
+            f"'{where}' has its classes in another order than the model, and several are called '{twice[0]}'; give "
+            f"each a name of its own"
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(index[name] for name in own)
+
+
+def relabelled(split: Split, places: Sequence[int]) -> Split:
+    """The split with each label at its place, as `by_name` has them."""
+    if tuple(places) == tuple(range(len(places))):
+        return split
+    return replace(split, labels=tuple(places[label] for label in split.labels))
 
 
 def found(directory: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dyt.tasks.bands import Picture, open_picture
-from dyt.tasks.layouts.base import DataError, Layout, Split, some
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, relabelled, some
 
 
 class HuggingFace(Layout):
@@ -35,14 +35,16 @@ class HuggingFace(Layout):
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         table, image, label = _columns(root, split)
         labels = table[label][:]
-        known = classes if classes is not None else self.classes(root, split)
+        own = self.classes(root, split)
+        known = own or classes
         bad = [y for y in labels if not isinstance(y, int) or y < 0 or (known is not None and y >= len(known))]
         if bad:
             raise DataError(f"'{root}', split '{split}': {len(bad)} bad labels ({some([repr(y) for y in bad])})")
         if not labels:
             raise DataError(f"'{root}', split '{split}' is empty")
         encoded = table.cast_column(image, type(table.features[image])(decode=False))
-        return Split(split, tuple(labels), partial(_image, encoded, image, f"{root} {split}"))
+        made = Split(split, tuple(labels), partial(_image, encoded, image, f"{root} {split}"), named=own is not None)
+        return made if own is None else relabelled(made, by_name(own, classes, root))
 
 
 def hf_load(root: Path) -> Any:

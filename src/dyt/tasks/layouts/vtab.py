@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from dyt.tasks.layouts.base import DataError, Layout, Split, found, read_list, read_names
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, found, read_list, read_names, relabelled
 
 
 class VtabLists(Layout):
@@ -39,4 +40,9 @@ class VtabLists(Layout):
                 raise ValueError(f"'{line[:60]}' is not 'path label'")
             return root / path.strip(), int(label)
 
-        return read_list(split, file, entry, "'path label'", None if classes is None else len(classes))
+        own = self.classes(root, split)
+        count = len(own) if own is not None else None if classes is None else len(classes)
+        listed = read_list(split, file, entry, "'path label'", count)
+        if own is None:
+            return replace(listed, named=False)
+        return relabelled(listed, by_name(own, classes, root / "classes.txt"))

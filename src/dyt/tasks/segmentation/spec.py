@@ -20,9 +20,9 @@ class SegmentationSpec(Spec):
     file in root with a class name a line, or ADE20K's objectInfo150.txt. `reduce_zero_label`: label 0 is no class and
     counts as 255, the others are lowered by one (ADE20K).
 
-    `size`: of the crops, pixels of a side or (H, W), the backbone's by default. `resize`: the shorter side of images, before crops
-    and at inference; None leaves them. Masks stay as they are at inference: logits are brought to their size. `scale`:
-    range of a factor drawn for each training image. `flip`: chance of a mirrored one.
+    `size`: of the crops, pixels of a side or (H, W), the backbone's by default. `resize`: the shorter side of images,
+    before crops and at inference; None leaves them. Masks stay as they are at inference: logits are brought to their
+    size. `scale`: range of a factor drawn for each training image. `flip`: chance of a mirrored one.
 
     `inference`: `slide` goes over the image in windows of `size`, `stride` apart (2/3 of size by default), and takes
     the mean of the logits where they overlap; `whole` gives it to the model whole, which needs a backbone that takes

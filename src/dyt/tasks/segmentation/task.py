@@ -15,12 +15,12 @@ from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Preparation
-from dyt.tasks.sizes import pair
 from dyt.tasks.segmentation import windows
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.layout import Masked, class_names, open_split, reader, test_split
 from dyt.tasks.segmentation.metrics import Overlap
 from dyt.tasks.segmentation.spec import SegmentationSpec
+from dyt.tasks.sizes import pair
 
 
 class Segmentation(Task):
@@ -34,11 +34,11 @@ class Segmentation(Task):
 
     def open(self, spec: SegmentationSpec) -> Data:
         classes = class_names(Path(spec.root), spec.classes)
-        train, test = (open_split(spec, name, len(classes)) for name in (spec.train, test_split(spec)))
+        train, test = (open_split(spec, name, classes) for name in (spec.train, test_split(spec)))
         return Data(train, test, classes)
 
     def open_split(self, spec: SegmentationSpec, split: str | None, classes: Sequence[str]) -> Split:
-        return open_split(spec, test_split(spec) if split is None else split, len(classes))
+        return open_split(spec, test_split(spec) if split is None else split, classes)
 
     def training_split(self, spec: SegmentationSpec) -> str:
         return spec.train

@@ -115,9 +115,10 @@ def crops(frames: Tensor, size: int | tuple[int, int], count: int) -> list[Tenso
 
 
 def randomly_augmented(frames: Tensor, config: str, mean: tuple[float, ...]) -> Tensor:
-    """timm's RandAugment of (T, C, H, W) uint8, C of 1 or 3, every frame from the same random state: the same operations, as strong.
+    """timm's RandAugment of (T, C, H, W) uint8, C of 1 or 3, alike for all frames.
 
-    `config`: timm's, such as rand-m9-n2. `mean`: in [0, 1], fills what a frame is moved away from.
+    Every frame is changed from the same random state: the same operations, as strong. `config`: timm's, such as
+    rand-m9-n2. `mean`: in [0, 1], fills what a frame is moved away from.
     """
     augment = rand_augment_transform(config, {"img_mean": tuple(round(255 * value) for value in mean)})
     seed = int(torch.randint(2**31, ()))

@@ -17,7 +17,7 @@ from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Preparation
 from dyt.tasks.video.clips import Clips
-from dyt.tasks.video.lists import list_split, open_lists
+from dyt.tasks.video.lists import list_split, listed_classes, open_lists
 from dyt.tasks.video.spec import VideoSpec
 
 
@@ -47,6 +47,9 @@ class Video(Task):
             raise UnsupportedError(
                 f"frames of videos have 1 or 3 channels, the model takes {channels}; set model.backbone.args.in_chans"
             )
+
+    def named(self, spec: VideoSpec, split: str | None) -> tuple[str, ...] | None:
+        return listed_classes(Path(spec.root))
 
     def examples(self, spec: VideoSpec, split: Split, preparation: Preparation, training: bool) -> Clips:
         return Clips(split, spec, preparation, training)
