@@ -63,6 +63,10 @@ class Head(nn.Module, ABC):
         """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
         return None
 
+    def training_refusal(self, spec: HeadSpec) -> str | None:
+        """Why a model with this head cannot be trained as its spec now has it; None when it can."""
+        return None
+
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (C, H, W)."""
         return (self.image_channels, *size)
@@ -97,6 +101,11 @@ class Head(nn.Module, ABC):
     def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
         """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""
         raise NotImplementedError(self.divergence_refusal)
+
+    def chances(self, outputs: Any) -> Tensor:
+        """(B, K) float32, for heads that give one class for each input: the probability of each."""
+        probabilities: Tensor = outputs.float().softmax(-1)
+        return probabilities
 
     def tally(self, outputs: Any, targets: Any) -> tuple[Tensor, int]:
         """What training accuracy is made of: how many were right, (), and of how many; 0 of 0 where nothing is."""

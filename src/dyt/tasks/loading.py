@@ -117,9 +117,13 @@ class Images(Examples):
         self.prepare = transform(spec, preparation, training)
         self.store: Tensor | None = None
 
-    def example(self, position: int, seed: int) -> tuple[Tensor, int]:
+    def example(self, position: int, seed: int) -> tuple[Tensor, int | Tensor]:
+        """The image, and its label; of a split with several labels an image 1 at each, (K,) float32."""
         image = self.sample(position, seed) if self.store is None else self.store[position]
-        return image, self.split.labels[position]
+        label = self.split.labels[position]
+        if not isinstance(label, tuple):
+            return image, int(label)
+        return image, torch.zeros(self.split.count).index_fill_(0, torch.tensor(label, dtype=torch.int64), 1.0)
 
     @property
     def cached(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dyt.errors import DyTError
 from dyt.tasks.bands import Picture, open_picture
@@ -27,18 +27,20 @@ class Split:
 
     Attributes:
         name: as the user names it.
-        labels: one class index per image.
+        labels: one class index per image, or a tuple of them where an image may have several.
         read: opens an image by its position, as 8-bit RGB, or with as many channels as it is told; picklable, for
             loader processes.
         paths: the files, where there are files.
         named: whether the data says what its classes are called; else its labels are numbers of the model's outputs.
+        count: how many classes there are, of images with several labels.
     """
 
     name: str
-    labels: Sequence[int]
+    labels: Sequence[Any]
     read: Callable[..., Picture]
     paths: Sequence[Path] = ()
     named: bool = True
+    count: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,6 +92,17 @@ class Layout(ABC):
             DataError: what was found and what is expected; classes, or labels, that are not among `classes`.
         """
 
+    def several(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        """As `split`, of images with any number of labels each: a tuple for each image.
+
+        Raises:
+            DataError: as `split`; or a layout whose images have one label each.
+        """
+        raise DataError(
+            f"data.labels is several, but in the layout '{self.name}' an image has one label; lists of lines "
+            f"'path label label ...' have several"
+        )
+
     def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
         """Whether root looks like it, given the user's own names of splits."""
         return any(self.has(root, name) for name in (*self.train, *self.test))
@@ -115,7 +128,7 @@ def one_of(split: str, known: Sequence[str], root: Path) -> None:
         raise DataError(f"'{root}' has no split '{split}'; it has {', '.join(known)}")
 
 
-def files(name: str, paths: Sequence[Path], labels: Sequence[int]) -> Split:
+def files(name: str, paths: Sequence[Path], labels: Sequence[Any]) -> Split:
     """A split of image files."""
     return Split(name, tuple(labels), partial(_opened, tuple(paths)), tuple(paths))
 
@@ -151,12 +164,12 @@ def read_names(file: Path) -> tuple[str, ...]:
 
 
 def read_list(
-    name: str, file: Path, parse: Callable[[str], tuple[Path, int]], expected: str, count: int | None
+    name: str, file: Path, parse: Callable[[str], tuple[Path, Any]], expected: str, count: int | None
 ) -> Split:
     """The split that a list of files names, one a line; blank lines are left out.
 
     Args:
-        parse: a line -> (path, label); a ValueError's message says what is wrong with the line.
+        parse: a line -> (path, label), or a tuple of labels; a ValueError's message says what is wrong with the line.
         expected: what a line is.
         count: how many classes there are, where that is known.
 
@@ -173,8 +186,9 @@ def read_list(
         except ValueError as error:
             wrong.append(f"line {number}: {error}")
             continue
-        if label < 0 or (count is not None and label >= count):
-            wrong.append(f"line {number}: label {label}, but there are {count} classes")
+        beyond = [each for each in _each(label) if each < 0 or (count is not None and each >= count)]
+        if beyond:
+            wrong.append(f"line {number}: label {beyond[0]}, but there are {count} classes")
         elif not path.is_file():
             wrong.append(f"line {number}: no file '{path}'")
         paths.append(path)
@@ -232,7 +246,14 @@ def relabelled(split: Split, places: Sequence[int]) -> Split:
     """The split with each label at its place, as `by_name` has them."""
     if tuple(places) == tuple(range(len(places))):
         return split
-    return replace(split, labels=tuple(places[label] for label in split.labels))
+    labels = (
+        tuple(places[each] for each in label) if isinstance(label, tuple) else places[label] for label in split.labels
+    )
+    return replace(split, labels=tuple(labels))
+
+
+def _each(label: Any) -> tuple[int, ...]:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def found(directory: Path) -> str:

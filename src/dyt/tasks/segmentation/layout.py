@@ -87,7 +87,8 @@ def open_split(spec: SegmentationSpec, name: str, classes: Sequence[str]) -> Mas
     """Lists a split, without decoding; the masks' labels, of the list of classes, become positions among `classes`.
 
     Raises:
-        DataError: classes that are not among those; no such directories, no images, images without a mask or with several, masks without an image.
+        DataError: classes that are not among those; no such directories, no images, images without a mask or with
+        several, masks without an image.
     """
     root = Path(spec.root)
     own = class_names(root, spec.classes)
