@@ -31,7 +31,13 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
     Raises:
         ImageError: missing, empty, cut off, not an image, or of a mode that has no known range.
     """
-    return loaded(source, to_rgb, str(source) if name is None else name)
+    name = str(source) if name is None else name
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ARRAY:
+        values = read_array(Path(source), name)
+        if values.shape[2] not in {1, 3}:
+            raise ImageError(f"{name}: {values.shape[2]} channels; of an RGB image an array has 3, of a grey one 1")
+        return to_rgb(Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values), name)
+    return loaded(source, to_rgb, name)
 
 
 def loaded(source: str | Path | IO[bytes], convert: Callable[[Image.Image, str], Converted], name: str) -> Converted:
