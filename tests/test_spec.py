@@ -18,7 +18,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     windows = {"window_size": None, "global_attn_indexes": None}
     paper: dict[str, Any] = {
         "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "weights": "pretrained", "args": {}, **windows},
-        "head": {"type": "classifier", "num_classes": 100},
+        "head": {"type": "classifier", "num_classes": 100, "loss": "cross_entropy"},
         "variant": {"type": "mlp", "layers": None},
         "tuner": None,
         "reducer": None,

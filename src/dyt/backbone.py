@@ -9,11 +9,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
+from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
 
 from dyt import families, hub
-from dyt.errors import SpecError, UnsupportedError, WeightsError, nearest
+from dyt.data_config import attached, stems
+from dyt.errors import DyTError, SpecError, UnsupportedError, WeightsError, nearest
 from dyt.model import head_keys
 from dyt.spec import BackboneSpec
 from dyt.window_attention import put_windows, window_refusal
@@ -80,7 +81,9 @@ def make(name: str, args: Mapping[str, Any], **ours: Any) -> nn.Module:
     """
     try:
         model: nn.Module = timm.create_model(name, **_plain(args), **ours)
-    except (TypeError, AssertionError) as error:
+    except (TypeError, AssertionError, ValueError) as error:
+        if isinstance(error, DyTError):
+            raise
         raise SpecError(f"backbone.args: timm refused {dict(args)} for {name}: {_line(error)}") from error
     return model
 
@@ -111,7 +114,8 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     """Loads a local file into a timm model, all but a head of another size; returns whether the head is new.
 
     Tensors only, never unpickling. timm's own checkpoint filter of the architecture runs first, so that position
-    embeddings are resampled to the model's image size.
+    embeddings are resampled to the model's image size; a stem of RGB is adapted to another number of channels as timm
+    does it.
 
     Raises:
         WeightsError: a missing or unreadable file, or weights of another architecture; the model is then unchanged.
@@ -127,6 +131,7 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if filter_fn is not None:
         state = filter_fn(state, model)
+    state = _with_channels(model, state)
     wanted, head, named = model.state_dict(), head_keys(model), _head_names(model)
     new_head = not head or not all(k in state and state[k].shape == wanted[k].shape for k in head)
     if new_head:
@@ -137,6 +142,17 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
         raise WeightsError(f"backbone.weights: '{path}' is not a {type(model).__name__} of this size: tensors {wrong}")
     model.load_state_dict(state, strict=not new_head)
     return new_head
+
+
+def _with_channels(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with stems of RGB images brought to the model's number of channels, by timm's rule."""
+    changed = dict(state)
+    for name in stems(model):
+        key, stem = f"{name}.weight", model.get_submodule(name)
+        given, own = state.get(key), getattr(stem, "in_channels", None)
+        if given is not None and own is not None and given.ndim == 4 and given.shape[1] == 3 != own:
+            changed[key] = adapt_input_conv(own, given)
+    return changed
 
 
 def faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -170,12 +186,22 @@ def on_meta(name: str, **args: Any) -> nn.Module:
 
 
 def input_size(backbone: nn.Module) -> tuple[int, int]:
-    """(H, W) pixels of the images that a timm model takes: its own size, or that of its weights."""
-    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    """(H, W) pixels of the images that a timm model takes.
+
+    Its own size; of a model that takes any, the one that it was trained at, or that of its weights.
+    """
+    own, config = getattr(getattr(backbone, "patch_embed", None), "img_size", None), attached(backbone)
+    if config is not None and (own is None or any_size(backbone)):
+        return config.input_size[1], config.input_size[2]
     if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
         own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
     height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
     return int(height), int(width)
+
+
+def any_size(backbone: nn.Module) -> bool:
+    """Whether this backbone's patch embedding takes images of other sizes than its own."""
+    return getattr(getattr(backbone, "patch_embed", None), "strict_img_size", True) is False
 
 
 def _alike(name: str) -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dyt import families
+from dyt import data_config, families
 from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
 from dyt.breakeven import BreakEven
@@ -41,8 +41,8 @@ def save(model: DynamicModel, path: str | Path) -> None:
 
     With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
     `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, independent of how modules nest. What
-    `dyt.calibrate` found is in the metadata. The file is written beside its place and moved there whole, so that an
-    interrupted save leaves what was there.
+    `dyt.calibrate` found is in the metadata, and what the model was trained on (`model.data_config`). The file is
+    written beside its place and moved there whole, so that an interrupted save leaves what was there.
 
     Raises:
         CheckpointError: a directory that does not exist, or a model that was optimised.
@@ -57,6 +57,7 @@ def save(model: DynamicModel, path: str | Path) -> None:
     found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
     if found:
         metadata[BREAK_EVEN] = json.dumps(found)
+    metadata |= data_config.entry(model.backbone)
     if model.spec.trainable != "full":
         metadata["backbone_sha256"] = fingerprint(model.backbone, model.tuner)
     metadata[CHECKSUM] = checksum(tensors, metadata)
@@ -92,6 +93,7 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     except (KeyError, ValueError, RecursionError) as error:  # a SpecError is a ValueError
         raise CheckpointError(f"'{path}': its spec cannot be used: {error}") from error
     calibrated = _break_evens(metadata, path)
+    config = data_config.of_file(metadata, path, spec.head.num_classes)
     full = spec.trainable == "full"
     if backbone is None:
         if spec.backbone.weights == "none" and not full:
@@ -129,6 +131,8 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     put(model, tensors)
     for site in model.sites:
         site.break_even = calibrated.get(site.name)
+    if config is not None:
+        data_config.attach(model.backbone, config)
     return model.eval()
 
 

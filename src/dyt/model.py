@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt import steer
+from dyt.data_config import DataConfig, attach, attached, renamed
 from dyt.errors import DyTError, UnsupportedError, nearest
 from dyt.heads import Classifier, Head
 from dyt.reducers.stage import Stage
@@ -132,6 +133,7 @@ class DynamicModel(nn.Module):
             )
         self.backbone.reset_classifier(num_classes)
         start_head(self.backbone)
+        renamed(self.backbone)
         self.spec = self.spec.model_copy(
             update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})}
         )
@@ -155,6 +157,15 @@ class DynamicModel(nn.Module):
     def pretrained_cfg(self) -> dict[str, Any]:
         """timm's description of the weights: mean, std, input size, interpolation, crop."""
         return dict(self.backbone.pretrained_cfg)
+
+    @property
+    def data_config(self) -> DataConfig | None:
+        """What it was trained on; None where that is not known. `pretrained_cfg` has the same in timm's words."""
+        return attached(self.backbone)
+
+    @data_config.setter
+    def data_config(self, config: DataConfig) -> None:
+        attach(self.backbone, config)
 
     def no_weight_decay(self) -> set[str]:
         """Parameter names that timm's optimiser factory should not decay."""

@@ -68,6 +68,7 @@ class TuningStep(nn.Module):
     Raises:
         DyTError: another number of `layer_rates` than the model has dynamic blocks.
         DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
+        DyTError: a head that cannot be trained as it is: without outputs, or one output under cross entropy.
     """
 
     def __init__(
@@ -82,6 +83,9 @@ class TuningStep(nn.Module):
         self.rates = asked_rates(model, self.objective)
         if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
             raise DyTError(NO_PRETRAINED)
+        reason = model.head.training_refusal(model.spec.head)
+        if reason is not None:
+            raise DyTError(reason)
         dispatcher = model.spec.dispatcher
         timed = getattr(dispatcher, "over_training", ())
         schedules = [self.objective.features, *(getattr(dispatcher, field) for field in timed)]
@@ -95,8 +99,8 @@ class TuningStep(nn.Module):
         """Computes the loss of a batch.
 
         Args:
-            images: (B, 3, H, W).
-            labels: (B,) int64, or soft (B, K); of another head than the classifier what it is trained with.
+            images: (B, C, H, W).
+            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
             step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
 
@@ -112,9 +116,12 @@ class TuningStep(nn.Module):
         With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
 
         Raises:
-            DyTError: progress missing though the spec has schedules, or outside [0, 1]; step missing though
-                `complete_every` is above 1; `control: threshold` with a dispatcher that scores nothing.
+            DyTError: an empty batch; labels that the head's loss does not take; progress missing though the spec has
+                schedules, or outside [0, 1]; step missing though `complete_every` is above 1; `control: threshold` with
+                a dispatcher that scores nothing.
         """
+        if image_count(images) == 0:
+            raise DyTError("the batch is empty, and a mean over no images is no loss; leave it out")
         turns = self._turns
         if turns is None:
             return self._loss(images, labels, self._progress(progress), self._due(step), ALONE)

@@ -78,6 +78,9 @@ class Slot:
         registry = KINDS[self.kind]
         if isinstance(value, ComponentSpec):
             expected = spec_class(_component(self.kind, value.type))
+            base = type(value) is not ComponentSpec and issubclass(expected, type(value))
+            if base and not isinstance(value, expected):  # it says what it has, and the rest has defaults
+                return expected.model_validate({"type": value.type, **value.model_dump(exclude_unset=True)})
             if not isinstance(value, expected):
                 raise PydanticCustomError("wrong_spec", f"the spec of '{value.type}' is a {expected.__name__}")
             return value

@@ -24,7 +24,7 @@ from tasks.coco_data import write
 from tasks.odd_images import DAMAGES, MODES, harm, put
 
 TASK = Detection()
-READY = Preparation(32, (0.5, 0.25, 0.0), (0.5, 0.5, 0.5))
+READY = Preparation((32, 32), (0.5, 0.25, 0.0), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import DataError, Split
 from dyt.tasks.loading import Images, Preparation, loader, seeded
 
-PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPARATION = Preparation((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def split(count: int = 6) -> Split:
@@ -171,7 +171,7 @@ def test_the_cache_holds_what_would_be_read() -> None:
 
 def test_what_is_cached() -> None:
     def worth(size: int, **fields: Any) -> bool:
-        preparation = dataclasses.replace(PREPARATION, size=size)
+        preparation = dataclasses.replace(PREPARATION, size=(size, size))
         return Images(split(), DataSpec(root=".", **fields), preparation, True).worth_caching()
 
     assert worth(16)
@@ -189,8 +189,9 @@ def test_normalised_once() -> None:
 
 def test_the_backbone_says_its_size_and_statistics() -> None:
     backbone = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=1)
-    assert Preparation.of(backbone) == Preparation(48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert Preparation.of(backbone, 64).size == 64
+    assert Preparation.of(backbone) == Preparation((48, 48), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert Preparation.of(backbone, 64).size == (64, 64)
+    assert Preparation.of(backbone, (64, 32)).size == (64, 32)
 
 
 def test_seeded_leaves_the_generators_as_they_were() -> None:

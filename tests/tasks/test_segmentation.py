@@ -20,7 +20,7 @@ from dyt.tasks.segmentation.layout import open_mask
 from dyt.tasks.segmentation.metrics import Overlap
 from tasks.odd_images import DAMAGES, MODES, harm, put
 
-PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPARATION = Preparation((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TASK = Segmentation()
 
 

@@ -48,6 +48,8 @@ def evaluate(
     dynamic = dyt.quantize(saved.model) if dtype is Precision.int8 else saved.model.to(kind)
     spec = saved.spec(data, workers)
     chosen, bar = saved.split(spec, split), Bar(shown=True)
+    if not chosen.named and saved.classes is not None:
+        typer.echo("the data does not name its classes: label k is the model's class k, from 0", err=True)
     if rate is not None:
         training = saved.split(spec, saved.training_split(spec))
         some = permutation(len(training), 0, "calibration")[:1024]

@@ -18,10 +18,11 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     Args:
         model: decides size and normalisation.
         paths: image files.
-        trained: the model's file; a run.yaml beside it decides crop and interpolation, else a plain bicubic resize.
+        trained: the model's file; where it does not say how images were cropped and resized, a run.yaml beside it does,
+            else it is a plain bicubic resize.
 
     Returns:
-        (B, 3, H, W) in [0, 1] to look at, and the same normalised, to be given to the model. float32.
+        (B, C, H, W) in [0, 1] to look at, and the same normalised, to be given to the model. float32.
 
     Raises:
         ImageError: a file that cannot be read.
@@ -29,8 +30,10 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     """
     import torch
 
+    from dyt.data_config import attached
     from dyt.errors import UnsupportedError
     from dyt.tasks import DataSpec
+    from dyt.tasks.described import data_of
     from dyt.tasks.kinds import task_of
     from dyt.tasks.layouts import files
     from dyt.tasks.loading import Preparation
@@ -38,12 +41,12 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
 
     if len(model.head.input_shape((1, 1))) != 3:
         raise UnsupportedError(f"{paths[0]}: the model takes clips, not images; dyt predict draws the frames of clips")
-    run = None if trained is None else run_of(trained)
-    spec = DataSpec(root="", size=None if run is None else run.data.size)
-    if run is not None and isinstance(run.data, DataSpec):
-        spec = run.data
+    run, config = None if trained is None else run_of(trained), attached(model.backbone)
+    data = None if run is None else run.data
+    if config is not None:
+        data = data_of(config, model.head.task, "", trained) or data
+    spec = data if isinstance(data, DataSpec) else DataSpec(root="", size=None if data is None else data.size)
     preparation = Preparation.of(model.backbone, spec.size)
     examples = task_of(spec).sample(spec, files("images", paths, [0] * len(paths)), preparation)
     images = preparation.normalized(torch.stack([examples[i, 0][0] for i in range(len(paths))]))
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
-    return (images * std + mean).clamp(0, 1), images
+    return preparation.shown(images), images

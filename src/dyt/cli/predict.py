@@ -18,6 +18,9 @@ def predict(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Of models of several labels: those from this probability on.", min=0.0, max=1.0)
+    ] = 0.5,
     out: Annotated[
         Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
     ] = Path("predictions"),
@@ -34,7 +37,7 @@ def predict(
     saved = open_saved(model, classes)
     top = min(top, saved.model.num_classes)
     spec, split = (
-        saved.spec(saved.data.root if saved.data else ".", workers=0),
+        saved.spec((saved.data and saved.data.root) or ".", workers=0),
         files("images", images, [0] * len(images)),
     )
     if saved.task.draws:
@@ -45,15 +48,24 @@ def predict(
         return
     if not as_json:
         typer.echo(f"class names: {saved.classes_from}", err=True)
+    numbers = getattr(saved.model.head, "trained_as", None) == "mse"
+    several = getattr(saved.data, "labels", "one") == "several"
     for i, (batch, _) in enumerate(saved.batches(spec, split, range(len(split)), size=1)):
         with torch.no_grad(), record(saved.model) as routes:
-            chances = saved.model(batch).float().softmax(-1)[0]
+            chances = saved.model.head.chances(saved.model(batch))[0]
         active, patches = activation_rate(routes)
-        best = [(saved.names[k], float(chances[k])) for k in chances.topk(top).indices.tolist()]
+        count = int((chances >= threshold).sum()) if several else top
+        if numbers:
+            given = [round(value, 6) for value in chances.tolist()]
+            line = {"image": str(images[i]), "values": given, "active_rate": float(active / patches)}
+            typer.echo(json.dumps(line) if as_json else f"{images[i]}: {', '.join(f'{value:g}' for value in given)}")
+            continue
+        best = [(saved.names[k], float(chances[k])) for k in chances.topk(count).indices.tolist()]
         rate = float(active / patches)
         if as_json:
             found = [{"class": name, "probability": chance} for name, chance in best]
-            typer.echo(json.dumps({"image": str(images[i]), "top": found, "active_rate": rate}))
+            key = "labels" if several else "top"
+            typer.echo(json.dumps({"image": str(images[i]), key: found, "active_rate": rate}))
         else:
-            named = "  ".join(f"{name} {chance:.1%}" for name, chance in best)
+            named = "  ".join(f"{name} {chance:.1%}" for name, chance in best) or f"no label from {threshold:g} on"
             typer.echo(f"{images[i]}: {named}  (active {rate:.2f})")

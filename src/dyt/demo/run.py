@@ -149,7 +149,6 @@ def _draw(model: DynamicModel, run: RunSpec, images: Tensor, captions: list[str]
         f"{truth}" if truth == classes[a] else f"{truth} (said {classes[a]})"
         for truth, a in zip(captions, answers, strict=True)
     ]
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
     title = "DyT: which patches went through the MLP of each layer (veiled patches skipped it)"
-    figure = activity_picture(images * std + mean, maps, [site.name for site in model.sites], named, title)
+    figure = activity_picture(preparation.shown(images), maps, [site.name for site in model.sites], named, title)
     figure.savefig(path, dpi=150)

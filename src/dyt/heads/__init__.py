@@ -1,7 +1,7 @@
 """What stands behind the backbone for a task, and what it is trained for: one file per head."""
 
 from dyt.heads.base import Head, TaskHeadSpec
-from dyt.heads.classifier import Classifier
+from dyt.heads.classifier import Classifier, ClassifierSpec
 from dyt.heads.detector import Detector, FasterRCNNSpec, MaskDetector, MaskRCNNSpec
 from dyt.heads.pixel import Pixel, PixelSpec
 from dyt.heads.query import Query, QuerySpec
@@ -10,6 +10,7 @@ from dyt.heads.upernet import UPerNet, UPerNetSpec
 
 __all__ = [
     "Classifier",
+    "ClassifierSpec",
     "Detector",
     "FasterRCNNSpec",
     "Head",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dyt.data_config import channels
 from dyt.families.base import Family
 from dyt.registry import heads
 from dyt.spec import HeadSpec
@@ -55,15 +56,20 @@ class Head(nn.Module, ABC):
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
+        self.image_channels = channels(backbone)
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
         """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
         return None
 
+    def training_refusal(self, spec: HeadSpec) -> str | None:
+        """Why a model with this head cannot be trained as its spec now has it; None when it can."""
+        return None
+
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (3, H, W)."""
-        return (3, *size)
+        """Of one input made of images of `size` (H, W) pixels, to count with where no data says it: (C, H, W)."""
+        return (self.image_channels, *size)
 
     @classmethod
     def example_targets(cls, spec: HeadSpec, inputs: Tensor) -> Any:
@@ -74,7 +80,7 @@ class Head(nn.Module, ABC):
         return torch.arange(len(inputs), device=inputs.device) % spec.num_classes
 
     def frames(self, inputs: Tensor) -> Tensor:
-        """The images (B', 3, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
+        """The images (B', C, H, W) that enter the backbone for these inputs: themselves, or the frames of clips."""
         return inputs
 
     @abstractmethod
@@ -95,6 +101,11 @@ class Head(nn.Module, ABC):
     def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
         """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""
         raise NotImplementedError(self.divergence_refusal)
+
+    def chances(self, outputs: Any) -> Tensor:
+        """(B, K) float32, for heads that give one class for each input: the probability of each."""
+        probabilities: Tensor = outputs.float().softmax(-1)
+        return probabilities
 
     def tally(self, outputs: Any, targets: Any) -> tuple[Tensor, int]:
         """What training accuracy is made of: how many were right, (), and of how many; 0 of 0 where nothing is."""

@@ -66,18 +66,18 @@ class Query(LogitsHead):
         return None
 
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Eight frames, the paper's clips: (8, 3, H, W)."""
-        return (8, 3, *size)
+        """Eight frames, the paper's clips: (8, C, H, W)."""
+        return (8, self.image_channels, *size)
 
     def frames(self, inputs: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W) -> images (B * T, 3, H, W), clip by clip.
+        """Clips (B, T, C, H, W) -> images (B * T, C, H, W), clip by clip.
 
         Raises:
             DyTError: not clips.
         """
         if inputs.ndim != 5:
             raise DyTError(
-                f"head 'query' takes clips (clips, frames, 3, height, width); given a tensor of shape "
+                f"head 'query' takes clips (clips, frames, channels, height, width); given a tensor of shape "
                 f"{tuple(inputs.shape)}"
             )
         return inputs.flatten(0, 1)

@@ -68,7 +68,7 @@ def activity_picture(
     A line for each image; of a single one the layers are large, over several lines.
 
     Args:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], drawn as `as_rgb` has them.
         maps: (B, S, h, w) bool, as `patch_maps` gives them.
         sites: S names.
         captions: one per image, at its left; none by default.
@@ -101,7 +101,8 @@ def activity_picture(
     for axes in grid.flat:
         axes.axis("off")
     for row in range(count):
-        pictures = [images[row], *(veiled(images[row], maps[row, layer]) for layer in range(layers))]
+        image = as_rgb(images[row])
+        pictures = [image, *(veiled(image, maps[row, layer]) for layer in range(layers))]
         for column, picture in enumerate(pictures):
             axes = grid.flat[row * columns + column]
             axes.axis("on")
@@ -118,6 +119,15 @@ def activity_picture(
     if title:
         figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
     return figure
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """(..., C, H, W) -> (..., 3, H, W) to look at: a single channel as grey, of more than three the first three.
+
+    Two channels are drawn as grey, the first of them.
+    """
+    first = images[..., :3, :, :] if images.shape[-3] > 2 else images[..., :1, :, :]
+    return first.expand(*first.shape[:-3], 3, *first.shape[-2:])
 
 
 def veiled(image: Tensor, active: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dyt.image_size import check_size
 from dyt.model import DynamicModel
 from dyt.tasks.layouts import Split
+from dyt.tasks.sizes import pair
 
 if TYPE_CHECKING:
     from dyt.tasks.data import Data
@@ -102,12 +104,14 @@ class Task(ABC):
     batch: ClassVar[int] = 64
     """Examples of a batch at inference."""
 
-    def check(self, model: DynamicModel, spec: Any) -> None:  # noqa: B027 - most tasks refuse nothing
-        """Refuses, before anything is trained, data that this model cannot be given.
+    def check(self, model: DynamicModel, spec: Any) -> None:
+        """Refuses, before anything is trained, data that this model cannot be given: by default images of another size.
 
         Raises:
             DyTError: what does not fit, in one line.
         """
+        if spec.size is not None:
+            check_size(model.backbone, pair(spec.size))
 
     @abstractmethod
     def open(self, spec: Any) -> Data:

@@ -1,18 +1,23 @@
-"""`classification`: one label for an image."""
+"""`classification`: one label for an image, or several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores, MultilabelAveragePrecision
+from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
 
+from dyt.errors import UnsupportedError
+from dyt.model import DynamicModel
 from dyt.tasks.base import Measure, Task
-from dyt.tasks.data import Data, DataSpec, detect, open_data, open_split, split_name
-from dyt.tasks.layouts import Split, folder_classes
+from dyt.tasks.data import Data, DataSpec, layout_of, open_data, open_split, split_name
+from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Images, Preparation
 
 
@@ -42,12 +47,68 @@ class Accuracy(Measure):
         return found | {"accuracy_per_class": float((right / images)[images > 0].mean())}
 
 
+class _ByClass(MultilabelAveragePrecision):
+    """torchmetrics' own, which keeps and joins what all processes saw, but for classes of which no image is there."""
+
+    def compute(self) -> Tensor:
+        """(K,), nan for those: torchmetrics would give them a number, and warn."""
+        outputs, targets = dim_zero_cat(self.preds), dim_zero_cat(self.target)  # type: ignore[arg-type]
+        each = [
+            binary_average_precision(outputs[:, k], targets[:, k]) if targets[:, k].any() else outputs.new_tensor(nan)
+            for k in range(outputs.shape[1])
+        ]
+        return torch.stack([value for value in each if value is not None])
+
+
+class LabelPrecision(Measure):
+    """Of logits (B, K) for labels (B, K): `map`, the mean over classes of the average precision of their ranking.
+
+    Classes of which the split has no image have none, and are left out.
+    """
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.metric: Any = _ByClass(classes, average=None).to(device)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.metric.update(outputs.float().sigmoid(), targets.long())
+
+    def compute(self) -> dict[str, float]:
+        each = self.metric.compute().double()
+        there = each.isfinite()
+        return {"map": float(each[there].mean()) if there.any() else 0.0}
+
+
+class Labels(Measure):
+    """`Accuracy` where images have one label, `LabelPrecision` where they may have several: the first batch tells."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.classes, self.device = classes, device
+        self.measure: Measure | None = None
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.measure is None:
+            kind = LabelPrecision if targets.ndim == 2 else Accuracy
+            self.measure = kind(self.classes, self.device)
+        self.measure.update(outputs, targets)
+
+    def compute(self) -> dict[str, float]:
+        return {} if self.measure is None else self.measure.compute()
+
+
 class Classification(Task):
-    """Images and labels."""
+    """Images and labels, one each or several."""
 
     name: ClassVar[str] = "classification"
     head: ClassVar[str] = "classifier"
     Spec: ClassVar[type[Any]] = DataSpec
+
+    def check(self, model: DynamicModel, spec: DataSpec) -> None:
+        super().check(model, spec)
+        channels = Preparation.of(model.backbone).channels
+        if channels not in {1, 3} and spec.augment == "timm":
+            raise UnsupportedError(
+                f"data.augment: timm takes images of 1 or 3 channels, the model {channels}; use none or crop"
+            )
 
     def open(self, spec: DataSpec) -> Data:
         return open_data(spec)
@@ -59,12 +120,10 @@ class Classification(Task):
         return split_name(spec, training=True)
 
     def named(self, spec: DataSpec, split: str | None) -> tuple[str, ...] | None:
-        if detect(spec) != "folder":
-            return None
-        return folder_classes(Path(spec.root), split or split_name(spec, training=False))
+        return layout_of(spec).classes(Path(spec.root), split or split_name(spec, training=False))
 
     def examples(self, spec: DataSpec, split: Split, preparation: Preparation, training: bool) -> Images:
         return Images(split, spec, preparation, training)
 
     def measure(self, classes: Sequence[str], device: torch.device) -> Measure:
-        return Accuracy(len(classes), device)
+        return Labels(len(classes), device)

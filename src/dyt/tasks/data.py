@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from dyt.slots import Spec
 from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
+from dyt.tasks.sizes import Size
 
 
 class DataSpec(Spec):
@@ -23,11 +24,14 @@ class DataSpec(Spec):
     names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
     validation (hf), and those that a published data set is trained and tested on.
 
-    `size`: pixels of a side; the backbone's by default. `interpolation`: of the resize. `augment`: `none` resizes to
-    size x size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a random flip (tests on the
-    centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is timm's training
-    transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and standard
-    deviation are those of the weights.
+    `labels`: `one` for each image, or `several`, none included, which lists (`path label label ...`) and Hugging Face
+    datasets (a list of ClassLabel) have; the head is then trained with `loss: bce`.
+
+    `size`: pixels of a side, or (H, W); the backbone's by default, which follows where it can. `interpolation`: of the
+    resize. `augment`: `none` resizes to size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a
+    random flip (tests on the centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is
+    timm's training transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and
+    standard deviation are those of the weights.
 
     `workers`: loader processes; None takes up to 4, and none when images are cached. The result does not depend on it.
     `cache`: keep the decoded images of `augment: none` in memory; None does so up to 2 GiB a split.
@@ -38,7 +42,8 @@ class DataSpec(Spec):
     format: Literal["auto", "folder", "vtab", "hf", "cifar100", "svhn", "food101", "aircraft", "pets", "cars"] = "auto"
     train: str | None = None
     test: str | None = None
-    size: Annotated[int, Field(ge=1)] | None = None
+    labels: Literal["one", "several"] = "one"
+    size: Size | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     augment: Literal["none", "crop", "timm"] = "none"
     auto_augment: str | None = None
@@ -78,11 +83,12 @@ def open_data(spec: DataSpec) -> Data:
     Raises:
         DataError: what was found and what is expected, in one line.
     """
-    root, layout = Path(spec.root), layout_of(spec)
     names = split_name(spec, training=True), split_name(spec, training=False)
-    classes = layout.classes(root, names[0])
-    train, test = (layout.split(root, name, classes) for name in names)
-    return Data(train, test, classes or numbered(train, test))
+    classes = layout_of(spec).classes(Path(spec.root), names[0])
+    train, test = (_opened(spec, name, classes) for name in names)
+    known = classes or numbered(train, test)
+    train, test = (replace(split, count=len(known)) for split in (train, test))
+    return Data(train, test, known)
 
 
 def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Split:
@@ -92,7 +98,13 @@ def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Spl
         DataError: what was found and what is expected, in one line.
     """
     name = split_name(spec, training=False) if split is None else split
-    return layout_of(spec).split(Path(spec.root), name, classes)
+    return replace(_opened(spec, name, classes), count=len(classes))
+
+
+def _opened(spec: DataSpec, name: str, classes: Sequence[str] | None) -> Split:
+    layout = layout_of(spec)
+    opened = layout.several if spec.labels == "several" else layout.split
+    return opened(Path(spec.root), name, classes)
 
 
 MOST_CLASSES = 1_000_000
@@ -106,14 +118,18 @@ def numbered(*splits: Split) -> tuple[str, ...]:
         DataError: so large a label that it cannot be one.
     """
     for split in splits:
-        position, label = max(enumerate(split.labels), key=lambda each: each[1])
+        position, label = max(enumerate(map(_largest, split.labels)), key=lambda each: each[1])
         if label >= MOST_CLASSES:
             file = f" of '{split.paths[position]}'" if split.paths else ""
             raise DataError(
                 f"split '{split.name}': the label {label}{file} would ask for as many classes; if it is right, number "
                 f"the classes from 0, below {MOST_CLASSES}"
             )
-    return tuple(str(i) for i in range(max(max(split.labels) for split in splits) + 1))
+    return tuple(str(i) for i in range(max(max(map(_largest, split.labels)) for split in splits) + 1))
+
+
+def _largest(label: int | tuple[int, ...]) -> int:
+    return max(label, default=0) if isinstance(label, tuple) else label
 
 
 def detect(spec: DataSpec) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dyt.errors import DyTError
+
+Converted = TypeVar("Converted")
+ARRAY = ".npy"
+"""The ending of NumPy's files, of which arrays (H, W) and (H, W, C) of 8 or 16 bits are images."""
 
 
 class ImageError(DyTError):
@@ -27,25 +31,23 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
     Raises:
         ImageError: missing, empty, cut off, not an image, or of a mode that has no known range.
     """
-    return loaded(source, to_rgb, str(source) if name is None else name)
+    name = str(source) if name is None else name
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ARRAY:
+        values = read_array(Path(source), name)
+        if values.shape[2] not in {1, 3}:
+            raise ImageError(f"{name}: {values.shape[2]} channels; of an RGB image an array has 3, of a grey one 1")
+        return to_rgb(Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values), name)
+    return loaded(source, to_rgb, name)
 
 
-def loaded(
-    source: str | Path | IO[bytes], convert: Callable[[Image.Image, str], Image.Image], name: str
-) -> Image.Image:
+def loaded(source: str | Path | IO[bytes], convert: Callable[[Image.Image, str], Converted], name: str) -> Converted:
     """The image in a file, decoded whole and converted while the file is open; `convert` is given image and name.
 
     Raises:
         ImageError: missing, empty, cut off, or not an image.
     """
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.is_file():
-            raise ImageError(
-                f"{name}: {'a directory' if path.is_dir() else 'no such file'}; an image file was expected"
-            )
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name}: an empty file; replace it, or leave it out of the data")
+        _check_there(Path(source), name)
     try:
         with Image.open(source) as image:
             image.load()
@@ -56,6 +58,34 @@ def loaded(
             raise
         reason = "not an image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"{name}: cannot be read ({reason}); replace it, or leave it out of the data") from error
+
+
+def _check_there(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise ImageError(f"{name}: {'a directory' if path.is_dir() else 'no such file'}; an image file was expected")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{name}: an empty file; replace it, or leave it out of the data")
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """(H, W, C) uint8 of an array (H, W) or (H, W, C) in NumPy's format, 16 bits scaled to 8; never unpickled.
+
+    Raises:
+        ImageError: missing, empty, cut off, no such file, or another array.
+    """
+    _check_there(path, name)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{name}: cannot be read ({reason}); replace it, or leave it out of the data") from error
+    if not isinstance(values, np.ndarray) or values.ndim not in {2, 3} or values.dtype not in (np.uint8, np.uint16):
+        found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "several arrays"
+        raise ImageError(f"{name}: {found}; expected uint8 or uint16, (H, W) or (H, W, C)")
+    if not values.size:
+        raise ImageError(f"{name}: an array {values.shape} without pixels; leave it out of the data")
+    scaled = values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return scaled[:, :, None] if scaled.ndim == 2 else scaled
 
 
 def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
@@ -70,14 +100,19 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_16_bits(image, name).convert("RGB")
+        return eight_bits(image, name).convert("RGB")
     if image.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
+def eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """A grey image of 16 bits, or of integers that fit them, scaled to 8 bits.
+
+    Raises:
+        ImageError: other pixels, whose range is not known.
+    """
     values = np.asarray(image)
     if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise ImageError(f"{name}: {image.mode} pixels without a known range; save it with 8 or 16 bits per channel")

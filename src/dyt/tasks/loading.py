@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
+from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode, v2
 
 from dyt.backbone import input_size
+from dyt.data_config import channels
 from dyt.errors import DyTError
+from dyt.tasks.bands import Picture
 from dyt.tasks.base import Examples
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
 from dyt.tasks.processes import deaf, ended, started
+from dyt.tasks.sizes import pair
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes of decoded images that a split may take in memory when `cache` is not given."""
@@ -31,37 +34,66 @@ CACHE_LIMIT = 2 * 2**30
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a backbone wants of its images: side in pixels, mean and standard deviation of the three channels."""
+    """What a backbone wants of its images: (H, W) in pixels, mean and standard deviation of each of its channels."""
 
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @staticmethod
-    def of(backbone: nn.Module, size: int | None = None) -> Preparation:
-        """As timm resolves it; the image size is the model's own where it has one."""
+    def of(backbone: nn.Module, size: int | Sequence[int] | None = None) -> Preparation:
+        """As timm resolves it; the image size is the model's own where it has one.
+
+        The statistics of RGB weights are taken for other channels as timm takes their stem: in turn, or their mean for
+        a single one.
+        """
         config: dict[str, Any] = resolve_data_config({}, model=backbone)  # type: ignore[no-untyped-call]
-        return Preparation(size or input_size(backbone)[0], tuple(config["mean"]), tuple(config["std"]))
+        mean, std = (_for_channels(config[name], channels(backbone)) for name in ("mean", "std"))
+        return Preparation(input_size(backbone) if size is None else pair(size), mean, std)
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return len(self.mean)
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """The mean as C values of 8 bits, to fill up with."""
+        return tuple(round(255 * value) for value in self.mean)
 
     def normalized(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> float32, (x / 255 - mean) / std; float images are so already."""
+        """(B, C, H, W) uint8 -> float32, (x / 255 - mean) / std; float images are so already."""
         if images.dtype != torch.uint8:
             return images
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images.float() / 255 - mean) / std
 
+    def shown(self, images: Tensor) -> Tensor:
+        """What `normalized` made, (B, C, H, W), as it was in [0, 1]."""
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images * std + mean).clamp(0, 1)
 
-def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Callable[[Image.Image], Tensor]:
-    """RGB image -> (3, size, size), uint8, or float32 normalised (`timm`)."""
+
+def _for_channels(values: Sequence[float], count: int) -> tuple[float, ...]:
+    if len(values) == count:
+        return tuple(values)
+    return (sum(values) / len(values),) if count == 1 else tuple(values[i % len(values)] for i in range(count))
+
+
+def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Callable[[Picture], Tensor]:
+    """Image of C channels -> (C, H, W), uint8, or float32 normalised (`timm`)."""
     size, how = preparation.size, InterpolationMode(spec.interpolation)
-    made: Callable[[Image.Image], Tensor]
+    made: Callable[[Picture], Tensor]
     if spec.augment == "none":
-        made = v2.Compose([v2.Resize((size, size), how), v2.PILToTensor()])
+        made = v2.Compose([v2.Resize(size, how), v2.PILToTensor()])
     elif spec.augment == "crop" and training:
-        crop = v2.RandomResizedCrop(size, interpolation=how)
+        aspect = size[1] / size[0]
+        crop = v2.RandomResizedCrop(size, ratio=(3 / 4 * aspect, 4 / 3 * aspect), interpolation=how)
         made = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
     elif spec.augment == "crop":
-        made = v2.Compose([v2.Resize(round(size * 8 / 7), how), v2.CenterCrop(size), v2.PILToTensor()])
+        around = [round(side * 8 / 7) for side in size]
+        resize = v2.Resize(around[0], how) if size[0] == size[1] else ResizeKeepRatio(around, 0.0, spec.interpolation)
+        made = v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
     else:
         chosen: dict[str, Any] = {
             "interpolation": spec.interpolation,
@@ -80,12 +112,17 @@ class Images(Examples):
 
     def __init__(self, split: Split, spec: DataSpec, preparation: Preparation, training: bool) -> None:
         super().__init__(split)
-        self.spec, self.size, self.prepare = spec, preparation.size, transform(spec, preparation, training)
+        self.spec, self.size, self.channels = spec, preparation.size, preparation.channels
+        self.prepare = transform(spec, preparation, training)
         self.store: Tensor | None = None
 
-    def example(self, position: int, seed: int) -> tuple[Tensor, int]:
+    def example(self, position: int, seed: int) -> tuple[Tensor, int | Tensor]:
+        """The image, and its label; of a split with several labels an image 1 at each, (K,) float32."""
         image = self.sample(position, seed) if self.store is None else self.store[position]
-        return image, self.split.labels[position]
+        label = self.split.labels[position]
+        if not isinstance(label, tuple):
+            return image, int(label)
+        return image, torch.zeros(self.split.count).index_fill_(0, torch.tensor(label, dtype=torch.int64), 1.0)
 
     @property
     def cached(self) -> bool:
@@ -95,22 +132,22 @@ class Images(Examples):
         """As the spec says, else when images are not augmented and fit the limit."""
         if self.spec.augment != "none":
             return False
-        fits = len(self) * 3 * self.size * self.size <= CACHE_LIMIT
+        fits = len(self) * self.channels * self.size[0] * self.size[1] <= CACHE_LIMIT
         return fits if self.spec.cache is None else self.spec.cache
 
     def sample(self, i: int, seed: int = 0) -> Tensor:
-        """(3, size, size)."""
-        image = self.split.read(i)
+        """(C, H, W)."""
+        image = self.split.image(i, self.channels)
         with seeded(seed):
             return self.prepare(image)
 
     def fill(self, threads: int, advance: Callable[[], None] = lambda: None) -> None:
         """Decodes everything into memory, so that an image that cannot be read is known before training begins."""
-        first = self.prepare(self.split.read(0))
+        first = self.prepare(self.split.image(0, self.channels))
         store = torch.empty((len(self), *first.shape), dtype=first.dtype)
 
         def put(i: int) -> None:
-            store[i] = self.prepare(self.split.read(i))
+            store[i] = self.prepare(self.split.image(i, self.channels))
 
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             for _ in pool.map(put, range(len(self))):

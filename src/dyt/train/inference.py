@@ -79,7 +79,7 @@ class Inference:
         return images
 
     def normalized(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) from a loader, as the model wants it, on its device."""
+        """(B, C, H, W) from a loader, as the model wants it, on its device."""
         return self.preparation.normalized(images.to(self.accelerator.device, non_blocking=True))
 
     def calibrated(self, split: Split, rate: float | Sequence[float]) -> float:

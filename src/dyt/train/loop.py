@@ -16,12 +16,16 @@ from accelerate.state import AcceleratorState
 
 from dyt.assemble import build
 from dyt.checkpoint import put, save, stored
+from dyt.data_config import attach
 from dyt.errors import SpecError
+from dyt.image_size import sized
 from dyt.objective import TuningStep, asked_rates
 from dyt.tasks.base import Examples
 from dyt.tasks.data import Data
+from dyt.tasks.described import described
 from dyt.tasks.kinds import task_of
 from dyt.tasks.loading import loader, seeded
+from dyt.tasks.sizes import pair
 from dyt.train import optim
 from dyt.train.batches import Batch, Batches
 from dyt.train.inference import Inference
@@ -45,7 +49,8 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
     after the present step.
 
     Args:
-        run: `model.head.num_classes` is taken from the data unless it is given.
+        run: `model.head.num_classes` is taken from the data unless it is given; the backbone follows `data.size` where
+            it can.
         out: made when it is not there.
         progress: show bars, on standard error.
         resume: False removes an earlier run in `out` first.
@@ -53,12 +58,15 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
     Raises:
         SpecError: num_classes other than the data's, or sizes that do not divide among the processes.
         DataError, ImageError: data that cannot be used.
+        UnsupportedError: a `data.size` that the backbone cannot have.
         RunError: `out` has another run.
         Interrupted: after saving; the message says how to go on.
     """
     accelerator = _accelerator(run.train, Path(out))
     data = task_of(run.data).open(run.data)
     run = run.with_classes(len(data.classes))
+    if run.data.size is not None:
+        run = run.with_backbone(sized(run.model.backbone, pair(run.data.size)))
     directory = RunDir(Path(out))
     if accelerator.is_main_process:
         directory.claim(run, resume)
@@ -100,6 +108,7 @@ class _Run:
         self.tuning = TuningStep(self.model)
         self.step, self.optimizer = accelerator.prepare(self.tuning, optimizer)
         self.inference = Inference(run, self.model, accelerator, bar, self._stop_between, self._awaited)
+        attach(self.model.backbone, described(run.data, self.inference.preparation, data.classes))
         self.sums = Sums(self.model, accelerator.device)
         self.done, self.seconds = 0, 0.0
         self.batches = Batches(self.inference, Targets(self.train, self.model.num_classes), self.rank)

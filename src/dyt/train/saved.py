@@ -1,4 +1,4 @@
-"""A saved model together with what its run left beside it: how images are prepared, and the names of the classes."""
+"""A saved model with how its images are prepared and what its classes are called: from its file, or from beside it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from dyt.checkpoint import load
+from dyt.data_config import attached
 from dyt.model import DynamicModel
 from dyt.spec import parse
-from dyt.specfile import read
 from dyt.tasks.base import Task
+from dyt.tasks.described import data_of
 from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.tasks.layouts import DataError, Split, read_lines
 from dyt.tasks.loading import Preparation, loader
-from dyt.train.spec import RunSpec
-from dyt.train.state import CLASSES, RUN
+from dyt.train.state import CLASSES, run_of
 from dyt.train.workers import worker_count
 
 
@@ -29,7 +29,8 @@ class Saved:
 
     Attributes:
         model: in eval mode, on `device`.
-        data: how the run's data was prepared, and where it lay; None without a run.yaml beside the file.
+        data: how the run's data was prepared, and where it lay (empty without a run.yaml beside the file); None where
+            neither the file nor a run.yaml says it.
         classes: names, by output; None without a list of them.
         classes_from: where the names are from.
         device: the accelerator when there is one, else the CPU.
@@ -57,18 +58,18 @@ class Saved:
         Raises:
             DataError: no root, and no run beside the model.
         """
+        if root is None and not (self.data is not None and self.data.root):
+            raise DataError("give --data, the directory of the images; there is no run.yaml beside the model")
         if self.data is None:
-            if root is None:
-                raise DataError("give --data, the directory of the images; there is no run.yaml beside the model")
             made: AnyDataSpec = parse(self.task.Spec, {"root": root, "workers": workers})
             return made
         return self.data.model_copy(update={"root": root or self.data.root, "workers": workers})
 
     def split(self, spec: AnyDataSpec, name: str | None) -> Split:
-        """A split of that data; its classes must be the model's.
+        """A split of that data; its classes must be among the model's, by name. Of a model without names, as many.
 
         Raises:
-            DataError: another number of classes, or data that cannot be used.
+            DataError: other classes, or data that cannot be used.
         """
         names = self.names
         if self.classes is None:
@@ -84,7 +85,7 @@ class Saved:
     def batches(
         self, spec: AnyDataSpec, split: Split, positions: Sequence[int], size: int | None = None, sample: bool = False
     ) -> Iterator[tuple[Tensor, Any]]:
-        """(images (B, 3, H, W) normalised, targets) on the model's device, prepared as at inference.
+        """(images (B, C, H, W) normalised, targets) on the model's device, prepared as at inference.
 
         `size`: of a batch; the task's by default. `sample`: what a single forward takes (of clips, one view), in place
         of what the task evaluates.
@@ -98,7 +99,7 @@ class Saved:
             yield preparation.normalized(batch.to(self.device)), self.task.to(targets, self.device)
 
     def sample(self, root: str | None, count: int) -> Tensor:
-        """So many test images of that data (see `spec`), repeated where there are fewer, (count, 3, H, W).
+        """So many test images of that data (see `spec`), repeated where there are fewer, (count, C, H, W).
 
         Raises:
             DataError: what cannot be read.
@@ -115,8 +116,8 @@ def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
     """Loads a model that `dyt train` or `dyt.save` wrote.
 
     Args:
-        path: the model file; run.yaml and classes.txt are looked for beside it.
-        classes: a list of class names, one per line, in place of the one beside the model.
+        path: the model file; where it does not say so itself, run.yaml and classes.txt are looked for beside it.
+        classes: a list of class names, one per line, in place of the model's own.
 
     Raises:
         CheckpointError: a file that cannot be loaded.
@@ -125,14 +126,18 @@ def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
     """
     path = Path(path)
     model = load(path)
-    run = parse(RunSpec, read(path.parent / RUN)) if (path.parent / RUN).is_file() else None
+    run, config = run_of(path), attached(model.backbone)
+    data = None if run is None else run.data
+    if config is not None:
+        data = data_of(config, model.head.task, "" if run is None else run.data.root, path) or data
     listed = classes or path.parent / CLASSES
-    names = None
-    if classes is not None or listed.is_file():
+    names = None if config is None else config.label_names
+    origin = str(path) if names is not None else "no list of class names: outputs are numbered from 0"
+    if classes is not None or (names is None and listed.is_file()):
         names = tuple(line.strip() for line in read_lines(listed) if line.strip())
         if len(names) != model.num_classes:
             raise DataError(f"'{listed}' has {len(names)} class names, the model {model.num_classes} outputs")
+        origin = str(listed)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     assert device is not None
-    origin = str(listed) if names is not None else "no list of class names: outputs are numbered from 0"
-    return Saved(model.to(device), None if run is None else run.data, names, origin, device)
+    return Saved(model.to(device), data, names, origin, device)

@@ -10,7 +10,7 @@ from timm.optim import list_optimizers  # type: ignore[attr-defined]
 from dyt.errors import SpecError, nearest
 from dyt.registry import KINDS
 from dyt.slots import Spec
-from dyt.spec import DyTSpec
+from dyt.spec import BackboneSpec, DyTSpec
 from dyt.tasks.kinds import AnyDataSpec
 
 Count = Annotated[int, Field(ge=1)]
@@ -109,6 +109,21 @@ class RunSpec(Spec):
         if self.train.label_smoothing and not KINDS["heads"].get(self.model.head.type).soft_labels:
             raise ValueError(f"head '{self.model.head.type}' takes no smoothed labels; set train.label_smoothing to 0")
         return self
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> RunSpec:
+        loss, labels = getattr(self.model.head, "loss", "its own"), getattr(self.data, "labels", "one")
+        if loss == "mse":
+            raise ValueError("model.head.loss is mse, and this data has classes; train numbers with dyt.TuningStep")
+        if labels == "several" and loss == "cross_entropy":
+            raise ValueError(f"data.labels is several, but model.head.loss is {loss}; set it to bce")
+        if labels == "several" and (self.train.mixup or self.train.cutmix or self.train.label_smoothing):
+            raise ValueError("train.mixup, cutmix and label_smoothing are of one label an image; set them to 0")
+        return self
+
+    def with_backbone(self, backbone: BackboneSpec) -> RunSpec:
+        """The run with another backbone."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"backbone": backbone})})
 
     def with_classes(self, count: int) -> RunSpec:
         """The run for data of so many classes.

@@ -23,7 +23,7 @@ AUGMENTS: list[dict[str, Any]] = [
 
 def clips(path: Path, training: bool, single: bool = False, **fields: Any) -> Clips:
     spec = VideoSpec.model_validate({"root": "x", "frames": 4, **fields})
-    return Clips(files("clips", [path], [1]), spec, Preparation(24, HALF, HALF), training, single)
+    return Clips(files("clips", [path], [1]), spec, Preparation((24, 24), HALF, HALF), training, single)
 
 
 @pytest.mark.parametrize("fields", AUGMENTS)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dyt.errors import DyTError
+from dyt.tasks.bands import Picture, open_picture, size_of
 from dyt.tasks.detection.outlines import FAR, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
-from dyt.tasks.images import open_image
 from dyt.tasks.layouts import DataError, Split, found, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
@@ -132,7 +131,8 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
     strange = [name for name in names.values() if name not in classes]
     if strange:
         raise DataError(
-            f"{file}: categories {some(strange)} are not among the {len(classes)} known classes ({some(classes)})"
+            f"{file}: categories {some(strange)} are not among the {len(classes)} known classes ({some(classes)}); "
+            f"they are told apart by their names"
         )
     label = {i: list(classes).index(name) for i, name in names.items()}
     rows: list[list[tuple[Any, ...]]] = [[] for _ in entries]
@@ -168,7 +168,7 @@ def coco_split(spec: DetectionSpec, file: Path, content: Mapping[str, Any], clas
         _objects(entry, places[i], row, spec.masks) for i, (entry, row) in enumerate(zip(entries, rows, strict=True))
     )
     read = partial(_opened, paths, tuple(each.size for each in objects))
-    return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects)
+    return ObjectSplit(file.stem, tuple(len(row) for row in rows), read, paths, objects=objects)
 
 
 def _images(file: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -256,11 +256,12 @@ def _folder(spec: DetectionSpec, file: Path, first: str) -> Path:
     )
 
 
-def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int) -> Image.Image:
-    image = open_image(paths[i])
-    if (image.height, image.width) != sizes[i]:
+def _opened(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], i: int, channels: int = 3) -> Picture:
+    image = open_picture(paths[i], channels)
+    height, width = size_of(image)
+    if (height, width) != sizes[i]:
         raise DataError(
-            f"{paths[i]} is {image.width} x {image.height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}; take "
+            f"{paths[i]} is {width} x {height} px, its annotations say {sizes[i][1]} x {sizes[i][0]}; take "
             f"the image that was annotated, or mend width and height"
         )
     return image

@@ -11,13 +11,13 @@ from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from dyt.measure import patch_maps
-from dyt.measure.plots import activity_picture
+from dyt.measure.plots import activity_picture, as_rgb
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
+from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.base import Answer
 from dyt.tasks.detection.examples import squared
 from dyt.tasks.detection.metric import in_original, run_lengths
-from dyt.tasks.images import open_image
 from dyt.tasks.loading import Preparation
 
 SHOWN = 0.5
@@ -36,23 +36,24 @@ def drawn(
     Raises:
         ImageError: a file that cannot be read.
     """
-    image = open_image(file)
+    image = open_picture(file, preparation.channels)
+    height, width = size_of(image)
     device = next(model.parameters()).device
-    square, scale = squared(image, preparation.size, [round(255 * value) for value in preparation.mean])
+    square, scale = squared(image, preparation.size, preparation.colour)
     batch = preparation.normalized(square.unsqueeze(0).to(device))
     model.eval()
     with record(model) as routes:
         found = model(batch)[0]
     found = {name: value.cpu() for name, value in found.items()}
-    every = in_original(found, {"size": torch.tensor([image.height, image.width]), "scale": scale})
+    every = in_original(found, {"size": torch.tensor([height, width]), "scale": scale})
     told = {name: value[every["scores"] >= SHOWN] for name, value in every.items()}
     names = [f"{classes[k - 1]} {s:.2f}" for k, s in zip(told["labels"].tolist(), told["scores"].tolist(), strict=True)]
-    picture = transforms.pil_to_tensor(image)
+    picture = as_rgb(tensor_of(image))
     if names:
         colours = [COLOURS[(k - 1) % len(COLOURS)] for k in told["labels"].tolist()]
         if "masks" in told:
             picture = draw_segmentation_masks(picture, told["masks"], alpha=0.45, colors=colours)
-        line = max(round(max(image.size) / 300), 1)
+        line = max(round(max(height, width) / 300), 1)
         picture = draw_bounding_boxes(picture, told["boxes"], names, colours, width=line)
     out.mkdir(parents=True, exist_ok=True)
     shown = out / f"{stem}_objects.png"
@@ -72,7 +73,7 @@ def drawn(
         active, patches = activation_rate(routes)
         data["active_rate"] = float(active / patches)
         rate = f"  (active {data['active_rate']:.2f})"
-        maps = patch_maps(routes, (preparation.size, preparation.size))
+        maps = patch_maps(routes, preparation.size)
         figure = activity_picture(square.unsqueeze(0).float() / 255, maps, [site.name for site in model.sites])
         figure.savefig(out / f"{stem}_activity.png", dpi=150)
     return Answer(f"{file}: {', '.join(names) or f'nothing with a score from {SHOWN}'}{rate}", data)

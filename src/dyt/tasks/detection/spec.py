@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dyt.slots import Spec
+from dyt.tasks.sizes import Size
 
 Factor = Annotated[float, Field(gt=0.0)]
 
@@ -21,8 +22,8 @@ class DetectionSpec(Spec):
     that lie outside of their image or have no area are answered by name (`refuse`), or cut to the image and, with
     nothing left, left out (`leave_out`; COCO's own training set has one).
 
-    `size`: pixels of a side; the backbone's by default. The longer side of an image is resized to it, bilinearly, and
-    the shorter filled up at the right or the bottom with the mean colour. `flip`: chance of a mirrored image in
+    `size`: pixels of a side, or (H, W); the backbone's by default. An image is resized bilinearly to the largest that
+    fits into it, and filled up at the right or the bottom with the mean colour. `flip`: chance of a mirrored image in
     training. `jitter`: in training the size is first multiplied by a factor drawn from this range, and a random window
     taken of what is too large (ViTDet: 0.1 to 2); None for neither. `workers`: loader processes; None takes up to 4.
     """
@@ -34,7 +35,7 @@ class DetectionSpec(Spec):
     images: str | None = None
     masks: bool = False
     wrong_boxes: Literal["refuse", "leave_out"] = "refuse"
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Size | None = None
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     jitter: tuple[Factor, Factor] | None = None
     workers: Annotated[int, Field(ge=0)] | None = None

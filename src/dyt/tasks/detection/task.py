@@ -32,6 +32,7 @@ class Detection(Task):
     batch: ClassVar[int] = 8
 
     def check(self, model: DynamicModel, spec: DetectionSpec) -> None:
+        super().check(model, spec)
         name, outlined = model.spec.head.type, "masks" in getattr(model.head, "needs", ())
         if outlined and not spec.masks:
             raise UnsupportedError(f"head '{name}' is trained with outlines; set data.masks: true")

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from dyt.tasks.layouts.aircraft import Aircraft
-from dyt.tasks.layouts.base import EXTENSIONS, DataError, Layout, Split, files, found, read_lines, some
+from dyt.tasks.layouts.base import (
+    EXTENSIONS,
+    DataError,
+    Layout,
+    Split,
+    by_name,
+    files,
+    found,
+    read_lines,
+    relabelled,
+    some,
+)
 from dyt.tasks.layouts.cars import Cars
 from dyt.tasks.layouts.cifar100 import Cifar100
 from dyt.tasks.layouts.folder import Folder, folder_classes
@@ -22,10 +33,12 @@ __all__ = [
     "DataError",
     "Layout",
     "Split",
+    "by_name",
     "files",
     "folder_classes",
     "found",
     "read_lines",
+    "relabelled",
     "some",
 ]
 

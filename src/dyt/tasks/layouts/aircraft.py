@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from dyt.tasks.layouts.base import Layout, Split, as_many, home, known_name, read_list, read_names
+from dyt.tasks.layouts.base import Layout, Split, by_name, home, known_name, read_list, read_names, relabelled
 
 
 class Aircraft(Layout):
@@ -34,7 +34,7 @@ class Aircraft(Layout):
             return images / f"{number}.jpg", known_name(index, variant.strip(), "variants.txt")
 
         file = _home(root) / f"images_variant_{split}.txt"
-        return read_list(split, file, entry, "'number variant'", as_many(own, classes, root))
+        return relabelled(read_list(split, file, entry, "'number variant'", len(own)), by_name(own, classes, root))
 
 
 def _home(root: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dyt.tasks.bands import Picture, with_channels
 from dyt.tasks.layouts.base import DataError, Split, found, some
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,11 +38,11 @@ def array_split(name: str, file: Path, pixels: Pixels, labels: Sequence[int], cl
     bad = [f"image {i}: {y}" for i, y in enumerate(labels) if not 0 <= y < classes]
     if bad:
         raise DataError(f"{file}: labels that are not among {classes} classes ({some(bad)})")
-    return Split(name, tuple(int(y) for y in labels), partial(_image, pixels))
+    return Split(name, tuple(int(y) for y in labels), partial(_image, pixels, str(file)))
 
 
-def _image(pixels: Pixels, i: int) -> Image.Image:
-    return Image.fromarray(pixels[i])
+def _image(pixels: Pixels, file: str, i: int, channels: int = 3) -> Picture:
+    return with_channels(Image.fromarray(pixels[i]), f"{file}, image {i}", channels)
 
 
 def load_mat(file: Path, *wanted: str, squeeze: bool = False) -> tuple[Any, ...]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
-
-from PIL import Image
+from typing import Any, ClassVar
 
 from dyt.errors import DyTError
-from dyt.tasks.images import open_image
+from dyt.tasks.bands import Picture, open_picture
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy"})
 SHOWN = 5
 """Problems of a list that are shown; the rest are counted."""
 
@@ -29,18 +27,31 @@ class Split:
 
     Attributes:
         name: as the user names it.
-        labels: one class index per image.
-        read: opens an image by its position, as 8-bit RGB; picklable, for loader processes.
+        labels: one class index per image, or a tuple of them where an image may have several.
+        read: opens an image by its position, as 8-bit RGB, or with as many channels as it is told; picklable, for
+            loader processes.
         paths: the files, where there are files.
+        named: whether the data says what its classes are called; else its labels are numbers of the model's outputs.
+        count: how many classes there are, of images with several labels.
     """
 
     name: str
-    labels: Sequence[int]
-    read: Callable[[int], Image.Image]
+    labels: Sequence[Any]
+    read: Callable[..., Picture]
     paths: Sequence[Path] = ()
+    named: bool = True
+    count: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, position: int, channels: int = 3) -> Picture:
+        """The image at a position with so many channels; as an image of PIL's where they are 1 or 3.
+
+        Raises:
+            ImageError: one that cannot be read, or has another number of bands.
+        """
+        return self.read(position) if channels == 3 else self.read(position, channels)
 
 
 class Layout(ABC):
@@ -73,11 +84,24 @@ class Layout(ABC):
 
     @abstractmethod
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
-        """The images and labels of a split, checked, not decoded.
+        """The images of a split, checked, not decoded, and their labels as positions among `classes`, by name.
+
+        Where the data does not name its classes, its labels are those positions themselves.
 
         Raises:
-            DataError: what was found and what is expected; labels beyond `classes`.
+            DataError: what was found and what is expected; classes, or labels, that are not among `classes`.
         """
+
+    def several(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        """As `split`, of images with any number of labels each: a tuple for each image.
+
+        Raises:
+            DataError: as `split`; or a layout whose images have one label each.
+        """
+        raise DataError(
+            f"data.labels is several, but in the layout '{self.name}' an image has one label; lists of lines "
+            f"'path label label ...' have several"
+        )
 
     def is_here(self, root: Path, train: str | None, test: str | None) -> bool:
         """Whether root looks like it, given the user's own names of splits."""
@@ -104,13 +128,13 @@ def one_of(split: str, known: Sequence[str], root: Path) -> None:
         raise DataError(f"'{root}' has no split '{split}'; it has {', '.join(known)}")
 
 
-def files(name: str, paths: Sequence[Path], labels: Sequence[int]) -> Split:
+def files(name: str, paths: Sequence[Path], labels: Sequence[Any]) -> Split:
     """A split of image files."""
     return Split(name, tuple(labels), partial(_opened, tuple(paths)), tuple(paths))
 
 
-def _opened(paths: Sequence[Path], i: int) -> Image.Image:
-    return open_image(paths[i])
+def _opened(paths: Sequence[Path], i: int, channels: int = 3) -> Picture:
+    return open_picture(paths[i], channels)
 
 
 def read_lines(file: Path) -> list[str]:
@@ -140,12 +164,12 @@ def read_names(file: Path) -> tuple[str, ...]:
 
 
 def read_list(
-    name: str, file: Path, parse: Callable[[str], tuple[Path, int]], expected: str, count: int | None
+    name: str, file: Path, parse: Callable[[str], tuple[Path, Any]], expected: str, count: int | None
 ) -> Split:
     """The split that a list of files names, one a line; blank lines are left out.
 
     Args:
-        parse: a line -> (path, label); a ValueError's message says what is wrong with the line.
+        parse: a line -> (path, label), or a tuple of labels; a ValueError's message says what is wrong with the line.
         expected: what a line is.
         count: how many classes there are, where that is known.
 
@@ -162,8 +186,9 @@ def read_list(
         except ValueError as error:
             wrong.append(f"line {number}: {error}")
             continue
-        if label < 0 or (count is not None and label >= count):
-            wrong.append(f"line {number}: label {label}, but there are {count} classes")
+        beyond = [each for each in _each(label) if each < 0 or (count is not None and each >= count)]
+        if beyond:
+            wrong.append(f"line {number}: label {beyond[0]}, but there are {count} classes")
         elif not path.is_file():
             wrong.append(f"line {number}: no file '{path}'")
         paths.append(path)
@@ -186,15 +211,49 @@ def known_name(names: dict[str, int], name: str, file: str) -> int:
     return names[name]
 
 
-def as_many(own: Sequence[str], classes: Sequence[str] | None, root: Path) -> int:
-    """How many classes there are; as many as the model's, where those are given.
+def by_name(own: Sequence[str], classes: Sequence[str] | None, where: object) -> tuple[int, ...]:
+    """The position of each of the data's own classes among the model's, which are told apart by their names.
+
+    Args:
+        own: the data's names, by its labels.
+        classes: the model's, by its outputs; None where there is no model yet.
+        where: what has them, for the error.
 
     Raises:
-        DataError: another number.
+        DataError: names that the model does not have; or of several classes alike, in another order than the model's.
     """
-    if classes is not None and len(own) != len(classes):
-        raise DataError(f"'{root}' has {len(own)} classes, but {len(classes)} are expected")
-    return len(own)
+    if classes is None or tuple(own) == tuple(classes):
+        return tuple(range(len(own)))
+    strange = [name for name in own if name not in classes]
+    if strange:
+        missing = [name for name in classes if name not in own]
+        raise DataError(
+            f"'{where}' has {len(strange)} of {len(own)} classes that the model does not have ({some(strange)}); of "
+            f"the {len(classes)} that it has, {len(missing)} are not there{f' ({some(missing)})' if missing else ''}; "
+            f"classes are told apart by their names, and --classes gives the model's others"
+        )
+    twice = [name for name in own if list(own).count(name) > 1 or list(classes).count(name) > 1]
+    if twice:
+        raise DataError(
+            f"'{where}' has its classes in another order than the model, and several are called '{twice[0]}'; give "
+            f"each a name of its own"
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(index[name] for name in own)
+
+
+def relabelled(split: Split, places: Sequence[int]) -> Split:
+    """The split with each label at its place, as `by_name` has them."""
+    if tuple(places) == tuple(range(len(places))):
+        return split
+    labels = (
+        tuple(places[each] for each in label) if isinstance(label, tuple) else places[label] for label in split.labels
+    )
+    return replace(split, labels=tuple(labels))
+
+
+def _each(label: Any) -> tuple[int, ...]:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def found(directory: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dyt.tasks.layouts.arrays import load_mat
-from dyt.tasks.layouts.base import DataError, Layout, Split, as_many, files, home, one_of, some
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, files, home, one_of, relabelled, some
 
 ANNOTATIONS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
 
@@ -38,7 +38,8 @@ class Cars(Layout):
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         one_of(split, tuple(ANNOTATIONS), root)
-        base, count = _home(root), as_many(self.classes(root, split), classes, root)
+        base, places = _home(root), by_name(self.classes(root, split), classes, root)
+        count = len(places)
         name = ANNOTATIONS[split]
         file = next((f for f in (base / name, base / "devkit" / name) if f.is_file()), None)
         if file is None:
@@ -69,7 +70,7 @@ class Cars(Layout):
         ]
         if wrong:
             raise DataError(f"{file}: {some(wrong, '; ')}")
-        return files(split, paths, labels)
+        return relabelled(files(split, paths, labels), places)
 
 
 def _home(root: Path) -> Path:

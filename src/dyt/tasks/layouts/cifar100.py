@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dyt.tasks.layouts.arrays import array_split
-from dyt.tasks.layouts.base import DataError, Layout, Split, as_many, home, one_of
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, home, one_of, relabelled
 from dyt.tasks.layouts.inert import bytes_array, load_inert
 
 SIDE = 32
@@ -30,14 +30,15 @@ class Cifar100(Layout):
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         one_of(split, (*self.train, *self.test), root)
-        count = as_many(self.classes(root, split), classes, root)
+        places = by_name(self.classes(root, split), classes, root)
         file = _home(root) / split
         loaded = load_inert(file)
         labels = _listed(loaded, "fine_labels", int, file)
         rows = bytes_array(loaded.get("data"), f"{file}: 'data'")
         if rows.ndim != 2 or rows.shape[1] != 3 * SIDE * SIDE:
             raise DataError(f"{file}: 'data' is {rows.shape}; expected (N, {3 * SIDE * SIDE}), 32 x 32 RGB")
-        return array_split(split, file, rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels, count)
+        pixels = rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+        return relabelled(array_split(split, file, pixels, labels, len(places)), places)
 
 
 def _home(root: Path) -> Path:

@@ -57,9 +57,10 @@ def folder_split(root: Path, split: str, classes: Sequence[str]) -> Split:
     present = folder_classes(root, split)
     unknown = [name for name in present if name not in classes]
     if unknown:
+        missing = [name for name in classes if name not in present]
         raise DataError(
             f"'{root / split}' has {len(unknown)} class folders that are not among the {len(classes)} known classes "
-            f"({some(unknown)})"
+            f"({some(unknown)}){f'; without a folder are {some(missing)}' if missing else ''}"
         )
     index = {name: i for i, name in enumerate(classes)}
     images = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from dyt.tasks.layouts.base import Layout, Split, as_many, home, known_name, read_list, read_names
+from dyt.tasks.layouts.base import Layout, Split, by_name, home, known_name, read_list, read_names, relabelled
 
 
 class Food101(Layout):
@@ -34,7 +34,7 @@ class Food101(Layout):
             return images / name / f"{number}.jpg", known_name(index, name, "classes.txt")
 
         file = _home(root) / "meta" / f"{split}.txt"
-        return read_list(split, file, entry, "'class/number'", as_many(own, classes, root))
+        return relabelled(read_list(split, file, entry, "'class/number'", len(own)), by_name(own, classes, root))
 
 
 def _home(root: Path) -> Path:

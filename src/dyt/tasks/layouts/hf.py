@@ -9,10 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from dyt.tasks.images import open_image
-from dyt.tasks.layouts.base import DataError, Layout, Split, some
+from dyt.tasks.bands import Picture, open_picture
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, relabelled, some
 
 
 class HuggingFace(Layout):
@@ -32,19 +30,41 @@ class HuggingFace(Layout):
 
     def classes(self, root: Path, split: str) -> tuple[str, ...] | None:
         table, _, label = _columns(root, split)
-        return tuple(table.features[label].names) if hasattr(table.features[label], "names") else None
+        return _names(table.features[label])
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        return self._opened(root, split, classes, several=False)
+
+    def several(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        return self._opened(root, split, classes, several=True)
+
+    def _opened(self, root: Path, split: str, classes: Sequence[str] | None, several: bool) -> Split:
         table, image, label = _columns(root, split)
         labels = table[label][:]
-        known = classes if classes is not None else self.classes(root, split)
-        bad = [y for y in labels if not isinstance(y, int) or y < 0 or (known is not None and y >= len(known))]
+        lists = [y for y in labels if isinstance(y, list)]
+        if len(lists) != (len(labels) if several else 0):
+            raise DataError(
+                f"'{root}', split '{split}': column {label} has {len(lists)} lists in {len(labels)} rows; "
+                f"data.labels is {'several: expected a list in each' if several else 'one; set it to several'}"
+            )
+        own = self.classes(root, split)
+        known = own or classes
+        each = [y for row in labels for y in row] if several else labels
+        bad = [y for y in each if not isinstance(y, int) or y < 0 or (known is not None and y >= len(known))]
         if bad:
             raise DataError(f"'{root}', split '{split}': {len(bad)} bad labels ({some([repr(y) for y in bad])})")
         if not labels:
             raise DataError(f"'{root}', split '{split}' is empty")
         encoded = table.cast_column(image, type(table.features[image])(decode=False))
-        return Split(split, tuple(labels), partial(_image, encoded, image, f"{root} {split}"))
+        told = tuple(tuple(sorted(set(row))) for row in labels) if several else tuple(labels)
+        made = Split(split, told, partial(_image, encoded, image, f"{root} {split}"), named=own is not None)
+        return made if own is None else relabelled(made, by_name(own, classes, root))
+
+
+def _names(feature: Any) -> tuple[str, ...] | None:
+    """Of a ClassLabel, or a list of them; None of anything else."""
+    inner = getattr(feature, "feature", feature)
+    return tuple(inner.names) if hasattr(inner, "names") else None
 
 
 def hf_load(root: Path) -> Any:
@@ -95,7 +115,7 @@ def _columns(root: Path, split: str) -> tuple[Any, str, str]:
         raise DataError(f"'{root}' has no split '{split}'; it has {', '.join(loaded)}")
     table = loaded[split]
     image = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    named = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    named = [name for name, feature in table.features.items() if _names(feature) is not None]
     label = named or [name for name in ("label", "labels") if name in table.features]
     if len(image) != 1 or len(label) != 1:
         raise DataError(
@@ -105,10 +125,10 @@ def _columns(root: Path, split: str) -> tuple[Any, str, str]:
     return table, image[0], label[0]
 
 
-def _image(table: Any, column: str, name: str, i: int) -> Image.Image:
+def _image(table: Any, column: str, name: str, i: int, channels: int = 3) -> Picture:
     value, name = table[i][column], f"{name}, row {i}"
     if value is None or (value["bytes"] is None and value["path"] is None):
         raise DataError(f"{name}: no image; leave the row out")
     if value["bytes"] is None:
-        return open_image(value["path"], f"{name} ({value['path']})")
-    return open_image(BytesIO(value["bytes"]), name)
+        return open_picture(value["path"], channels, f"{name} ({value['path']})")
+    return open_picture(BytesIO(value["bytes"]), channels, name)

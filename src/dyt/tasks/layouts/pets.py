@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from dyt.tasks.layouts.base import DataError, Layout, Split, home, read_list
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, home, read_list, relabelled
 
 
 class Pets(Layout):
@@ -42,7 +42,15 @@ class Pets(Layout):
 
         file = _home(root) / "annotations" / f"{split}.txt"
         expected = "'image class species breed'"
-        return read_list(split, file, entry, expected, None if classes is None else len(classes))
+        listed = read_list(split, file, entry, expected, None if classes is None else len(classes))
+        return listed if classes is None else relabelled(listed, self._places(root, split, listed, classes))
+
+    def _places(self, root: Path, split: str, listed: Split, classes: Sequence[str]) -> Sequence[int]:
+        """By name; a breed that the split has no image of has none, and stands where it would be."""
+        own = self.classes(root, split)
+        present = sorted(set(listed.labels))
+        places = dict(zip(present, by_name([own[label] for label in present], classes, root), strict=True))
+        return [places.get(label, label) for label in range(len(own))]
 
 
 def _home(root: Path) -> Path:

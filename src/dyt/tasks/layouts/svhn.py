@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dyt.tasks.layouts.arrays import array_split, load_mat
-from dyt.tasks.layouts.base import DataError, Layout, Split, as_many, one_of
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, one_of, relabelled
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -30,14 +30,15 @@ class Svhn(Layout):
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         one_of(split, ("train", "test", "extra"), root)
-        count, file = as_many(DIGITS, classes, root), _file(root, split)
+        places, file = by_name(DIGITS, classes, root), _file(root, split)
         pixels, labels = load_mat(file, "X", "y")
         if pixels.ndim == 3:  # MATLAB drops a last dimension of 1
             pixels = pixels[..., None]
         if pixels.ndim != 4 or labels.dtype.kind not in "ui":
             raise DataError(f"{file}: X is {pixels.shape} and y {labels.dtype}; expected (32, 32, 3, N) and integers")
         named = np.where(labels == len(DIGITS), 0, labels.astype(np.int64)).ravel().tolist()
-        return array_split(split, file, np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), named, count)
+        made = array_split(split, file, np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), named, len(places))
+        return relabelled(made, places)
 
 
 def _file(root: Path, split: str) -> Path:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from dyt.tasks.layouts.base import DataError, Layout, Split, found, read_list, read_names
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, found, read_list, read_names, relabelled
+
+SEVERAL = re.compile(r"(?P<path>\S.*?)(?P<labels>(?:\s+[0-9]{1,18})*)")
+"""A line of a list whose images may have several labels, or none."""
 
 
 class VtabLists(Layout):
@@ -29,14 +34,36 @@ class VtabLists(Layout):
         return read_names(file) if file.is_file() else None
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
-        file = root / f"{split}.txt"
-        if not file.is_file():
-            raise DataError(f"no list '{file}'; {root} has {found(root)}; expected lines 'path label' in it")
-
         def entry(line: str) -> tuple[Path, int]:
             path, _, label = line.rpartition(" ")
             if not path or not label.isdecimal():
                 raise ValueError(f"'{line[:60]}' is not 'path label'")
             return root / path.strip(), int(label)
 
-        return read_list(split, file, entry, "'path label'", None if classes is None else len(classes))
+        return self._listed(root, split, classes, entry, "'path label'")
+
+    def several(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
+        def entry(line: str) -> tuple[Path, tuple[int, ...]]:
+            told = SEVERAL.fullmatch(line.strip())
+            assert told is not None  # any line is a path and no labels at least
+            return root / told["path"], tuple(sorted({int(label) for label in told["labels"].split()}))
+
+        return self._listed(root, split, classes, entry, "'path label label ...'")
+
+    def _listed(
+        self,
+        root: Path,
+        split: str,
+        classes: Sequence[str] | None,
+        entry: Callable[[str], tuple[Path, Any]],
+        expected: str,
+    ) -> Split:
+        file = root / f"{split}.txt"
+        if not file.is_file():
+            raise DataError(f"no list '{file}'; {root} has {found(root)}; expected lines {expected} in it")
+        own = self.classes(root, split)
+        count = len(own) if own is not None else None if classes is None else len(classes)
+        listed = read_list(split, file, entry, expected, count)
+        if own is None:
+            return replace(listed, named=False)
+        return relabelled(listed, by_name(own, classes, root / "classes.txt"))

@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from dyt.heads.pixelwise import IGNORED
+from dyt.tasks.bands import tensor_of
 from dyt.tasks.base import Examples
 from dyt.tasks.layouts import DataError
 from dyt.tasks.loading import Preparation, seeded
@@ -21,7 +22,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Pairs(Examples):
-    """Images (3, H, W) uint8 and labels (H, W) int64.
+    """Images (C, H, W) uint8 and labels (H, W) int64.
 
     Args:
         how: `crops` (random, of the spec's size), `centre` (crops of that size about the middle), or `whole`.
@@ -32,7 +33,7 @@ class Pairs(Examples):
     def __init__(self, split: Masked, spec: SegmentationSpec, preparation: Preparation, how: str) -> None:
         super().__init__(split)
         self.spec, self.how, self.size = spec, how, preparation.size
-        self.colour = [round(255 * mean) for mean in preparation.mean]
+        self.channels, self.colour = preparation.channels, list(preparation.colour)
         fill: Any = {tv_tensors.Image: self.colour, tv_tensors.Mask: IGNORED}
         self.crop = v2.RandomCrop(self.size, pad_if_needed=True, fill=fill)
 
@@ -50,12 +51,12 @@ class Pairs(Examples):
             return self.cropped(image, mask)
 
     def read(self, position: int) -> Pair:
-        """(3, H, W) and (H, W) uint8, as they lie on disk; without masks every label is 255.
+        """(C, H, W) and (H, W) uint8, as they lie on disk; without masks every label is 255.
 
         Raises:
             ImageError, DataError: what cannot be read, or a mask of another size than its image; by name.
         """
-        image = TF.pil_to_tensor(self.split.read(position))
+        image = tensor_of(self.split.image(position, self.channels))
         if not self.split.masks:
             return image, torch.full(image.shape[1:], IGNORED, dtype=torch.uint8)
         mask = self.split.mask(position)
@@ -85,8 +86,8 @@ class Pairs(Examples):
     def centred(self, image: Tensor, mask: Tensor) -> Pair:
         """The crop about the middle, padded where the image is smaller."""
         height, width = image.shape[1:]
-        below, right = max(self.size - height, 0), max(self.size - width, 0)
+        below, right = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
         colour: Any = self.colour
         image = TF.pad_image(image, [0, 0, right, below], fill=colour)
         mask = TF.pad_image(mask[None], [0, 0, right, below], fill=IGNORED)
-        return TF.center_crop(image, [self.size] * 2), TF.center_crop(mask, [self.size] * 2)[0].long()
+        return TF.center_crop(image, list(self.size)), TF.center_crop(mask, list(self.size))[0].long()

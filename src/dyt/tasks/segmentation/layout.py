@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from dyt.heads.pixelwise import IGNORED
-from dyt.tasks.images import loaded, open_image
-from dyt.tasks.layouts import EXTENSIONS, DataError, Split, found, read_lines, some
+from dyt.tasks.bands import Picture, open_picture
+from dyt.tasks.images import loaded
+from dyt.tasks.layouts import EXTENSIONS, DataError, Split, by_name, found, read_lines, some
 from dyt.tasks.segmentation.spec import SegmentationSpec
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -28,13 +29,15 @@ class Masked(Split):
 
     Attributes:
         masks: the masks' files, in the order of `paths`; none for images alone.
-        classes: K, which labels must be below.
+        classes: K, which the masks' labels must be below.
         lowered: whether label 0 is no class and the others are one too high.
+        places: of each of the K labels among the model's classes; none where they are the same.
     """
 
     masks: Sequence[Path] = ()
     classes: int = IGNORED
     lowered: bool = False
+    places: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,7 +48,12 @@ class Masked(Split):
         Raises:
             ImageError, DataError: as `open_mask`.
         """
-        return open_mask(self.masks[position], self.classes, self.lowered)
+        labels = open_mask(self.masks[position], self.classes, self.lowered)
+        if not self.places:
+            return labels
+        table = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
+        table[: len(self.places)] = torch.tensor(self.places, dtype=torch.uint8)
+        return table[labels.long()]
 
 
 def class_names(root: Path, file: str) -> tuple[str, ...]:
@@ -75,13 +83,16 @@ def test_split(spec: SegmentationSpec) -> str:
     return "test" if (Path(spec.root) / "annotations" / "test").is_dir() else "validation"
 
 
-def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
-    """Lists a split, without decoding.
+def open_split(spec: SegmentationSpec, name: str, classes: Sequence[str]) -> Masked:
+    """Lists a split, without decoding; the masks' labels, of the list of classes, become positions among `classes`.
 
     Raises:
-        DataError: no such directories, no images, images without a mask or with several, masks without an image.
+        DataError: classes that are not among those; no such directories, no images, images without a mask or with
+        several, masks without an image.
     """
     root = Path(spec.root)
+    own = class_names(root, spec.classes)
+    places = by_name(own, classes, root / spec.classes)
     images, annotations = root / "images" / name, root / "annotations" / name
     for directory in (images, annotations):
         if not directory.is_dir():
@@ -113,16 +124,25 @@ def open_split(spec: SegmentationSpec, name: str, classes: int) -> Masked:
             f"the images there, or leave the masks out"
         )
     files = tuple(paths)
-    return Masked(name, (), reader(files), files, tuple(m[0] for m in masks), classes, spec.reduce_zero_label)
+    return Masked(
+        name,
+        (),
+        reader(files),
+        files,
+        masks=tuple(m[0] for m in masks),
+        classes=len(own),
+        lowered=spec.reduce_zero_label,
+        places=() if places == tuple(range(len(own))) else places,
+    )
 
 
-def reader(paths: Sequence[Path]) -> Callable[[int], Image.Image]:
-    """Opens one of the images by its position, as 8-bit RGB."""
+def reader(paths: Sequence[Path]) -> Callable[..., Picture]:
+    """Opens one of the images by its position, as 8-bit RGB or with as many channels as it is told."""
     return partial(_opened, tuple(paths))
 
 
-def _opened(paths: Sequence[Path], position: int) -> Image.Image:
-    return open_image(paths[position])
+def _opened(paths: Sequence[Path], position: int, channels: int = 3) -> Picture:
+    return open_picture(paths[position], channels)
 
 
 def open_mask(path: Path, classes: int, lowered: bool = False) -> Tensor:

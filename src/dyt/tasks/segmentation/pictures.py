@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dyt.measure.activity import patch_maps
-from dyt.measure.plots import activity_picture
+from dyt.measure.plots import activity_picture, as_rgb
 from dyt.model import DynamicModel, record
 from dyt.route import activation_rate
 from dyt.tasks.base import Answer, stems
@@ -36,9 +36,9 @@ def palette(classes: int) -> Tensor:
 
 
 def mask_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Labels (H, W) over an image (3, H, W) in [0, 1], at its size or larger, and a legend of the classes found."""
+    """Labels (H, W) over an image (C, H, W) in [0, 1], at its size or larger, and a legend of the classes found."""
     colours = palette(len(classes))
-    shown = image * (1 - STRENGTH) + colours[labels].permute(2, 0, 1) * STRENGTH
+    shown = as_rgb(image) * (1 - STRENGTH) + colours[labels].permute(2, 0, 1) * STRENGTH
     shares = torch.bincount(labels.flatten(), minlength=len(classes)) / labels.numel()
     height, width = labels.shape
     scale = max(640 / width, 1.0) / 100

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dyt.slots import Spec
+from dyt.tasks.sizes import Pixels, Size, pair
 
 Positive = Annotated[float, Field(gt=0.0)]
-Pixels = Annotated[int, Field(ge=1)]
 
 
 class SegmentationSpec(Spec):
@@ -20,9 +20,9 @@ class SegmentationSpec(Spec):
     file in root with a class name a line, or ADE20K's objectInfo150.txt. `reduce_zero_label`: label 0 is no class and
     counts as 255, the others are lowered by one (ADE20K).
 
-    `size`: side of the crops in pixels, the backbone's by default. `resize`: the shorter side of images, before crops
-    and at inference; None leaves them. Masks stay as they are at inference: logits are brought to their size. `scale`:
-    range of a factor drawn for each training image. `flip`: chance of a mirrored one.
+    `size`: of the crops, pixels of a side or (H, W), the backbone's by default. `resize`: the shorter side of images,
+    before crops and at inference; None leaves them. Masks stay as they are at inference: logits are brought to their
+    size. `scale`: range of a factor drawn for each training image. `flip`: chance of a mirrored one.
 
     `inference`: `slide` goes over the image in windows of `size`, `stride` apart (2/3 of size by default), and takes
     the mean of the logits where they overlap; `whole` gives it to the model whole, which needs a backbone that takes
@@ -38,7 +38,7 @@ class SegmentationSpec(Spec):
     test: str | None = None
     classes: str = "classes.txt"
     reduce_zero_label: bool = False
-    size: Pixels | None = None
+    size: Size | None = None
     resize: Pixels | None = None
     scale: tuple[Positive, Positive] = (0.5, 2.0)
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
@@ -51,7 +51,7 @@ class SegmentationSpec(Spec):
     def _consistent(self) -> SegmentationSpec:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale goes from the smaller to the larger factor; given {list(self.scale)}")
-        if self.stride is not None and self.size is not None and self.stride > self.size:
+        if self.stride is not None and self.size is not None and self.stride > min(pair(self.size)):
             raise ValueError(f"stride {self.stride} is above size {self.size}: windows would leave pixels out")
         if self.stride is not None and self.inference == "whole":
             raise ValueError("stride is of windows, which inference: whole has none of; leave it out")

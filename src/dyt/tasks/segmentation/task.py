@@ -20,6 +20,7 @@ from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.layout import Masked, class_names, open_split, reader, test_split
 from dyt.tasks.segmentation.metrics import Overlap
 from dyt.tasks.segmentation.spec import SegmentationSpec
+from dyt.tasks.sizes import pair
 
 
 class Segmentation(Task):
@@ -33,11 +34,11 @@ class Segmentation(Task):
 
     def open(self, spec: SegmentationSpec) -> Data:
         classes = class_names(Path(spec.root), spec.classes)
-        train, test = (open_split(spec, name, len(classes)) for name in (spec.train, test_split(spec)))
+        train, test = (open_split(spec, name, classes) for name in (spec.train, test_split(spec)))
         return Data(train, test, classes)
 
     def open_split(self, spec: SegmentationSpec, split: str | None, classes: Sequence[str]) -> Split:
-        return open_split(spec, test_split(spec) if split is None else split, len(classes))
+        return open_split(spec, test_split(spec) if split is None else split, classes)
 
     def training_split(self, spec: SegmentationSpec) -> str:
         return spec.train
@@ -59,7 +60,7 @@ class Segmentation(Task):
         return Overlap(classes, device)
 
     def infer(self, model: DynamicModel, inputs: Tensor, spec: SegmentationSpec | None) -> Tensor:
-        """Logits (B, K, H, W) of images (B, 3, H, W) of any size, in windows or whole; without a spec as they are."""
+        """Logits (B, K, H, W) of images (B, C, H, W) of any size, in windows or whole; without a spec as they are."""
         return model(inputs) if spec is None else over(model, inputs, spec, model)
 
     def draw(
@@ -82,9 +83,9 @@ class Segmentation(Task):
         return draw(model, spec, self.examples(spec, alone(files), _prepared(model, spec), False), classes, out)
 
 
-def side(model: DynamicModel, spec: SegmentationSpec) -> int:
-    """Of crops and windows, in pixels."""
-    return spec.size or input_size(model.backbone)[0]
+def side(model: DynamicModel, spec: SegmentationSpec) -> tuple[int, int]:
+    """(H, W) of crops and windows, in pixels."""
+    return input_size(model.backbone) if spec.size is None else pair(spec.size)
 
 
 def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) -> Tensor:
@@ -97,7 +98,8 @@ def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) 
     windows.check(model.backbone, size, spec.inference, spec.stride)
     if spec.inference == "whole":
         return windows.whole(run, images, windows.multiple(model.backbone))
-    return windows.slide(run, images, size, spec.stride or max(size * 2 // 3, 1), spec.batch)
+    stride = (spec.stride, spec.stride) if spec.stride else (max(size[0] * 2 // 3, 1), max(size[1] * 2 // 3, 1))
+    return windows.slide(run, images, size, stride, spec.batch)
 
 
 def alone(files: Sequence[Path]) -> Masked:

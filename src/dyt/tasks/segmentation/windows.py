@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.backbone import any_size
 from dyt.errors import DyTError
 from dyt.heads.pyramid import layers_of
-
-
-def any_size(backbone: nn.Module) -> bool:
-    """Whether this backbone takes images of any size that is a multiple of `multiple`."""
-    return getattr(getattr(backbone, "patch_embed", None), "strict_img_size", True) is False
+from dyt.tasks.sizes import pair
 
 
 def multiple(backbone: nn.Module) -> int:
@@ -26,26 +23,28 @@ def multiple(backbone: nn.Module) -> int:
     return max(layer.stride for layer in layers_of(backbone))
 
 
-def check(backbone: nn.Module, size: int, inference: str, stride: int | None = None) -> None:
+def check(backbone: nn.Module, size: int | tuple[int, int], inference: str, stride: int | None = None) -> None:
     """Refuses, before anything is trained, crops or an inference that this backbone cannot be given.
 
     Raises:
         DyTError: in one line, with what to do.
     """
-    if stride is not None and stride > size:
+    size = pair(size)
+    said = str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}"
+    if stride is not None and stride > min(size):
         raise DyTError(
-            f"data.stride {stride} is above the windows' {size} pixels, which would leave pixels out; lower it"
+            f"data.stride {stride} is above the windows' {said} pixels, which would leave pixels out; lower it"
         )
     own: Any = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     if any_size(backbone):
-        if size % multiple(backbone):
-            raise DyTError(f"data.size is {size}; this backbone needs a multiple of {multiple(backbone)}")
+        if any(side % multiple(backbone) for side in size):
+            raise DyTError(f"data.size is {said}; this backbone needs a multiple of {multiple(backbone)}")
         return
     remedy = "set backbone.args.dynamic_img_size: true (timm's ViT and Swin)"
-    if own is not None and tuple(own) != (size, size):
+    if own is not None and tuple(own) != size:
         raise DyTError(
-            f"data.size is {size}, but the backbone takes images of {own[0]} x {own[1]} alone; set "
-            f"backbone.args.img_size: {size}, or {remedy}"
+            f"data.size is {said}, but the backbone takes images of {own[0]} x {own[1]} alone; set "
+            f"backbone.args.img_size: {said if size[0] == size[1] else list(size)}, or {remedy}"
         )
     if inference == "whole":
         raise DyTError(f"data.inference is whole, but the backbone takes images of one size; use slide, or {remedy}")
@@ -69,27 +68,34 @@ def starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def slide(run: Callable[[Tensor], Tensor], images: Tensor, size: int, stride: int, batch: int) -> Tensor:
+def slide(
+    run: Callable[[Tensor], Tensor],
+    images: Tensor,
+    size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    batch: int,
+) -> Tensor:
     """The mean over windows of what `run` makes of each, (B, C, H, W) float32.
 
     Args:
-        run: windows (N, 3, size, size) -> (N, C, size, size).
+        run: windows (N, 3, h, w) -> (N, C, h, w).
         images: (B, 3, H, W); smaller ones are padded to a window.
-        size: side of a window.
-        stride: pixels between two windows; the last of a side ends with the image.
+        size: side of a window, or (h, w).
+        stride: pixels between two windows, or those of each side; the last of a side ends with the image.
         batch: windows run at once.
     """
     height, width = images.shape[2:]
-    images = padded(images, size, size)
-    places = [(y, x) for y in starts(images.shape[2], size, stride) for x in starts(images.shape[3], size, stride)]
+    (h, w), (down, across) = pair(size), pair(stride)
+    images = padded(images, h, w)
+    places = [(y, x) for y in starts(images.shape[2], h, down) for x in starts(images.shape[3], w, across)]
     total, count = None, images.new_zeros(images.shape[2:], dtype=torch.float32)
     for begin in range(0, len(places), batch):
         some = places[begin : begin + batch]
-        found = run(torch.cat([images[:, :, y : y + size, x : x + size] for y, x in some])).float()
+        found = run(torch.cat([images[:, :, y : y + h, x : x + w] for y, x in some])).float()
         if total is None:
             total = found.new_zeros(len(images), found.shape[1], *images.shape[2:])
         for (y, x), window in zip(some, torch.split(found, len(images)), strict=True):
-            total[:, :, y : y + size, x : x + size] += window
-            count[y : y + size, x : x + size] += 1
+            total[:, :, y : y + h, x : x + w] += window
+            count[y : y + h, x : x + w] += 1
     assert total is not None  # there is one window at least
     return (total / count)[:, :, :height, :width]

@@ -60,7 +60,7 @@ def drawn(
         if sites:
             figure = activity_picture(
                 frames.float() / 255,
-                patch_maps(routes, (preparation.size, preparation.size)),
+                patch_maps(routes, preparation.size),
                 sites,
                 [f"frame {k + 1}\n{share:.0%}" for k, share in enumerate(shares)],
                 f"{file.name}: {told}",

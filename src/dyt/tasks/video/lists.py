@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from dyt.tasks.bands import Picture, with_channels
 from dyt.tasks.data import Data, numbered
-from dyt.tasks.layouts import DataError, Split, found, read_lines, some
+from dyt.tasks.layouts import DataError, Split, by_name, found, read_lines, relabelled, some
 from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_count, pyav
 from dyt.tasks.video.sampling import span
 from dyt.tasks.video.spec import VideoSpec
@@ -35,7 +36,7 @@ def open_lists(spec: VideoSpec) -> Data:
 
 
 def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Split:
-    """The videos of a list; `read` opens the first frame of one.
+    """The videos of a list, labelled by the names of the classes; `read` opens the first frame of one.
 
     With `corrupt: skip` every file is looked at, and those that cannot be used are left out, with a VideoWarning.
 
@@ -44,7 +45,9 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
             none that can be used.
     """
     root = Path(spec.root)
-    file = list_file(root, name)
+    file, own = list_file(root, name), listed_classes(root)
+    places = None if own is None else by_name(own, classes, root / "classes.txt")
+    count = len(own) if own is not None else None if classes is None else len(classes)
     paths, labels, wrong, absent = [], [], [], []
     for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
@@ -52,8 +55,8 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
         told = LINE.fullmatch(line)
         if told is None:
             wrong.append(f"line {number}: '{line[:60]}' is not 'path label'")
-        elif classes is not None and int(told["label"]) >= len(classes):
-            wrong.append(f"line {number}: label {told['label']}, but there are {len(classes)} classes")
+        elif count is not None and int(told["label"]) >= count:
+            wrong.append(f"line {number}: label {told['label']}, but there are {count} classes")
         elif not (root / told["path"]).is_file():
             absent.append(f"line {number}: no file '{root / told['path']}'")
         else:
@@ -74,7 +77,8 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
             warnings.warn(text, VideoWarning, stacklevel=2)
     if not paths:
         raise DataError(f"{file} is empty; expected lines 'path label'")
-    return Split(name, tuple(labels), partial(_first_frame, tuple(paths)), tuple(paths))
+    made = Split(name, tuple(labels), partial(_first_frame, tuple(paths)), tuple(paths), own is not None)
+    return made if places is None else relabelled(made, places)
 
 
 def list_file(root: Path, name: str) -> Path:
@@ -134,5 +138,5 @@ def _faults(paths: Sequence[Path], spec: VideoSpec) -> list[str | None]:
         return list(pool.map(fault, paths))
 
 
-def _first_frame(paths: Sequence[Path], i: int) -> Image.Image:
-    return Image.fromarray(decoded(paths[i], lambda count: [0])[0].numpy())
+def _first_frame(paths: Sequence[Path], i: int, channels: int = 3) -> Picture:
+    return with_channels(Image.fromarray(decoded(paths[i], lambda count: [0])[0].numpy()), str(paths[i]), channels)

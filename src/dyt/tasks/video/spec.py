@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dyt.slots import Spec
+from dyt.tasks.sizes import Size
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -31,8 +32,8 @@ class VideoSpec(Spec):
     `augment`: of training: `none`; `jitter`, a random crop of a clip whose shorter side is resized to between size and
     8/7 of it (K400); `crop`, a random resized crop (SSv2). `flip`: half of the clips mirrored. `rand_augment`: timm's
     string for RandAugment, such as rand-m9-n2, alike for all frames of a clip. At inference the shorter side is resized
-    to size. `size`: pixels of a side; the backbone's by default. `workers`: loader processes; the result does not
-    depend on it.
+    to size. `size`: pixels of a side, or (H, W), which frames are resized to cover; the backbone's by default.
+    `workers`: loader processes; the result does not depend on it.
     """
 
     task: Literal["video"] = "video"
@@ -49,7 +50,7 @@ class VideoSpec(Spec):
     augment: Literal["none", "jitter", "crop"] = "jitter"
     flip: bool = False
     rand_augment: str | None = None
-    size: Count | None = None
+    size: Size | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     workers: Annotated[int, Field(ge=0)] | None = None
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dyt.errors import UnsupportedError
 from dyt.model import DynamicModel
 from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.classification import Accuracy
@@ -16,7 +17,7 @@ from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Preparation
 from dyt.tasks.video.clips import Clips
-from dyt.tasks.video.lists import list_split, open_lists
+from dyt.tasks.video.lists import list_split, listed_classes, open_lists
 from dyt.tasks.video.spec import VideoSpec
 
 
@@ -38,6 +39,17 @@ class Video(Task):
 
     def training_split(self, spec: VideoSpec) -> str:
         return spec.train
+
+    def check(self, model: DynamicModel, spec: VideoSpec) -> None:
+        super().check(model, spec)
+        channels = Preparation.of(model.backbone).channels
+        if channels not in {1, 3}:
+            raise UnsupportedError(
+                f"frames of videos have 1 or 3 channels, the model takes {channels}; set model.backbone.args.in_chans"
+            )
+
+    def named(self, spec: VideoSpec, split: str | None) -> tuple[str, ...] | None:
+        return listed_classes(Path(spec.root))
 
     def examples(self, spec: VideoSpec, split: Split, preparation: Preparation, training: bool) -> Clips:
         return Clips(split, spec, preparation, training)
