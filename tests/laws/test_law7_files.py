@@ -143,7 +143,7 @@ def test_another_backbone_is_refused(saved: bytes, tmp_path: Path) -> None:
     assert "another backbone" in refused(path, Case(TINY | {"depth": 1}, (32, 32), 1, 0).backbone())
     assert "another backbone" in refused(path, CASE.backbone().bfloat16())
     assert "Linear" in refused(path, nn.Linear(2, 2))
-    with pytest.raises(dyt.CheckpointError, match="DynamicModel, not a plain timm model"):
+    with pytest.raises(dyt.CheckpointError, match="DynamicModel, is already dynamic"):
         dyt.load(path, backbone=dyt.build(spec(), backbone=CASE.backbone()))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import Precision
+from dyt.cli.options import Precision, WeightsOption
 
 
 def evaluate(
@@ -23,6 +23,7 @@ def evaluate(
     dtype: Annotated[
         Precision, typer.Option(help="Of weights and images; int8: of the blocks' weights alone.")
     ] = Precision.float32,
+    weights: WeightsOption = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -38,7 +39,7 @@ def evaluate(
     from dyt.train.result import report_table
     from dyt.train.saved import open_saved
 
-    saved = open_saved(model, classes)
+    saved = open_saved(model, classes, weights)
     kind = torch.bfloat16 if dtype is Precision.bfloat16 else torch.float32
     dynamic = dyt.quantize(saved.model) if dtype is Precision.int8 else saved.model.to(kind)
     spec = saved.spec(data, workers)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dyt.cli.options import WeightsOption
+
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model.safetensors.", metavar="MODEL")],
@@ -16,6 +18,7 @@ def predict(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
     ] = None,
+    weights: WeightsOption = None,
     out: Annotated[
         Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
     ] = Path("predictions"),
@@ -29,7 +32,7 @@ def predict(
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 
-    saved = open_saved(model, classes)
+    saved = open_saved(model, classes, weights)
     top = min(top, saved.model.num_classes)
     spec, split = (
         saved.spec(saved.data.root if saved.data else ".", workers=0),

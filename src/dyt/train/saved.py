@@ -111,12 +111,13 @@ class Saved:
         return images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
 
 
-def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
+def open_saved(path: str | Path, classes: Path | None = None, weights: str | None = None) -> Saved:
     """Loads a model that `dyt train` or `dyt.save` wrote.
 
     Args:
         path: the model file; run.yaml and classes.txt are looked for beside it.
         classes: a list of class names, one per line, in place of the one beside the model.
+        weights: where the backbone's weights are now, as for `dyt.load`.
 
     Raises:
         CheckpointError: a file that cannot be loaded.
@@ -124,7 +125,7 @@ def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
         SpecError: a run.yaml that does not validate.
     """
     path = Path(path)
-    model = load(path)
+    model = load(path, weights=weights)
     run = parse(RunSpec, read(path.parent / RUN)) if (path.parent / RUN).is_file() else None
     listed = classes or path.parent / CLASSES
     names = None
