@@ -20,7 +20,7 @@ from dyt.checkpoint import CHECKSUM, checksum
 from dyt.testing import laws
 from dyt.variants.base import DynamicBlock
 from laws.models import TINY, Case, shaken, spec, tiny, tiny_backbone
-from laws.strategies import cases, chosen, names
+from laws.strategies import cases, chosen, names, parts_of
 
 CASE = Case(TINY, (32, 32), 2, 0)
 
@@ -59,7 +59,15 @@ def test_a_file_loads_into_an_equal_model(
 ) -> None:
     case = data.draw(cases(dispatcher=dispatcher))
     picked = data.draw(chosen(variant=variant, dispatcher=dispatcher)) | {"trainable": "full" if full else "adapters"}
-    laws.file_loads_equal(case, picked, other_head)
+    parts = parts_of(case.backbone())
+    listed = [] if full else data.draw(parts, label="modules_to_save")
+    laws.file_loads_equal(
+        case,
+        picked | {"modules_to_save": listed},
+        other_head,
+        data.draw(parts, label="trained though the spec does not say so"),
+        data.draw(st.sampled_from([None, True]), label="whole"),
+    )
 
 
 @pytest.fixture(scope="module")
