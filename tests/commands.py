@@ -3,15 +3,18 @@
 import typer
 from typer.testing import CliRunner
 
+from dyt.cli.bench import bench
 from dyt.cli.calibrate import calibrate
 from dyt.cli.evaluate import evaluate
+from dyt.cli.export import export
 from dyt.cli.plot import plot
 from dyt.cli.predict import predict
 from dyt.cli.train import train
 
 APP = typer.Typer(pretty_exceptions_enable=False)
-for name, verb in {"train": train, "eval": evaluate, "predict": predict, "plot": plot, "calibrate": calibrate}.items():
-    APP.command(name)(verb)
+APP.command("eval")(evaluate)
+for verb in (train, predict, plot, calibrate, bench, export):
+    APP.command()(verb)
 
 
 def said(*arguments: str) -> str:

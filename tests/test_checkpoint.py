@@ -26,7 +26,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     dyt.save(model, path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    assert set(metadata) == {"format", "version", "spec", "backbone_sha256", "sha256"}
+    assert set(metadata) == {"format", "version", "spec", "backbone_sha256", "resizable", "sha256"}
     assert (metadata["format"], metadata["version"]) == ("dyt", "1")
     assert json.loads(metadata["spec"]) == model.spec.model_dump(mode="json")
     assert metadata["backbone_sha256"] == fingerprint(model.backbone)

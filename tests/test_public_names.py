@@ -10,8 +10,10 @@ import dyt
 
 FUNCTIONS = {
     "build": "(spec, backbone=None)",
-    "load": "(path, backbone=None)",
-    "save": "(model, path)",
+    "load": "(path, backbone=None, weights=None)",
+    "save": "(model, path, *, whole=None)",
+    "plain": "(model)",
+    "unwrap": "(model)",
     "record": "(model)",
     "forced": "(model, masks)",
     "execution": "(model, name)",

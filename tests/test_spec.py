@@ -41,6 +41,7 @@ def test_the_defaults_are_the_paper_s() -> None:
             "control": "loss",
         },
         "trainable": "adapters",
+        "modules_to_save": [],
     }
     remedies = {key: found["objective"].pop(key) for key in found["objective"].keys() - paper["objective"].keys()}
     assert found == paper

@@ -9,7 +9,7 @@ from dyt.checkpoint import load, save
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.measure.calibration import calibrate
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, execution, forced, record
+from dyt.model import DynamicModel, execution, forced, plain, record
 from dyt.named_specs import preset, presets
 from dyt.objective import TuningStep
 from dyt.official import from_official
@@ -17,6 +17,7 @@ from dyt.rewrites import optimize, quantize
 from dyt.route import Route, Tokens
 from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 from dyt.support import Support, supports
+from dyt.undo import unwrap
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
     "list",
     "load",
     "optimize",
+    "plain",
     "preset",
     "presets",
     "quantize",
@@ -76,5 +78,6 @@ __all__ = [
     "supports",
     "testing",
     "tuners",
+    "unwrap",
     "variants",
 ]

@@ -15,10 +15,12 @@ from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model import DynamicModel, heads, start_head, tuned_keys
 from dyt.named_specs import preset, presets
+from dyt.origin import Origin
 from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
+from dyt.tensors import check_modules, trainable
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 from dyt.window_attention import combination_refusal
@@ -61,10 +63,12 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
 
     Returns:
         The model, in the backbone's train or eval mode (eval for one made here), only adapters, dispatchers and head
-        trainable, with what the spec's tuner trains, or everything with `trainable: full`.
+        trainable, with what the spec's tuner trains and `modules_to_save`, or everything with `trainable: full`. The
+        spec of a model on a given backbone says which that is, and `weights: given` unless it says otherwise.
 
     Raises:
-        SpecError: a wrong spec, or a backbone whose head has another number of classes.
+        SpecError: a wrong spec, a backbone whose head has another number of classes, or one without a module that
+            `modules_to_save` names.
         UnsupportedError: a backbone that is already dynamic, or one whose blocks no family knows, or a variant or tuner
             that its family does not offer. Nothing was changed.
         WeightsError: pretrained weights that cannot be had.
@@ -77,6 +81,16 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         backbone, new_head = bridges.bridged(backbone, spec.head.classifier)
         spec = _with_its_classes(backbone, spec)
         _check_given(backbone, spec)
+        spec = spec.model_copy(update={"backbone": backbones.described(backbone, spec.backbone)})
+    return assembled(spec, backbone, new_head)
+
+
+def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> DynamicModel:
+    """The dynamic model of a plain backbone that was checked, changed in place; the spec is taken as it is.
+
+    Raises:
+        SpecError, UnsupportedError: as `build`. Nothing was changed.
+    """
     key, tuner = steer.Key(), tuner_of(spec)
     # everything that can be refused is refused before the first change
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
@@ -86,6 +100,8 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         reason = _grid_refusal(spec, tuner)
     if reason is not None:
         raise UnsupportedError(f"head '{spec.head.type}' is not available for {type(backbone).__name__}: {reason}")
+    check_modules(backbone, spec.modules_to_save)
+    thawed = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     backbones.with_windows(backbone, spec.backbone)  # refuses before it changes
     for path, block in replaced.items():
         parent, _, name = path.rpartition(".")
@@ -102,6 +118,9 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
         # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
+    for parameter in trainable(model):
+        parameter.requires_grad_(True)
+    model.origin = Origin.of(model, thawed)
     return model
 
 
@@ -127,9 +146,14 @@ def _with_its_classes(backbone: nn.Module, spec: DyTSpec) -> DyTSpec:
     return spec.with_classes(given) if known and given is not None and not spec.says_classes else spec
 
 
+def is_dynamic(backbone: nn.Module) -> bool:
+    """Whether a model is dynamic already, whole or its backbone."""
+    return isinstance(backbone, DynamicModel) or any(isinstance(m, DynamicBlock) for m in backbone.modules())
+
+
 def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
-    if isinstance(backbone, DynamicModel) or any(isinstance(m, DynamicBlock) for m in backbone.modules()):
-        raise UnsupportedError("backbone is already dynamic; give a plain timm model")
+    if is_dynamic(backbone):
+        raise UnsupportedError("backbone is already dynamic; give a plain timm model (dyt.unwrap makes it one again)")
     if families.find(backbone) is None:
         raise UnsupportedError(f"{unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
     given = getattr(backbone, "num_classes", None)

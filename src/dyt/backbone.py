@@ -19,6 +19,9 @@ from dyt.model import head_keys
 from dyt.spec import BackboneSpec
 from dyt.window_attention import put_windows, window_refusal
 
+GIVEN = "given"
+"""`weights` of a model that was built on a backbone that was handed over."""
+
 
 def create(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
     """The timm model of a spec, and whether its head is new (not from the weights).
@@ -48,7 +51,29 @@ def with_windows(model: nn.Module, spec: BackboneSpec) -> None:
     put_windows(spec, model, known[1])
 
 
+def described(backbone: nn.Module, spec: BackboneSpec) -> BackboneSpec:
+    """The spec with what a given backbone is: timm's name for it where it has one, else its class's.
+
+    Weights that the spec names itself stay, unless they are said to be of another architecture; where it names none
+    they are `given`. A name that is not the default stays where the model says nothing of its own.
+    """
+    cfg: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    architecture, tag = cfg.get("architecture"), cfg.get("tag")
+    given = type(backbone).__name__ if spec.name == BackboneSpec().name or spec.weights == GIVEN else spec.name
+    if architecture:
+        given = f"{architecture}.{tag}" if tag else architecture
+    claimed = "weights" in spec.model_fields_set and spec.weights != GIVEN
+    same = spec.name in {given, given.partition(".")[0]}
+    keeps = claimed and (same or spec.weights == "none")
+    return spec.model_copy(update={"name": given, "weights": spec.weights if keeps else GIVEN})
+
+
 def _created(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
+    if spec.weights == GIVEN:
+        raise SpecError(
+            f"backbone.weights: 'given' is of a model that was built on a backbone that was handed over "
+            f"({spec.name}); hand it over again with backbone=, or set 'pretrained', 'none' or a file"
+        )
     check_name(spec.name)
     if spec.weights == "pretrained":
         return _from_hub(spec, num_classes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from dyt import steer
 from dyt.data_config import DataConfig, attach, attached, renamed
@@ -20,6 +21,9 @@ from dyt.site import Site
 from dyt.spec import DyTSpec
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
+
+if TYPE_CHECKING:
+    from dyt.origin import Origin
 
 COMPLETE = "complete"
 """The execution that is a policy, not a mechanism: every token active, no dispatcher."""
@@ -36,7 +40,10 @@ class DynamicModel(nn.Module):
         key: its identity for steering.
         head: what stands behind the backbone; without parameters where that is the backbone's own classifier.
         tuner: how the backbone itself is tuned; None for not at all.
+        origin: what it was built on, by which a file is made; None for models that are not saved.
     """
+
+    origin: Origin | None = None
 
     def __init__(
         self, backbone: nn.Module, spec: DyTSpec, key: steer.Key, head: Head, tuner: Tuner | None = None
@@ -47,6 +54,8 @@ class DynamicModel(nn.Module):
         self.spec, self.key, self.tuner = spec, key, tuner
         self.training = backbone.training
         head.train(backbone.training)
+        for module in frozen_norms(backbone, spec):
+            module.eval()
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Images (B, 3, H, W) -> logits (B, classes), or what else the head gives, in train and eval mode."""
@@ -74,9 +83,27 @@ class DynamicModel(nn.Module):
             if isinstance(module, DynamicBlock):
                 module.grad_checkpointing = enable
 
+    def train(self, mode: bool = True) -> Self:
+        """torch's `train`, but batch norms of the frozen backbone stay in eval mode: their statistics are frozen too.
+
+        Those of a module in `modules_to_save`, and all with `trainable: full`, follow the mode.
+        """
+        super().train(mode)
+        for module in frozen_norms(self.backbone, self.spec):
+            module.eval()
+        return self
+
     def save_refusal(self) -> str | None:
-        """Why this model cannot be saved, in words; None when it can."""
-        return None
+        """Why this model cannot be saved, in words; None when it can. Worth asking before a long training."""
+        return None if self.origin is None else self.origin.refusal(self)
+
+    def plain_refusal(self) -> str | None:
+        """Why this model cannot compute what its backbone did before (`dyt.plain`), in words; None when it can."""
+        if self.spec.keeps_pretrained:
+            return None
+        what = "trainable: full" if self.spec.trainable == "full" else "modules_to_save"
+        what = what if self.tuner is None else f"tuner '{getattr(self.spec.tuner, 'type', None)}'"
+        return f"{what} trains the backbone itself, whose first weights are not kept"
 
     # timm's interface --------------------------------------------------------------------------------------------
 
@@ -195,6 +222,24 @@ def tuned_keys(backbone: nn.Module, tuner: Tuner | None) -> set[str]:
     return {name for name, p in backbone.named_parameters() if id(p) not in aside and tuner.trains(name)}
 
 
+def frozen_norms(backbone: nn.Module, spec: DyTSpec) -> list[nn.Module]:
+    """The backbone's norms with running statistics that neither `trainable` nor `modules_to_save` thaws."""
+    if spec.trainable == "full":
+        return []
+    ours = {id(m) for part in backbone.modules() if isinstance(part, (Site, Stage)) for m in part.modules()}
+    thawed = {id(m) for name in spec.modules_to_save for m in _at(backbone, name)}
+    return [
+        module
+        for module in backbone.modules()
+        if isinstance(module, _NormBase) and module.track_running_stats and id(module) not in ours | thawed
+    ]
+
+
+def _at(backbone: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The modules of that path; none where it is a parameter's."""
+    return (module for path, module in backbone.named_modules() if path == name or path.startswith(f"{name}."))
+
+
 def start_head(backbone: nn.Module) -> None:
     """Makes the classifiers trainable and starts them as the released code does: truncated normal 0.01, zero bias."""
     for head in heads(backbone):
@@ -250,6 +295,8 @@ def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
 def execution(model: DynamicModel, name: str) -> Iterator[None]:
     """Runs every forward inside with this executor, or, for `complete`, with every token active and no dispatcher.
 
+    The complete model has its adapters; what the backbone computed before it was tuned is `dyt.plain`.
+
     Args:
         name: `complete` or a registered executor (`masked`, `sparse`). The default is `masked` in train mode and
             `sparse` in eval mode.
@@ -266,4 +313,22 @@ def execution(model: DynamicModel, name: str) -> Iterator[None]:
     except UnknownNameError:
         raise DyTError(f"no execution '{name}'; {nearest(name, [COMPLETE, *executors.names()])}") from None
     with steer.steered(model.key, executor=executor):
+        yield
+
+
+@contextmanager
+def plain(model: DynamicModel) -> Iterator[None]:
+    """Inside, every forward is that of the backbone before it was tuned: every token, no adapters, no reducers.
+
+    Nothing is changed; what reads the features, the classifier or another head, is the present one. Wins over
+    `dyt.forced` and `dyt.execution`. `dyt.unwrap` gives the backbone itself back.
+
+    Raises:
+        UnsupportedError: a model whose backbone is trained as well (a tuner, `modules_to_save`, `trainable: full`), or
+            that was rewritten for inference.
+    """
+    reason = model.plain_refusal()
+    if reason is not None:
+        raise UnsupportedError(f"plain is not available for this model: {reason}")
+    with steer.steered(model.key, complete=True, plain=True):
         yield

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dyt.assemble import build
 from dyt.backbone import check_name, faults, make
-from dyt.checkpoint import put, stored
 from dyt.errors import CheckpointError
 from dyt.model import DynamicModel
+from dyt.tensors import put, stored
 
 _NAMES = (
     (re.compile(r"^blocks\.(\d+)\.adaptmlp\.(down|up)_proj\.(weight|bias)$"), r"sites.blocks.\1.mlp.adapter.\2.\3"),
@@ -38,8 +38,8 @@ def from_official(
         timm_kwargs: plain values for `timm.create_model` (img_size, depth, ...).
 
     Returns:
-        The model in eval mode; classes and bottleneck are read off the tensors. Its spec has `weights: none`: save it,
-        and load it with `backbone=`.
+        The model in eval mode; classes and bottleneck are read off the tensors. Its spec has `weights: none`: save it
+        with `whole=True`, or load it with `backbone=`.
 
     Raises:
         CheckpointError: an unreadable file; missing, unknown or wrongly shaped tensors, by name.
@@ -65,6 +65,8 @@ def from_official(
     if wrong:
         raise CheckpointError(f"the checkpoint does not fit {backbone}: tensors {wrong}")
     put(model, tensors, whole=True)
+    assert model.origin is not None
+    model.origin = model.origin.again(model, whole=False)  # these are the weights that it is built on
     return model.eval()
 
 

@@ -15,7 +15,7 @@ S = TypeVar("S", bound=Spec)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 NO_PRETRAINED = (
-    "objective.teacher: 'pretrained' needs a frozen backbone, without a tuner or trainable: full; "
+    "objective.teacher: 'pretrained' needs a frozen backbone, without a tuner, modules_to_save or trainable: full; "
     "leave that out or use 'complete'"
 )
 
@@ -97,6 +97,8 @@ class BackboneSpec(Spec):
 
     `name`: as for `timm.create_model`. `weights`: `pretrained` (timm's hub weights for that name), `none` (random), or
     the path of a local file (.safetensors, or .pth holding tensors only). `args`: plain values for `timm.create_model`.
+    A model that was built on a backbone that was given (`backbone=`) has `weights: given`, and as name the timm name of
+    that model, or its class's.
 
     `window_size`: attention of a plain ViT within windows of at most so many patches of a side, as equal as the grid
     allows, for large images (ViTDet); None for global attention. `global_attn_indexes`: the blocks, counted from 0,
@@ -238,8 +240,9 @@ class DyTSpec(Spec):
     The defaults are the paper's. `tuner`: how the backbone itself is tuned (LoRA, prompts, biases; the paper's
     baselines), None for not at all. `reducer`: what lowers the number of tokens from block to block, a peer of DyT that
     can be had with it or instead; None for nothing. `trainable`: `adapters` (adapters, dispatchers, head and what the
-    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full). `capacity`: the room that
-    the executor `capacity` has, None for all tokens; it changes nothing elsewhere.
+    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full). `modules_to_save`: further
+    modules or parameters of the backbone that are trained and stored, by their timm names (`norm`, `blocks.11`), as in
+    peft. `capacity`: the room that the executor `capacity` has, None for all tokens; it changes nothing elsewhere.
     """
 
     backbone: BackboneSpec = BackboneSpec()
@@ -258,6 +261,7 @@ class DyTSpec(Spec):
     tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
     objective: ObjectiveSpec = ObjectiveSpec()
     trainable: Literal["adapters", "full"] = "adapters"
+    modules_to_save: tuple[str, ...] = ()
     reducer: Annotated[ComponentSpec, Slot("reducers")] | None = None
     capacity: CapacitySpec | None = None
 
@@ -265,7 +269,15 @@ class DyTSpec(Spec):
     def _one_way(self) -> DyTSpec:
         if self.tuner is not None and self.trainable == "full":
             raise ValueError(f"trainable: full trains the whole backbone; leave out it or tuner '{self.tuner.type}'")
+        if self.modules_to_save and self.trainable == "full":
+            raise ValueError("trainable: full trains and stores the whole backbone; leave out it or modules_to_save")
         return self
+
+    @field_validator("modules_to_save", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        """One name stands for a list of it, and null for none."""
+        return () if names is None else (names,) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _consistent(self) -> DyTSpec:
@@ -283,7 +295,7 @@ class DyTSpec(Spec):
     @property
     def keeps_pretrained(self) -> bool:
         """Whether the model can still compute what its backbone did before it was tuned."""
-        return self.trainable == "adapters" and self.tuner is None
+        return self.trainable == "adapters" and self.tuner is None and not self.modules_to_save
 
     @property
     def says_classes(self) -> bool:

@@ -142,6 +142,18 @@ def windows_of(attn: nn.Module) -> Windows | None:
     return next((owner for owner in owners if isinstance(owner, Windows)), None)
 
 
+def take_windows(backbone: nn.Module) -> None:
+    """Takes back what `put_windows` did; nothing where it did nothing."""
+    for module in backbone.modules():
+        for hooks, others in (
+            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            (module._forward_hooks, module._forward_hooks_with_kwargs),
+        ):
+            for key in [k for k, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), (Windows, Grid))]:
+                del hooks[key]
+                others.pop(key, None)
+
+
 def global_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:
     """The positions of the blocks that attend among all tokens."""
     if spec.global_attn_indexes is not None:

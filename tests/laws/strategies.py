@@ -13,6 +13,7 @@ from dyt.testing.strategies import (
     components,
     mask_kinds,
     names,
+    parts_of,
     ramps,
     specs,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "components",
     "mask_kinds",
     "names",
+    "parts_of",
     "ramps",
     "specs",
 ]

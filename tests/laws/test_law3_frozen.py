@@ -20,13 +20,13 @@ def several_patches(case: Case) -> bool:
 @pytest.mark.parametrize("dispatcher", names("dispatchers"))
 @pytest.mark.parametrize("adapter", names("adapters"))
 @settings(max_examples=5)
-@given(data=st.data(), checkpointing=st.booleans())
+@given(data=st.data(), checkpointing=st.booleans(), listed=st.sampled_from([[], ["blocks.0.mlp", "patch_embed"]]))
 def test_the_backbone_does_not_change(
-    variant: str, dispatcher: str, adapter: str, data: st.DataObject, checkpointing: bool
+    variant: str, dispatcher: str, adapter: str, data: st.DataObject, checkpointing: bool, listed: list[str]
 ) -> None:
     case = data.draw(cases(pooled=True, stochastic=True, dispatcher=dispatcher).filter(several_patches))
     chosen = {"variant": {"type": variant}, "dispatcher": {"type": dispatcher}, "adapter": {"type": adapter}}
-    laws.training_keeps_the_backbone(case, chosen, checkpointing)
+    laws.training_keeps_the_backbone(case, chosen | {"modules_to_save": listed}, checkpointing)
 
 
 @pytest.mark.parametrize("fresh", [True, False])

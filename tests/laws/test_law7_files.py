@@ -20,7 +20,7 @@ from dyt.checkpoint import CHECKSUM, checksum
 from dyt.testing import laws
 from dyt.variants.base import DynamicBlock
 from laws.models import TINY, Case, shaken, spec, tiny, tiny_backbone
-from laws.strategies import cases, chosen, names
+from laws.strategies import cases, chosen, names, parts_of
 
 CASE = Case(TINY, (32, 32), 2, 0)
 
@@ -59,7 +59,15 @@ def test_a_file_loads_into_an_equal_model(
 ) -> None:
     case = data.draw(cases(dispatcher=dispatcher))
     picked = data.draw(chosen(variant=variant, dispatcher=dispatcher)) | {"trainable": "full" if full else "adapters"}
-    laws.file_loads_equal(case, picked, other_head)
+    parts = parts_of(case.backbone())
+    listed = [] if full else data.draw(parts, label="modules_to_save")
+    laws.file_loads_equal(
+        case,
+        picked | {"modules_to_save": listed},
+        other_head,
+        data.draw(parts, label="trained though the spec does not say so"),
+        data.draw(st.sampled_from([None, True]), label="whole"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +151,7 @@ def test_another_backbone_is_refused(saved: bytes, tmp_path: Path) -> None:
     assert "another backbone" in refused(path, Case(TINY | {"depth": 1}, (32, 32), 1, 0).backbone())
     assert "another backbone" in refused(path, CASE.backbone().bfloat16())
     assert "Linear" in refused(path, nn.Linear(2, 2))
-    with pytest.raises(dyt.CheckpointError, match="DynamicModel, not a plain timm model"):
+    with pytest.raises(dyt.CheckpointError, match="DynamicModel, is already dynamic"):
         dyt.load(path, backbone=dyt.build(spec(), backbone=CASE.backbone()))
 
 

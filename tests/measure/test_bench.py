@@ -15,7 +15,7 @@ from dyt.executors import Sparse
 from dyt.measure.activations import saved_bytes
 from dyt.measure.bench import Bench, compare
 from dyt.measure.calibration import Calibration
-from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders, merge_lora
+from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders
 from dyt.measure.latency import Comparison
 from dyt.measure.plain import PlainGather
 from dyt.measure.speed import PRINTED, beside_paper, over_activity, picture, table
@@ -123,7 +123,7 @@ def test_merged_lora_computes_what_it_did_and_has_no_matrices_of_its_own():
     model = tiny(tuner={"type": "lora", "rank": 2}).eval()
     with torch.no_grad():
         before = model(IMAGES)
-        merge_lora(model)
+        model.tuner.merge(model.backbone)
         torch.testing.assert_close(model(IMAGES), before)
     assert not [name for name in model.state_dict() if "lora" in name]
 

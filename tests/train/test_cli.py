@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import dyt
 from commands import said
+from dyt.cli.bench import bench
 from dyt.cli.main import app
 from dyt.cli.train import run_spec
 from dyt.errors import DyTError, SpecError
@@ -69,6 +70,43 @@ def test_eval_with_int8_weights(trained: Path) -> None:
     assert short["active_rate"] == pytest.approx(full["active_rate"], abs=0.05)
     assert short["gmacs"] == pytest.approx(full["gmacs"], rel=0.05)
     assert short["gmacs_complete"] == full["gmacs_complete"]
+
+
+def test_weights_that_have_moved(trained: Path, weights: Path, images: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(trained, tmp_path / "run") / "model.safetensors"
+    moved = shutil.copy(weights, tmp_path / "moved.safetensors")
+    dyt.save(dyt.load(file, weights=moved), file)
+    Path(moved).rename(tmp_path / "again.safetensors")
+    with pytest.raises(DyTError, match=r"no file '.*moved.safetensors'; give load\(..., weights=\) or --weights"):
+        said("eval", str(file))
+    found = json.loads(said("eval", str(file), "--weights", str(tmp_path / "again.safetensors"), "--json"))
+    assert found == json.loads((trained / "result.json").read_text())["test"]
+    with pytest.raises(DyTError, match="is not a VisionTransformer of this size"):
+        said("eval", str(file), "--weights", str(file))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("eval",), ("predict", "x.png"), ("calibrate",), ("plot", "x.png"), ("export", "--pt2", "x.pt2"), ("bench",)],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_that_loads_a_model_is_told_where_its_weights_are(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, backbone: None = None, weights: str | None = None) -> None:
+        raise DyTError(f"loaded {path} with {weights}")
+
+    monkeypatch.setattr(dyt, "load", refused)
+    monkeypatch.setattr("dyt.train.saved.load", refused)
+    command, *others = arguments
+    model = ("--model", "m.safetensors") if command == "bench" else ("m.safetensors",)
+    with pytest.raises(DyTError, match=r"loaded m\.safetensors with there\.pth"):
+        said(command, *model, *others, "--weights", "there.pth")
+
+
+def test_weights_are_no_matter_of_an_untrained_model() -> None:
+    with pytest.raises(typer.BadParameter, match="leave out --weights"):
+        bench(weights="there.pth")
 
 
 def test_calibrate_writes_into_the_file(trained: Path, tmp_path: Path) -> None:

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import dyt
 from dyt.errors import DyTError, SpecError
 from dyt.specfile import dump_yaml, read
 from dyt.stem import Passes
 from dyt.tasks.images import ImageError
-from dyt.train import Result, RunError, fit
+from dyt.train import Result, RunError, evaluate, fit, loop
+from dyt.train.saved import open_saved
 from dyt.train.state import differences
 
-from .conftest import Runs, draw, tensors
+from .conftest import ARGS, NAME, Runs, draw, tensors
 
 
 def test_a_run_learns_and_leaves_everything(runs: Runs, tmp_path: Path) -> None:
@@ -44,6 +46,34 @@ def test_the_backbone_stays_frozen_and_the_caller_s_generator_untouched(runs: Ru
     fit(runs(train={"epochs": 1}), tmp_path, progress=False)
     assert torch.rand(1) == expected
     dyt.load(tmp_path / "model.safetensors")  # checks the hash of the frozen backbone
+
+
+def test_a_run_on_random_weights_leaves_a_file_that_can_be_used(runs: Runs, tmp_path: Path) -> None:
+    run = runs(train={"epochs": 1}, backbone={"name": NAME, "weights": "none", "args": ARGS})
+    result = fit(run, tmp_path, progress=False)
+    saved = open_saved(tmp_path / "model.safetensors")
+    split = saved.split(saved.spec(None), None)
+    report = evaluate(saved.model, saved.batches(saved.spec(None), split, range(len(split))), classes=saved.names)
+    assert report == result.test
+
+
+def test_a_run_trains_and_keeps_modules_to_save(runs: Runs, tmp_path: Path) -> None:
+    fit(runs(train={"epochs": 1}, modules_to_save=["norm"]), tmp_path, progress=False)
+    kept = load_file(tmp_path / "model.safetensors")["backbone.norm.weight"]
+    assert not torch.equal(kept, torch.ones_like(kept))
+    assert torch.equal(dyt.load(tmp_path / "model.safetensors").backbone.norm.weight, kept)
+
+
+def test_what_could_not_be_saved_is_not_trained(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(spec: dyt.DyTSpec) -> dyt.DynamicModel:
+        model = dyt.build(spec)
+        model.backbone.blocks[0].mlp.act = torch.nn.ReLU()
+        return model
+
+    monkeypatch.setattr(loop, "build", built)
+    with pytest.raises(RunError, match=r"could not be saved after training: backbone\.blocks\.0\.mlp\.act is a ReLU"):
+        fit(runs(), tmp_path, progress=False)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(runs: Runs, tmp_path: Path) -> None:

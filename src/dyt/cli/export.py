@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, ModelArgument
+from dyt.cli.options import Dtype, ModelArgument, WeightsOption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,7 @@ def export(
         bool, typer.Option("--calibrate", help="Set the capacity from the images first, with a margin of 5 %.")
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and images; compared with float32.")] = Dtype.float32,
+    weights: WeightsOption = None,
 ) -> None:
     """Export a saved model with a free batch size, and compare what was written with the model."""
     import copy
@@ -47,7 +48,7 @@ def export(
         raise dyt.DyTError("--calibrate needs images: give files after the model")
     if onnx is not None and dtype is not Dtype.float32:
         raise dyt.DyTError("--onnx is written in float32, of which onnxruntime has every operator; use --pt2")
-    dynamic = dyt.load(model)
+    dynamic = dyt.load(model, weights=weights)
     inputs, what = _inputs(dynamic, images or [], model)
     if calibrate:
         shares = dyt.calibrate_capacity(dynamic, torch.split(inputs, 16))

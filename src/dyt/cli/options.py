@@ -20,6 +20,11 @@ SetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. objective.rate=0.7.")
 ]
 
+WeightsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Where the backbone's weights are now, when that file has moved."),
+]
+
 
 def active_share(text: str | float) -> float:
     """A rate that thresholds can be set for: some token is active.

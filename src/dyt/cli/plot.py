@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument
+from dyt.cli.options import ModelArgument, WeightsOption
 
 
 def plot(
@@ -15,6 +15,7 @@ def plot(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, a row each.")],
     out: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("activity.png"),
     chart: Annotated[bool, typer.Option("--chart", help="Bars of the activation rate per layer instead.")] = False,
+    weights: WeightsOption = None,
 ) -> None:
     """Draw which patches stayed active in which layer, or the rate per layer."""
     import torch
@@ -25,7 +26,7 @@ def plot(
     from dyt.measure.plots import activation_chart, activity_picture, writable
 
     writable(out)
-    dynamic = dyt.load(model)
+    dynamic = dyt.load(model, weights=weights)
     shown, inputs = read(dynamic, images, model)
     if chart:
         rates = site_rates(dynamic, torch.split(inputs, 16))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument
+from dyt.cli.options import ModelArgument, WeightsOption
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     threshold: Annotated[
         float, typer.Option(help="Of models of several labels: those from this probability on.", min=0.0, max=1.0)
     ] = 0.5,
+    weights: WeightsOption = None,
     out: Annotated[
         Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
     ] = Path("predictions"),
@@ -34,7 +35,7 @@ def predict(
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 
-    saved = open_saved(model, classes)
+    saved = open_saved(model, classes, weights)
     top = min(top, saved.model.num_classes)
     spec, split = (
         saved.spec((saved.data and saved.data.root) or ".", workers=0),

@@ -30,6 +30,12 @@ def prepare(module: nn.Module) -> None:
         module.register_forward_hook(_tell)
 
 
+def forget(module: nn.Module) -> None:
+    """Takes back what `prepare` did; nothing where it did nothing."""
+    for key in [key for key, hook in module._forward_hooks.items() if hook is _tell]:
+        del module._forward_hooks[key]
+
+
 @contextmanager
 def heard() -> Iterator[list[Tensor]]:
     """Yields a list of what prepared modules return inside, in this thread."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.assemble import build
-from dyt.backbone import create
+from dyt.backbone import create, with_windows
 from dyt.errors import DyTError, nearest
 from dyt.executors.base import Executor
 from dyt.heads import Head
@@ -21,6 +21,7 @@ from dyt.model import DynamicModel
 from dyt.named_specs import preset
 from dyt.registry import executors
 from dyt.spec import DyTSpec
+from dyt.undo import unwrap
 
 DENSE = "dense timm"
 PEERS: Mapping[str, str] = {
@@ -85,7 +86,7 @@ def contenders(
     peers: Mapping[str, str] = PEERS,
     rewrites: Mapping[str, Rewrite] | None = None,
 ) -> tuple[list[Contender], dict[str, str]]:
-    """The contenders around a DyT model: dense timm first, all with random weights but the model itself.
+    """The contenders around a DyT model: dense timm first, all on backbones like the model's own.
 
     Args:
         model: in eval mode, on its device and in its dtype.
@@ -100,12 +101,13 @@ def contenders(
         DyTError: an unknown executor.
     """
     check_executors(executor_names)
-    spec = without_weights(model.spec)
-    dense = Dense(create(spec.backbone, spec.head.classifier)[0].eval(), model.head)
+    spec, plain = model.spec, _plain(model)
+    dense = Dense(copy.deepcopy(plain), model.head)
+    with_windows(dense.backbone, spec.backbone)
     found, left = [Contender(DENSE, dense)], {}
     for name, of in peers.items():
         try:
-            found.append(_peer(name, preset(of), spec))
+            found.append(_peer(name, preset(of), spec, copy.deepcopy(plain)))
         except DyTError as reason:
             left[name] = str(reason)
     if spec.variant.type == "mlp":
@@ -127,20 +129,18 @@ def check_executors(names: Sequence[str]) -> None:
         raise DyTError(f"no executor '{unknown[0]}'; {nearest(unknown[0], executors.names())}")
 
 
-def _peer(name: str, own: DyTSpec, spec: DyTSpec) -> Contender:
+def _plain(model: DynamicModel) -> nn.Module:
+    """A backbone like the model's before it was tuned: its own again, or made by its name where a tuner stays in it."""
+    if model.tuner is None or model.tuner.merge_refusal() is None:
+        plain: nn.Module = unwrap(copy.deepcopy(model))
+        return plain.eval()
+    spec = without_weights(model.spec)
+    return create(spec.backbone, spec.head.classifier)[0].eval()
+
+
+def _peer(name: str, own: DyTSpec, spec: DyTSpec, plain: nn.Module) -> Contender:
     torch.manual_seed(0)
-    model = build(own.model_copy(update={"backbone": spec.backbone, "head": spec.head})).eval()
-    if own.tuner is not None and own.tuner.type == "lora":
-        merge_lora(model)
+    model = build(own.model_copy(update={"backbone": spec.backbone, "head": spec.head}), backbone=plain).eval()
+    if model.tuner is not None and model.tuner.merge_refusal() is None:
+        model.tuner.merge(model.backbone)
     return Contender(name, model, routed=own.dispatcher.type != "always")
-
-
-def merge_lora(model: DynamicModel) -> None:
-    """Adds the low-rank updates to the layers that they are of, which then run alone (LoRA, section 4.1); in place."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-    for name, layer in layers.items():
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())

@@ -34,6 +34,9 @@ class InferenceModel(DynamicModel):
             raise UnsupportedError(f"{self.kind} model is for inference; train the model that it was made from")
         return super().train(False)
 
+    def plain_refusal(self) -> str | None:
+        return f"{self.kind} model has other weights than its backbone had; use the model that it was made from"
+
     def save_refusal(self) -> str | None:
         return f"{self.kind} model has other weights than its spec says; save the model that it was made from"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dyt.assemble import build
-from dyt.checkpoint import load, plain_state, save
+from dyt.checkpoint import load, save
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import count_macs, tokens_alone
 from dyt.model import DynamicModel, execution, forced, head_keys, record, tuned_keys
@@ -28,6 +28,7 @@ from dyt.route import activation_rate
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import dump_yaml, parse_yaml
 from dyt.steer import steered
+from dyt.tensors import aside, plain_state, trainable
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 
 Chosen = Mapping[str, Any]
@@ -96,7 +97,8 @@ def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None
 def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: bool = False, steps: int = 2) -> None:
     """Law 3: the frozen backbone is bit-identical after training; no trainable gradient is None.
 
-    Frozen is what neither a tuner trains nor a reducer brings, and it is what the plain model had before it was tuned.
+    Frozen is what neither a tuner nor `modules_to_save` trains nor a reducer brings, and it is what the plain model had
+    before it was tuned.
     """
     backbone = case.backbone()
     given = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
@@ -109,7 +111,9 @@ def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: boo
     require(tuned or model.tuner is None, "the tuner names nothing that it trains")
     ours = {name for name, _ in model.named_parameters() if ".sites." in name or ".stage." in name}
     behind = {f"head.{name}" for name, _ in model.head.named_parameters()}
-    expected = ours | head | behind | tuned
+    listed = {id(p) for p in trainable(model)}
+    saved = {name for name, p in model.named_parameters() if id(p) in listed}
+    expected = ours | head | behind | tuned | saved
     require(learning == expected, f"trainable, or not, against the plan: {sorted(learning ^ expected)}")
     step = TuningStep(model).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
@@ -132,10 +136,11 @@ def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: boo
     require(head <= changed, f"not changed in training: {sorted(head - changed)}")
     require(not behind or behind & changed, "nothing of the head has changed in training")
     require(not tuned or tuned & changed, "nothing that the tuner trains has changed in training")
+    require(not saved or saved & changed, "nothing of modules_to_save has changed in training")
     plain = plain_state(backbone, model.tuner)
     require(set(plain) == set(given), f"other keys than the plain backbone's: {sorted(set(plain) ^ set(given))}")
-    aside = head_keys(backbone) | tuned_keys(backbone, model.tuner)
-    other = [key for key, value in plain.items() if key not in aside and not torch.equal(value, given[key])]
+    trained = aside(backbone, model.tuner, model.spec.modules_to_save)
+    other = [key for key, value in plain.items() if key not in trained and not torch.equal(value, given[key])]
     require(not other, f"not what the plain backbone had, though frozen: {sorted(other)}")
 
 
@@ -194,17 +199,26 @@ def spec_survives(plain: Mapping[str, Any]) -> None:
         require(same, f"the {slot}'s spec comes back as another class")
 
 
-def file_loads_equal(case: Sample, chosen: Chosen, other_head: int | None = None) -> None:
-    """Law 7: a saved file loads into an equal model; `other_head`: classes of the given backbone's head before."""
+def file_loads_equal(
+    case: Sample, chosen: Chosen, other_head: int | None = None, thawed: Sequence[str] = (), whole: bool | None = None
+) -> None:
+    """Law 7: a saved file loads into an equal model.
+
+    `other_head`: classes of the given backbone's head before. `thawed`: modules of the backbone that are trained though
+    the spec does not say so. `whole`: as for `dyt.save`.
+    """
     plain = case.backbone()
-    model = shaken(built(case, chosen, copy.deepcopy(plain)))
+    model = built(case, chosen, copy.deepcopy(plain))
+    for name in thawed:
+        model.backbone.get_submodule(name).requires_grad_(True)
+    shaken(model)
     for i, site in enumerate(model.sites):
         site.threshold.fill_(0.1 * i)
     if other_head is not None:
         plain.reset_classifier(other_head)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save(model, path)
+        save(model, path, whole=whole)
         require([file.name for file in path.parent.iterdir()] == [path.name], "save leaves more than its file")
         again = load(path, backbone=plain)
     require(not again.training, "a loaded model is in eval mode")
@@ -215,7 +229,7 @@ def file_loads_equal(case: Sample, chosen: Chosen, other_head: int | None = None
     other = [k for k, v in ours.items() if not torch.equal(theirs[k], v) or theirs[k].dtype != v.dtype]
     require(not other, f"tensors that are not what was saved: {other}")
     grads = [[p.requires_grad for p in m.parameters()] for m in (model, again)]
-    require(grads[0] == grads[1], "other parameters are trainable than before")
+    require(thawed or grads[0] == grads[1], "other parameters are trainable than before")
     answers = []
     with torch.no_grad(), case.precision():
         for each in (model, again):

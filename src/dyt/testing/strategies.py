@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.registry import KINDS
 from dyt.testing.cases import MLPS, Case
@@ -119,6 +119,12 @@ def cases(
         draw(st.sampled_from(LAYOUTS)),
         draw(st.sampled_from(dtypes)),
     )
+
+
+def parts_of(backbone: nn.Module) -> st.SearchStrategy[list[str]]:
+    """At most two of a plain backbone's modules that have parameters, by name."""
+    found = [name for name, module in backbone.named_modules() if name and any(True for _ in module.parameters())]
+    return st.lists(st.sampled_from(sorted(found)), max_size=2, unique=True)
 
 
 mask_kinds = st.lists(st.sampled_from(MASKS), min_size=1, max_size=3)
@@ -296,6 +302,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     }
     args = draw(st.dictionaries(st.text().filter(lambda name: name not in _TAKEN), _PLAIN, max_size=3))
     tuner = draw(st.none() | components("tuners"))
+    trainable = draw(st.sampled_from(["adapters", "full"])) if tuner is None else "adapters"
     return {
         "backbone": {"name": draw(st.text(min_size=1)), "weights": draw(st.text(min_size=1)), "args": args},
         "head": {"num_classes": draw(st.integers(0, 2000))},
@@ -305,5 +312,6 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "objective": objective,
         "tuner": tuner,
         "reducer": draw(st.none() | components("reducers")),
-        "trainable": draw(st.sampled_from(["adapters", "full"])) if tuner is None else "adapters",
+        "trainable": trainable,
+        "modules_to_save": draw(st.lists(st.text(), max_size=3)) if trainable == "adapters" else [],
     }

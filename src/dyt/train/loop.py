@@ -102,6 +102,11 @@ class _Run:
         self.per_epoch = self._steps_per_epoch()
         self.steps = self.per_epoch * self.train.epochs
         self.model = build(run.model)
+        # random weights are had from nowhere else: the files of the run then have the whole backbone
+        self.whole = run.model.backbone.weights == "none" or None
+        reason = self.model.save_refusal()
+        if reason is not None:
+            raise RunError(f"this model could not be saved after training: {reason}")
         self.model.set_grad_checkpointing(self.train.grad_checkpointing)
         optimizer = optim.optimizer(self.model, self.train)
         self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
@@ -229,7 +234,7 @@ class _Run:
         rates = objective.rate if objective.layer_rates is None else asked_rates(self.model, objective)
         reached = self.inference.calibrated(self.data.train, rates) if t.calibrate else None
         if self.accelerator.is_main_process:
-            save(self.model, self.directory / MODEL)
+            save(self.model, self.directory / MODEL, whole=self.whole)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
         head = {id(p) for p in self.model.head_parameters}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -284,7 +289,7 @@ class _Run:
         self.directory.save(
             {
                 "step": self.done,
-                "tensors": {k: v.detach().cpu() for k, v in stored(self.model).items()},
+                "tensors": {k: v.detach().cpu() for k, v in stored(self.model, self.whole).items()},
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "sums": sums,
@@ -299,7 +304,7 @@ class _Run:
             self.directory.keep_metrics(self.done // self.per_epoch)
         if state is None:
             return
-        put(self.model, state["tensors"])
+        put(self.model, state["tensors"], self.whole)
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -220,7 +220,7 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
         SpecError: an unknown preset.
     """
     chosen = preset(name).model_dump(
-        mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable"}
+        mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable", "modules_to_save"}
     )
     dropped = {"router_lr_scale", "router_weight_decay", "router_start", "calibrate"}
     train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}

@@ -112,12 +112,13 @@ class Saved:
         return images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
 
 
-def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
+def open_saved(path: str | Path, classes: Path | None = None, weights: str | None = None) -> Saved:
     """Loads a model that `dyt train` or `dyt.save` wrote.
 
     Args:
         path: the model file; where it does not say so itself, run.yaml and classes.txt are looked for beside it.
         classes: a list of class names, one per line, in place of the model's own.
+        weights: where the backbone's weights are now, as for `dyt.load`.
 
     Raises:
         CheckpointError: a file that cannot be loaded.
@@ -125,7 +126,7 @@ def open_saved(path: str | Path, classes: Path | None = None) -> Saved:
         SpecError: a run.yaml that does not validate.
     """
     path = Path(path)
-    model = load(path)
+    model = load(path, weights=weights)
     run, config = run_of(path), attached(model.backbone)
     data = None if run is None else run.data
     if config is not None:

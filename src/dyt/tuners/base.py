@@ -60,5 +60,13 @@ class Tuner(ABC):
         """Why features between the blocks cannot be had, or None when they can."""
         return None
 
+    def merge_refusal(self) -> str | None:
+        """Why no plain backbone computes what the tuned one does, or None when `merge` makes one."""
+        return "its tuner does not say how a plain backbone would have what it trained"
+
+    def merge(self, backbone: nn.Module) -> None:
+        """Makes a tuned backbone plain, with what was trained among its own weights; undoes what `apply` added."""
+        raise NotImplementedError
+
 
 tuners.accepts(Tuner)

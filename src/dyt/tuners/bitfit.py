@@ -31,3 +31,9 @@ class BitFit(Tuner):
         # `q_bias`, `qkv_bias`: timm's blocks that keep a projection's bias apart from it; a table of relative positions
         # is called bias as well, but is none
         return name.rpartition(".")[2] == "bias" or name.endswith("_bias")
+
+    def merge_refusal(self) -> str | None:
+        return None
+
+    def merge(self, backbone: nn.Module) -> None:
+        """Nothing was added."""

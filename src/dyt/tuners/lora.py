@@ -89,3 +89,16 @@ class LoRA(Tuner):
 
     def stored(self, name: str) -> str:
         return name.replace(f".{ADAPTER}.weight", ".weight")
+
+    def merge_refusal(self) -> str | None:
+        return None
+
+    def merge(self, backbone: nn.Module) -> None:
+        """Adds the low-rank updates to the layers that they are of, which then run alone (LoRA, section 4.1)."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+        for name, layer in layers.items():
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, layer.get_base_layer())

@@ -108,3 +108,6 @@ class VPT(Tuner):
         if self.spec.deep:
             return None
         return "shallow prompts stay among the tokens from the first block to the last; use tuner.deep: true"
+
+    def merge_refusal(self) -> str | None:
+        return "its prompts are tokens of the forward, and no weights of a plain backbone stand for them"

@@ -56,7 +56,7 @@ class DynamicBlock(nn.Module, ABC):
 
     Args:
         spec: the variant's own spec.
-        block: the block whose place is taken; it is left without use.
+        block: the block whose place is taken; kept for `restored`, and without use until then.
         family: how that block splits into branches.
         sites: one site per name in `dispatched`.
         stage: what the block does about the number of tokens; None where the model has no reducer.
@@ -83,6 +83,7 @@ class DynamicBlock(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self._adopt(block)
+        self._replaced = (block,)  # in a tuple, so that it is no child
         self.family = family
         self.grad_checkpointing = False
         self.sites = nn.ModuleDict(dict(sites))
@@ -100,6 +101,22 @@ class DynamicBlock(nn.Module, ABC):
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
         self._original = type(block)
+
+    def restored(self) -> nn.Module:
+        """The block whose place was taken, with the children, parameters, buffers and attributes that are here now."""
+        block = self._replaced[0]
+        for kept, here in (
+            (block._modules, {name: child for name, child in self._modules.items() if name not in {"sites", "stage"}}),
+            (block._parameters, self._parameters),
+            (block._buffers, self._buffers),
+        ):
+            kept.clear()
+            kept.update(here)  # type: ignore[arg-type]
+        own = {"family", "grad_checkpointing", "training"}
+        for name, value in vars(self).items():
+            if name in vars(block) and not name.startswith("_") and name not in own:
+                setattr(block, name, value)
+        return block
 
     def __getattr__(self, name: str) -> Any:
         """The original block's own methods (`set_input_size`, say), which find here all that they work on."""
