@@ -77,6 +77,8 @@ class ResidualBranch(Protocol):
 class Executor(ABC):
     """Base of executors: two methods that return the branch's contribution (B, N, C), zero at inactive tokens.
 
+    One that launches kernels which torch's dispatcher does not see calls `unseen` beside each.
+
     `regroups`: whether tokens leave their image's row, so that what a branch draws per image or per token in train mode
     (drop path, dropout) would differ from `masked`; such an executor is refused there.
     `limits`: in words, what alone it takes, where that is not every branch on every device with gradients; the laws

@@ -85,16 +85,14 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
     tokens = [(route.active.shape[1], route.prefix) for route in routes]
     if getattr(spec.dispatcher, "level", "token") == "sample":
         none, every = (random_masks(tokens, images * frames, share) for share in (0.0, 1.0))
-        least, most = (_forced_macs(model, batch[:1], [m[:frames] for m in masks]) for masks in (none, every))
+        least, most = (_forced_macs(model, batch[:1], [m[:frames] for m in masks])[0] for masks in (none, every))
         nominal = executed = least + rate * (most - least)
         whole = round(rate * images) * frames
-        ragged = [torch.cat([all_[:whole], prefix[whole:]]) for all_, prefix in zip(every, none, strict=True)]
+        masks = [torch.cat([all_[:whole], prefix[whole:]]) for all_, prefix in zip(every, none, strict=True)]
+        padding = _forced_macs(model, batch, masks)[1]
     else:
-        nominal = _forced_macs(model, batch[:1], random_masks(tokens, frames, rate))
-        ragged = random_masks(tokens, images * frames, rate)
-        executed = _forced_macs(model, batch, ragged)
-    with forced(model, ragged):
-        padding = executed_macs(model, batch) - int(count_macs(model, batch).sum())
+        nominal, _ = _forced_macs(model, batch[:1], random_masks(tokens, frames, rate))
+        executed, padding = _forced_macs(model, batch, random_masks(tokens, images * frames, rate))
     plain = create(spec.backbone, spec.head.classifier)[0].eval()
     dense = dense_macs(plain, batch[:1], model.head)
     head = {id(p) for p in model.head_parameters}
@@ -105,7 +103,7 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
         complete=complete,
         nominal=round(nominal) + routers,
         executed=round(executed) + routers,
-        padding=round(padding / images),
+        padding=round(padding),
         images=images,
         rate=rate,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in head),
@@ -115,9 +113,11 @@ def _counted(spec: DyTSpec, rate: float, images: int) -> Costs:
     )
 
 
-def _forced_macs(model: DynamicModel, batch: Tensor, masks: list[Tensor]) -> float:
+def _forced_macs(model: DynamicModel, batch: Tensor, masks: list[Tensor]) -> tuple[float, float]:
+    """Per image: what its tokens need, and what the batch executes beside that."""
     with forced(model, masks):
-        return float(count_macs(model, batch).double().mean())
+        needed = float(count_macs(model, batch).double().mean())
+        return needed, executed_macs(model, batch) / len(batch) - needed
 
 
 def dense_macs(backbone: nn.Module, image: Tensor, head: Head | None = None) -> int:
