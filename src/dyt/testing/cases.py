@@ -55,10 +55,11 @@ class Sample(ABC):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         return model.to(torch.bfloat16 if self.dtype == "bfloat16" else torch.float32).eval()
 
-    def images(self) -> Tensor:
-        """(batch, 3, H, W) in the asked layout."""
+    def images(self, again: int = 0) -> Tensor:
+        """(batch, 3, H, W) in the asked layout; `again` numbers other draws of the same case."""
         height, width = self.image
-        x = torch.randn(self.batch, 3, height, width, generator=torch.Generator().manual_seed(self.seed + 1))
+        generator = torch.Generator().manual_seed(self.seed + 1 + again * 2**20)
+        x = torch.randn(self.batch, 3, height, width, generator=generator)
         if self.dtype == "bfloat16":
             x = x.bfloat16()
         if self.layout == "channels_last":
@@ -108,6 +109,12 @@ class Case(Sample):
     def prefix(self) -> int:  # type: ignore[override]
         """Class and register tokens."""
         return int(self.vit.get("reg_tokens", 0)) + int(self.vit.get("class_token", True))
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens of an image."""
+        side = self.vit["patch_size"]
+        return -(-self.image[0] // side) * -(-self.image[1] // side)
 
     def plain(self) -> VisionTransformer:
         args = self.vit | {"mlp_layer": MLPS[self.vit.get("mlp_layer", "mlp")]}

@@ -64,8 +64,9 @@ class HeadCase(Case):
             head: Head = heads.get(self.wanted["type"])(self.head_spec, self.backbone())
         return head.input_shape(self.image)
 
-    def images(self) -> Tensor:
-        x = torch.randn(self.batch, *self.shape, generator=torch.Generator().manual_seed(self.seed + 1))
+    def images(self, again: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + 1 + again * 2**20)
+        x = torch.randn(self.batch, *self.shape, generator=generator)
         return x.transpose(-2, -1).contiguous().transpose(-2, -1) if self.layout == "strided" else x
 
     def labels(self) -> Any:
