@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchmetrics.functional.classification import binary_average_precision
 
+import dyt
 from commands import said
 from dyt.errors import SpecError
 from dyt.spec import parse
@@ -131,6 +132,20 @@ def test_a_run_from_lists_to_labels_above_a_threshold(tmp_path: Path) -> None:
     some = json.loads(said("predict", model, picture, "--threshold", str(limit), "--json"))["labels"]
     assert len(some) == 2
     assert "no label from 1 on" in said("predict", model, picture, "--threshold", "1")
+
+
+def test_numbers_are_said_as_numbers(tmp_path: Path) -> None:
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, **ARGS)
+    save_file(plain.state_dict(), tmp_path / "tiny.safetensors")
+    backbone = {"name": "vit_tiny_patch16_224", "weights": str(tmp_path / "tiny.safetensors"), "args": ARGS}
+    model = dyt.build({"backbone": backbone, "head": {"num_classes": 1, "loss": "mse"}})
+    torch.nn.init.constant_(model.get_classifier().bias, 7.5)
+    torch.nn.init.zeros_(model.get_classifier().weight)
+    dyt.save(model, tmp_path / "model.safetensors")
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    words = "predict", str(tmp_path / "model.safetensors"), str(tmp_path / "a.png")
+    assert json.loads(said(*words, "--json"))["values"] == [7.5]
+    assert said(*words) == f"{tmp_path / 'a.png'}: 7.5\n"
 
 
 @pytest.mark.parametrize(

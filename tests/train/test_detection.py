@@ -71,6 +71,19 @@ def test_a_run_from_its_spec_to_its_pictures(kind: str, shapes: Path, tmp_path: 
         assert all(coco_mask.decode(mask).shape == (64, 48) for mask in row.get("masks", ()))
 
 
+def test_another_size_than_the_backbone_s(shapes: Path, tmp_path: Path) -> None:
+    """Not square, in grey; the file alone then says how a picture is prepared."""
+    plain = run_of(shapes, epochs=1)
+    plain["data"] |= {"size": [32, 48], "jitter": [0.5, 1.5]}
+    plain["model"]["backbone"] = {**plain["model"]["backbone"], "args": {**ARGS, "in_chans": 1}}
+    fit(parse(RunSpec, plain), tmp_path / "run", progress=False)
+    (tmp_path / "run" / "run.yaml").unlink()
+    model, image = str(tmp_path / "run" / "model.safetensors"), str(shapes / "images" / "test0.png")
+    done = CliRunner().invoke(app, ["predict", model, image, "--out", str(tmp_path / "pictures")])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
 def test_an_interrupted_run_gives_the_same_model(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = parse(RunSpec, run_of(shapes, checkpoint_every=1))
     fit(spec, tmp_path / "whole", progress=False)

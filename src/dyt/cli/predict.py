@@ -58,8 +58,8 @@ def predict(
         count = int((chances >= threshold).sum()) if several else top
         if numbers:
             given = [round(value, 6) for value in chances.tolist()]
-            line = {"image": str(images[i]), "values": given, "active_rate": float(active / patches)}
-            typer.echo(json.dumps(line) if as_json else f"{images[i]}: {', '.join(f'{value:g}' for value in given)}")
+            row = {"image": str(images[i]), "values": given, "active_rate": float(active / patches)}
+            typer.echo(json.dumps(row) if as_json else f"{images[i]}: {', '.join(f'{value:g}' for value in given)}")
             continue
         best = [(saved.names[k], float(chances[k])) for k in chances.topk(count).indices.tolist()]
         rate = float(active / patches)

@@ -50,9 +50,9 @@ class Accuracy(Measure):
 class _ByClass(MultilabelAveragePrecision):
     """torchmetrics' own, which keeps and joins what all processes saw, but for classes of which no image is there."""
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics' own measures of it do
         """(K,), nan for those: torchmetrics would give them a number, and warn."""
-        outputs, targets = dim_zero_cat(self.preds), dim_zero_cat(self.target)  # type: ignore[arg-type]
+        outputs, targets = dim_zero_cat(self.preds), dim_zero_cat(self.target)
         each = [
             binary_average_precision(outputs[:, k], targets[:, k]) if targets[:, k].any() else outputs.new_tensor(nan)
             for k in range(outputs.shape[1])

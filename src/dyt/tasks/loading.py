@@ -92,7 +92,9 @@ def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Calla
         made = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
     elif spec.augment == "crop":
         around = [round(side * 8 / 7) for side in size]
-        resize = v2.Resize(around[0], how) if size[0] == size[1] else ResizeKeepRatio(around, 0.0, spec.interpolation)
+        resize: Any = v2.Resize(around[0], how)
+        if size[0] != size[1]:
+            resize = ResizeKeepRatio(around, 0.0, spec.interpolation)  # type: ignore[no-untyped-call]
         made = v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
     else:
         chosen: dict[str, Any] = {

@@ -35,6 +35,15 @@ def test_training_clips(fields: dict[str, Any], clip: Path) -> None:
     assert not torch.equal(first, examples[0, 6][0])
 
 
+@pytest.mark.parametrize("fields", AUGMENTS)
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)])
+def test_clips_that_are_not_square_and_grey(fields: dict[str, Any], size: tuple[int, int], clip: Path) -> None:
+    spec = VideoSpec.model_validate({"root": "x", "frames": 4, "spatial_views": 3, **fields})
+    for training, shape in ((True, (4,)), (False, (3, 4))):
+        examples = Clips(files("clips", [clip], [1]), spec, Preparation(size, (0.5,), (0.5,)), training)
+        assert examples[0, 5][0].shape == (*shape, 1, *size)
+
+
 def test_frames_are_augmented_alike(tmp_path: Path) -> None:
     """A film that stands still gives frames that are all the same, whatever was drawn."""
     path = film(tmp_path / "still.mp4", 9, colour=(10, 200, 90))
