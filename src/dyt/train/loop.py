@@ -304,7 +304,10 @@ class _Run:
             self.directory.keep_metrics(self.done // self.per_epoch)
         if state is None:
             return
-        put(self.model, state["tensors"], self.whole)
+        if stored(self.model, self.whole).keys() <= state["tensors"].keys():
+            put(self.model, state["tensors"], self.whole)
+        else:  # of a run that was begun when its random weights were only drawn again
+            put(self.model, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
