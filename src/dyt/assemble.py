@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
+from dyt.timm_surface import checkpoint_blocks
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 from dyt.window_attention import combination_refusal
@@ -97,10 +99,12 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key, head_class(spec.head, backbone), tuner)
-    if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin has it on its stages
-        # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
+    asked = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())  # Swin's stages have it
+    if asked:
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
+    # timm would recompute whole blocks, dispatchers included, outside the context that they ran in
+    backbone.set_grad_checkpointing = partial(checkpoint_blocks, model.dynamic_blocks)  # type: ignore[assignment]
     return model
 
 

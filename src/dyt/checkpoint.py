@@ -22,11 +22,13 @@ from dyt.assemble import build, tuner_of
 from dyt.backbone import create, faults
 from dyt.breakeven import BreakEven
 from dyt.bridges import bridged
-from dyt.errors import CheckpointError
-from dyt.model import DynamicModel, head_keys, tuned_keys
+from dyt.errors import CheckpointError, UnsupportedError
+from dyt.holding import flat
+from dyt.model import DynamicModel, dynamic_of, head_keys, tuned_keys
 from dyt.reducers import Stage
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
+from dyt.tensors import all_at_hand, plain_parts, plain_tensor
 from dyt.tuners.base import Tuner
 
 FORMAT, VERSION = "dyt", "1"
@@ -36,7 +38,7 @@ CHECKSUM = "sha256"
 """The metadata entry with the checksum of all the rest; safetensors has none of its own."""
 
 
-def save(model: DynamicModel, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path) -> None:
     """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
 
     With `trainable: full` the whole model. Stored keys are `sites.blocks.3.mlp.adapter.down.weight`,
@@ -44,15 +46,33 @@ def save(model: DynamicModel, path: str | Path) -> None:
     `dyt.calibrate` found is in the metadata. The file is written beside its place and moved there whole, so that an
     interrupted save leaves what was there.
 
+    Args:
+        model: the dynamic model, or what wraps it. Where its tensors are sharded over ranks they are gathered: call it
+            on all ranks. Each that calls it writes the same file.
+        path: the file.
+
     Raises:
         CheckpointError: a directory that does not exist, or a model that was optimised.
+        DyTError: not one dynamic model.
+        UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
     """
-    path, reason = Path(path), model.save_refusal()
+    inside = dynamic_of(model)
+    if flat(model):
+        raise UnsupportedError(
+            "save: parameters are in the flat shards of FullyShardedDataParallel; shard with torch's fully_shard, or "
+            "save .module of a model wrapped as a whole inside FullyShardedDataParallel.summon_full_params(model)"
+        )
+    with all_at_hand(inside):
+        _save(inside, Path(path))
+
+
+def _save(model: DynamicModel, path: Path) -> None:
+    reason = model.save_refusal()
     if reason is not None:
         raise CheckpointError(f"cannot save this model to '{path}': {reason}")
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model).items()}
+    tensors = {key: plain_tensor(t, key).clone() for key, t in stored(model).items()}
     metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.model_dump_json()}
     found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
     if found:
@@ -194,13 +214,16 @@ def fingerprint(backbone: nn.Module, tuner: Tuner | None = None) -> str:
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 over names, shapes, dtypes and values of tensors, and over all metadata but the checksum itself."""
+    """sha256 over names, shapes, dtypes and values of tensors, and over all metadata but the checksum itself.
+
+    Sharded tensors are gathered, and packed ones are read as the tensors that they are made of.
+    """
     digest = hashlib.sha256()
     for entry, text in sorted(metadata.items()):
         if entry != CHECKSUM:
             digest.update(f"{entry} {text}\n".encode())
-    for key, tensor in sorted(tensors.items()):
-        plain = tensor.detach().cpu().contiguous()
+    parts = (part for name, tensor in sorted(tensors.items()) for part in plain_parts(tensor, name))
+    for key, plain in parts:
         digest.update(f"{key} {tuple(plain.shape)} {plain.dtype}\n".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
     return digest.hexdigest()

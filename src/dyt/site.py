@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,12 @@ class Site(nn.Module):
     def extra_repr(self) -> str:
         return self.name
 
-    def route(
+    def route(self, x: Tensor, *args: Any, **kwargs: Any) -> Route:
+        """The decision for tokens x (B, N, C), as a call of the module (`forward`): hooks and offloading see it."""
+        route: Route = self(x, *args, **kwargs)
+        return route
+
+    def forward(
         self,
         x: Tensor,
         padding: Tensor | None = None,

@@ -13,6 +13,7 @@ from dyt.families.attention import biased_attention, class_row, mask_for, prefix
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 from dyt.route import Tokens
+from dyt.tensors import at_hand
 
 ATTENTION = ("norm1", "attn", "drop_path1")
 MLP = ("norm2", "mlp", "drop_path2")
@@ -56,7 +57,8 @@ def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (B, H, K, D); timm keeps their biases apart and has none for keys."""
     qkv = attn.qkv(y)
     if attn.q_bias is not None:
-        qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+        with at_hand(attn):
+            qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     q, k, v = (split_heads(part, attn.num_heads) for part in qkv.chunk(3, -1))
     return q, k, v
 
@@ -65,5 +67,6 @@ def _bias(attn: Any, shared: Tensor | None) -> Tensor | None:
     """(1, H, N, N): the block's own bias, the shared one, or their sum."""
     if attn.relative_position_bias_table is None:
         return shared
-    own: Tensor = attn._get_rel_pos_bias()
+    with at_hand(attn):
+        own: Tensor = attn._get_rel_pos_bias()
     return own if shared is None else own + shared

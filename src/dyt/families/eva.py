@@ -16,6 +16,7 @@ from dyt.families.attention import class_row, gather_rope, mask_for, outputs, pr
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 from dyt.route import Tokens
+from dyt.tensors import at_hand
 
 ATTENTION = ("norm1", "attn", "drop_path1")
 MLP = ("norm2", "mlp", "drop_path2")
@@ -71,8 +72,9 @@ class RotaryFamily(IsotropicFamily):
             return split_heads(attn.q_proj(first), heads), split_heads(attn.k_proj(y), keys)
         width = attn.num_heads * attn.head_dim
         q, k = outputs(attn.qkv, first, 0, width), outputs(attn.qkv, y, width, 2 * width)
-        q_bias = getattr(attn, "q_bias", None)  # EvaAttention's own: none for keys
-        return split_heads(q if q_bias is None else q + q_bias, heads), split_heads(k, heads)
+        with at_hand(attn):
+            q_bias = getattr(attn, "q_bias", None)  # EvaAttention's own: none for keys
+            return split_heads(q if q_bias is None else q + q_bias, heads), split_heads(k, heads)
 
 
 @families("eva")

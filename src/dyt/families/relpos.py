@@ -12,6 +12,7 @@ from dyt.families.attention import biased_attention, class_row, mask_for, prefix
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 from dyt.route import Tokens
+from dyt.tensors import at_hand
 
 NORMED_ATTENTION = ("norm1", "attn", "drop_path1")
 NORMED_MLP = ("norm2", "mlp", "drop_path2")
@@ -49,7 +50,11 @@ def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _bias(attn: Any, shared: Tensor | None) -> Tensor | None:
     """(1, H, N, N): the block's own bias, or the shared one."""
-    return shared if attn.rel_pos is None else attn.rel_pos.get_bias()
+    if attn.rel_pos is None:
+        return shared
+    with at_hand(attn.rel_pos):
+        own: Tensor = attn.rel_pos.get_bias()
+    return own
 
 
 @families("relpos")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dyt.families.base import Family
 from dyt.registry import heads
 from dyt.spec import HeadSpec
+from dyt.tensors import called_with
 
 
 class TaskHeadSpec(HeadSpec):
@@ -90,7 +91,7 @@ class Head(nn.Module, ABC):
 
         A head whose work depends on what it finds in an image leaves that part out, and says so.
         """
-        return self(backbone, images)
+        return called_with(self, backbone, images)
 
     def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
         """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""

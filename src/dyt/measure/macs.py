@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyt import steer
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
-from dyt.model import DynamicModel
+from dyt.model import dynamic_of
 from dyt.route import Route, Tokens
 
 
@@ -51,7 +51,7 @@ class _Metered(Executor):
         return torch.cat(rows)
 
 
-def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Tensor:
+def count_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> Tensor:
     """Multiply-accumulates of each image at inference, under its own routes.
 
     Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
@@ -60,17 +60,23 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     surrounding context hold.
 
     Args:
-        model: the dynamic model; the train or eval mode of each of its modules is left as it was.
+        model: the dynamic model, or what wraps it; the train or eval mode of each of its modules is left as it was. A
+            compiled one is run uncompiled.
         images: (B, 3, H, W), or what else the backbone takes, such as NaFlexViT's mapping of tensors (B, ...).
 
     Returns:
         (B,) int64 on the CPU.
+
+    Raises:
+        DyTError: not one dynamic model.
     """
     counter = FlopCounterMode(display=False)
     count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
     metered = _Metered(counter, count)
-    with _evaluating(model), counter, steer.steered(model.key, executor=metered):
-        model.head.counted(model.backbone, images)
+    model = dynamic_of(model)
+    steering = steer.steered(model.key, executor=metered, counting=True)
+    with _evaluating(model), counter, steering, torch.compiler.set_stance("force_eager"):  # compiled code counts nothing
+        model(images)
     shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
 
