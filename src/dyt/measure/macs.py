@@ -75,7 +75,7 @@ def count_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> Tenso
     metered = _Metered(counter, count)
     model = dynamic_of(model)
     steering = steer.steered(model.key, executor=metered, counting=True)
-    with _evaluating(model), counter, steering, torch.compiler.set_stance("force_eager"):  # compiled code counts nothing
+    with _evaluating(model), counter, steering, torch.compiler.set_stance("force_eager"):  # compiled, it counts nothing
         model(images)
     shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
