@@ -21,7 +21,7 @@ def _offloads(hook: Any) -> bool:
 
 
 @contextmanager
-def at_hand(module: nn.Module) -> Iterator[None]:
+def at_hand(module: nn.Module | None) -> Iterator[None]:
     """The module's own weights are there inside, also where accelerate keeps them elsewhere between calls.
 
     For what has to read a weight without a call of its module.

@@ -37,7 +37,8 @@ class BeitFamily(IsotropicFamily):
     def attn(self, block: Any, x: Tensor, tokens: Tokens, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
         attn, y = block.attn, block.norm1(x)
         if tokens.index is None and tokens.valid is None:
-            y = attn(y, shared_rel_pos_bias=shared_rel_pos_bias)
+            with at_hand(attn.qkv):  # whose weight timm reads without a call
+                y = attn(y, shared_rel_pos_bias=shared_rel_pos_bias)
         else:
             bias = mask_for(x, tokens, _bias(attn, shared_rel_pos_bias))
             y = biased_attention(attn, *_projected(attn, y), bias)

@@ -36,7 +36,9 @@ class RotaryFamily(IsotropicFamily):
         """The block's attention of x (B, K, C), normalised before where it has to be."""
         if rope is not None:
             rope = gather_rope(rope, tokens, block.attn.num_prefix_tokens)
-        out: Tensor = block.attn(x, rope=rope, attn_mask=mask_for(x, tokens, attn_mask, is_causal), is_causal=False)
+        mask = mask_for(x, tokens, attn_mask, is_causal)
+        with at_hand(block.attn.qkv):  # whose weight timm reads without a call
+            out: Tensor = block.attn(x, rope=rope, attn_mask=mask, is_causal=False)
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dyt.families.windows import Windows
 from dyt.registry import families
 from dyt.route import Tokens
+from dyt.tensors import at_hand
 
 
 @families("swin_v2")
@@ -25,5 +26,6 @@ class SwinV2(Windows):
         return out
 
     def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
-        out: Tensor = block.drop_path1(block.norm1(block._attn(x)))  # type: ignore[operator]
+        with at_hand(block.attn.qkv):  # type: ignore[arg-type, union-attr]  # whose weight timm reads without a call
+            out: Tensor = block.drop_path1(block.norm1(block._attn(x)))  # type: ignore[operator]
         return out
