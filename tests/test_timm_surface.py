@@ -264,3 +264,14 @@ def test_timms_checkpoints_of_a_dynamic_model(tmp_path: Path) -> None:
     load_checkpoint(twin, str(tmp_path / "last.pth.tar"))
     with torch.no_grad():
         torch.testing.assert_close(twin(IMAGES), model(IMAGES))
+
+
+def test_groups_of_a_model_of_transformers() -> None:
+    pytest.importorskip("transformers", reason="the extra dyt[huggingface]")
+    from families.zoo_hf import HUGGINGFACE
+
+    model = dyt.build(spec(backbone={"weights": "none"}), backbone=HUGGINGFACE["vit"].backbone())
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    layers = [{layer for name, layer in groups.items() if f".layers.{i}." in name} for i in range(2)]
+    assert layers == [{1}, {2}]
+    assert {layer for name, layer in groups.items() if ".embeddings." in name} == {0}
