@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.specfile import read
 from dyt.tensors import check_modules, trainable
+from dyt.timm_surface import checkpoint_blocks
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 from dyt.window_attention import combination_refusal
@@ -114,10 +116,12 @@ def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> Dyn
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key, head_class(spec.head, backbone), tuner)
-    if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin has it on its stages
-        # timm would recompute whole blocks, dispatchers included, outside the context that they ran in.
+    asked = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())  # Swin's stages have it
+    if asked:
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
+    # timm would recompute whole blocks, dispatchers included, outside the context that they ran in
+    backbone.set_grad_checkpointing = partial(checkpoint_blocks, model.dynamic_blocks)  # type: ignore[assignment]
     for parameter in trainable(model):
         parameter.requires_grad_(True)
     model.origin = Origin.of(model, thawed)

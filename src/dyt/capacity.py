@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.allot import rooms_of
 from dyt.errors import DyTError
-from dyt.model import DynamicModel, record
+from dyt.model import DynamicModel, dynamic_of, record
 from dyt.spec import CapacitySpec, parse
 from dyt.variants.base import POINTWISE
 
 
 def calibrate_capacity(
-    model: DynamicModel,
+    model: nn.Module,
     batches: Iterable[Tensor],
     quantile: float = 1.0,
     margin: float = 0.05,
@@ -31,7 +31,8 @@ def calibrate_capacity(
     `overflow="nan"`, the images concerned come out as NaN. The room is part of `model.spec`, so that it is saved.
 
     Args:
-        model: in whatever mode, which is left as it was; its dispatchers decide as at inference.
+        model: the dynamic model, or what wraps it; in whatever mode, which is left as it was. Its dispatchers decide as
+            at inference.
         batches: images (B, 3, H, W) each.
         quantile: in [0, 1]; 1 gives room for the image with most active tokens.
         margin: at least 0.
@@ -44,13 +45,15 @@ def calibrate_capacity(
         For each site, its share of the tokens, in (0, 1].
 
     Raises:
-        DyTError: no images, fewer than `together`, a number outside its range, or images of several sizes.
+        DyTError: no images, fewer than `together`, a number outside its range, images of several sizes, or not
+            one dynamic model.
     """
     if not (0 <= quantile <= 1 and margin >= 0 and together >= 1):
         raise DyTError(
             f"calibrate_capacity needs quantile from 0 to 1, margin >= 0 and together >= 1; given {quantile}, {margin} "
             f"and {together}"
         )
+    model = dynamic_of(model)
     counts, sizes = _counted(model, batches)
     shares = []
     for site, active, size in zip(model.sites, counts, sizes, strict=True):

@@ -18,10 +18,12 @@ from dyt.assemble import assembled, is_dynamic
 from dyt.backbone import faults
 from dyt.breakeven import BreakEven
 from dyt.bridges import bridged
-from dyt.errors import CheckpointError
+from dyt.errors import CheckpointError, UnsupportedError
 from dyt.heads import Classifier
+from dyt.holding import flat
 from dyt.kept import Kept, frozen_entries
-from dyt.model import DynamicModel
+from dyt.model import DynamicModel, dynamic_of
+from dyt.offloading import all_at_hand, plain_tensor
 from dyt.origin import CHECKSUM, checksum, fingerprint
 from dyt.spec import DyTSpec, parse
 from dyt.tensors import plain_state, put, stored
@@ -34,7 +36,7 @@ BREAK_EVEN = "break_even"
 """The metadata entry with what `dyt.calibrate` found, as JSON by site name; absent where nothing was calibrated."""
 
 
-def save(model: DynamicModel, path: str | Path, *, whole: bool | None = None) -> None:
+def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> None:
     """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
 
     Of the backbone it writes `modules_to_save`, and whatever else has been trained or changed since the model was
@@ -45,7 +47,8 @@ def save(model: DynamicModel, path: str | Path, *, whole: bool | None = None) ->
     leaves what was there.
 
     Args:
-        model: from `dyt.build` or `dyt.load`.
+        model: the dynamic model, or what wraps it. Where its tensors are sharded over ranks they are gathered: call it
+            on all ranks. Each that calls it writes the same file.
         path: the file.
         whole: store the whole backbone, so that a load needs neither its weights nor `backbone=`; None does so where
             the model is from such a file.
@@ -53,8 +56,21 @@ def save(model: DynamicModel, path: str | Path, *, whole: bool | None = None) ->
     Raises:
         CheckpointError: a directory that does not exist; a model that was optimised; or one that no load would make
             again, by name (`model.save_refusal()` tells beforehand). Nothing was written.
+        DyTError: not one dynamic model.
+        UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
     """
-    path, reason = Path(path), model.save_refusal()
+    inside = dynamic_of(model)
+    if flat(model):
+        raise UnsupportedError(
+            "save: parameters are in the flat shards of FullyShardedDataParallel; shard with torch's fully_shard, or "
+            "save .module of a model wrapped as a whole inside FullyShardedDataParallel.summon_full_params(model)"
+        )
+    with all_at_hand(inside):
+        _save(inside, Path(path), whole)
+
+
+def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
+    reason = model.save_refusal()
     if reason is not None:
         raise CheckpointError(f"cannot save this model to '{path}': {reason}")
     if not path.parent.is_dir():
@@ -63,7 +79,7 @@ def save(model: DynamicModel, path: str | Path, *, whole: bool | None = None) ->
     whole = (origin is not None and origin.whole) if whole is None else whole
     every = whole or spec.trainable == "full"
     also = () if every or origin is None else origin.changed(model)
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in stored(model, every, also).items()}
+    tensors = {key: plain_tensor(t, key).clone() for key, t in stored(model, every, also).items()}
     metadata = {"format": FORMAT, "version": VERSION, "spec": spec.model_dump_json()}
     found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
     if found:

@@ -11,13 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dyt import steer
 from dyt.errors import DyTError, UnsupportedError
 from dyt.executors.base import Executor
-from dyt.model import COMPLETE, DynamicModel, execution
+from dyt.model import COMPLETE, DynamicModel, dynamic_of, execution
+from dyt.offloading import refuse_absent
 from dyt.registry import executors
 from dyt.variants.base import POINTWISE
 
@@ -27,11 +28,11 @@ TRACED = 2
 """Images of the trace. Of a batch of one the exporter would take the size for granted."""
 
 
-def program(model: DynamicModel, images: Tensor, executor: str = "capacity") -> ExportedProgram:
+def program(model: nn.Module, images: Tensor, executor: str = "capacity") -> ExportedProgram:
     """The forward of inference as torch.export sees it, with a free batch size.
 
     Args:
-        model: the dynamic model, in eval mode.
+        model: the dynamic model, or what wraps it; in eval mode.
         images: (B, 3, H, W), of whose size and dtype the images of every later call are; their values do not matter.
         executor: `capacity` (without calibration it computes all tokens), `masked`, `complete` (every token is active,
             nothing is decided), or `sparse` where only MLP branches are dispatched.
@@ -41,6 +42,8 @@ def program(model: DynamicModel, images: Tensor, executor: str = "capacity") -> 
             or a call inside `dyt.forced` or `dyt.record`, which would become part of the file.
         DyTError: an unknown executor, or no image.
     """
+    model = dynamic_of(model)
+    refuse_absent(model, "export")
     if model.training:
         raise UnsupportedError("a model is exported as it is at inference: call model.eval() first")
     if len(images) == 0:
@@ -67,7 +70,7 @@ def _check(model: DynamicModel, executor: str) -> None:
             )
 
 
-def to_pt2(model: DynamicModel, path: str | Path, images: Tensor, executor: str = "capacity") -> Run:
+def to_pt2(model: nn.Module, path: str | Path, images: Tensor, executor: str = "capacity") -> Run:
     """Writes `path` (.pt2), to be loaded by `torch.export.load(path).module()`; arguments and errors as `program`.
 
     Returns:
@@ -79,7 +82,7 @@ def to_pt2(model: DynamicModel, path: str | Path, images: Tensor, executor: str 
     return run
 
 
-def to_onnx(model: DynamicModel, path: str | Path, images: Tensor, executor: str = "capacity") -> Run:
+def to_onnx(model: nn.Module, path: str | Path, images: Tensor, executor: str = "capacity") -> Run:
     """Writes `path` (.onnx), with input `images` and output `logits`; arguments and errors as `program`.
 
     Returns:
@@ -147,7 +150,7 @@ class Difference:
 
 
 @torch.no_grad()
-def difference(model: DynamicModel, run: Run, images: Tensor, dtype: torch.dtype = torch.float32) -> Difference:
+def difference(model: nn.Module, run: Run, images: Tensor, dtype: torch.dtype = torch.float32) -> Difference:
     """Compares what was written with the model, run by `masked` with its own routes.
 
     Args:
@@ -159,6 +162,7 @@ def difference(model: DynamicModel, run: Run, images: Tensor, dtype: torch.dtype
     Raises:
         DyTError: a batch of the traced size, or of none.
     """
+    model = dynamic_of(model)
     if len(images) in {0, TRACED}:
         raise DyTError(f"compare on a batch of another size than {TRACED}, that of the trace; given {len(images)}")
     with execution(model, "masked"):

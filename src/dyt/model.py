@@ -14,11 +14,14 @@ from dyt import steer
 from dyt.data_config import DataConfig, attach, attached, renamed
 from dyt.errors import DyTError, UnsupportedError, nearest
 from dyt.heads import Classifier, Head
+from dyt.holding import held
+from dyt.offloading import called_with
 from dyt.reducers.stage import Stage
 from dyt.registry import UnknownNameError, executors
 from dyt.route import Route
 from dyt.site import Site
 from dyt.spec import DyTSpec
+from dyt.timm_surface import TimmSurface, checkpoint_blocks
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
 
@@ -29,10 +32,12 @@ COMPLETE = "complete"
 """The execution that is a policy, not a mechanism: every token active, no dispatcher."""
 
 
-class DynamicModel(nn.Module):
+class DynamicModel(TimmSurface):
     """A timm model with dispatched branches. Forwards timm's methods; `model(images)` returns what timm returns.
 
-    Made by `dyt.build` or `dyt.load`. Not supported: `torch.jit.script`.
+    Made by `dyt.build` or `dyt.load`. Not supported: `torch.jit.script`. Functions that take a model also take what
+    wraps or holds it: DistributedDataParallel, DataParallel, FSDP, torch.compile's, `TuningStep`, AveragedModel,
+    timm's ModelEma.
 
     Attributes:
         backbone: the timm model, its blocks replaced in place.
@@ -52,6 +57,7 @@ class DynamicModel(nn.Module):
         self.backbone: Any = backbone
         self.head = head
         self.spec, self.key, self.tuner = spec, key, tuner
+        self.pruned = False
         self.training = backbone.training
         head.train(backbone.training)
         for module in frozen_norms(backbone, spec):
@@ -59,7 +65,10 @@ class DynamicModel(nn.Module):
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Images (B, 3, H, W) -> logits (B, classes), or what else the head gives, in train and eval mode."""
-        return self.head(self.backbone, images, *args, **kwargs)
+        head: Any = self.head
+        if steer.current(self.key).counting:
+            return head.counted(self.backbone, images)
+        return called_with(head, self.backbone, images, *args, **kwargs)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -79,9 +88,17 @@ class DynamicModel(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the frozen branches of the dynamic blocks in the backward pass; timm's own flag stays off."""
-        for module in self.backbone.modules():
-            if isinstance(module, DynamicBlock):
-                module.grad_checkpointing = enable
+        checkpoint_blocks(self.dynamic_blocks, enable)
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether they do."""
+        return any(block.grad_checkpointing for block in self.dynamic_blocks)
+
+    @property
+    def dynamic_blocks(self) -> tuple[DynamicBlock, ...]:
+        """The dynamic blocks, in forward order."""
+        return tuple(module for module in self.backbone.modules() if isinstance(module, DynamicBlock))
 
     def train(self, mode: bool = True) -> Self:
         """torch's `train`, but batch norms of the frozen backbone stay in eval mode: their statistics are frozen too.
@@ -95,6 +112,8 @@ class DynamicModel(nn.Module):
 
     def save_refusal(self) -> str | None:
         """Why this model cannot be saved, in words; None when it can. Worth asking before a long training."""
+        if self.pruned:
+            return "layers were taken out by prune_intermediate_layers, which no spec tells"
         return None if self.origin is None else self.origin.refusal(self)
 
     def plain_refusal(self) -> str | None:
@@ -104,42 +123,6 @@ class DynamicModel(nn.Module):
         what = "trainable: full" if self.spec.trainable == "full" else "modules_to_save"
         what = what if self.tuner is None else f"tuner '{getattr(self.spec.tuner, 'type', None)}'"
         return f"{what} trains the backbone itself, whose first weights are not kept"
-
-    # timm's interface --------------------------------------------------------------------------------------------
-
-    def forward_features(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """timm's `forward_features`: (B, N, C) tokens after the final norm; fewer of them with a reducer.
-
-        A head that reads patch tokens is given all of them, where the reducer can tell each patch's token.
-        """
-        tokens: Tensor = self.backbone.forward_features(images, *args, **kwargs)
-        return tokens
-
-    def forward_head(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """timm's `forward_head`: tokens (B, N, C) -> logits, or pooled features with `pre_logits=True`."""
-        out: Tensor = self.backbone.forward_head(tokens, *args, **kwargs)
-        return out
-
-    def forward_intermediates(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """timm's `forward_intermediates`.
-
-        Raises:
-            UnsupportedError: a model with a reducer, whose tokens are no grid; or a tuner whose own tokens are among
-                those between the blocks (shallow prompts).
-        """
-        if self.spec.reducer is not None:
-            raise UnsupportedError(
-                f"forward_intermediates gives one token per patch, which reducer '{self.spec.reducer.type}' does not "
-                f"leave; use forward_features, or a model without a reducer"
-            )
-        reason = None if self.tuner is None else self.tuner.intermediates_refusal()
-        if reason is not None:
-            raise UnsupportedError(f"forward_intermediates is not available: {reason}")
-        return self.backbone.forward_intermediates(images, *args, **kwargs)
-
-    def get_classifier(self) -> Any:
-        """timm's `get_classifier`: the head, a tuple of two for distilled models."""
-        return self.backbone.get_classifier()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """timm's `reset_classifier`, with the new head trainable and started as the paper's; the spec follows.
@@ -166,26 +149,6 @@ class DynamicModel(nn.Module):
         )
 
     @property
-    def num_classes(self) -> int:
-        """What the head tells apart; 0 for none."""
-        return int(self.spec.head.num_classes)
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the tokens after the last block."""
-        return int(self.backbone.num_features)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Class, register and distillation tokens."""
-        return int(getattr(self.backbone, "num_prefix_tokens", 0))  # hierarchical models have none and do not say so
-
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        """timm's description of the weights: mean, std, input size, interpolation, crop."""
-        return dict(self.backbone.pretrained_cfg)
-
-    @property
     def data_config(self) -> DataConfig | None:
         """What it was trained on; None where that is not known. `pretrained_cfg` has the same in timm's words."""
         return attached(self.backbone)
@@ -193,11 +156,6 @@ class DynamicModel(nn.Module):
     @data_config.setter
     def data_config(self, config: DataConfig) -> None:
         attach(self.backbone, config)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameter names that timm's optimiser factory should not decay."""
-        inner = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
-        return {f"backbone.{name}" for name in inner}
 
 
 def heads(backbone: nn.Module) -> tuple[nn.Module, ...]:
@@ -251,29 +209,48 @@ def start_head(backbone: nn.Module) -> None:
                 nn.init.trunc_normal_(parameter, std=0.01)
 
 
+def dynamic_of(model: Any) -> DynamicModel:
+    """The dynamic model that a user holds: itself, or what is inside (DistributedDataParallel, torch.compile, ...).
+
+    Raises:
+        DyTError: something that holds none, or several.
+    """
+    return held(model, DynamicModel)
+
+
 # Contexts
 # ---------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def record(model: DynamicModel) -> Iterator[list[Route]]:
-    """Yields a list that each forward inside appends its routes to, in forward order."""
+def record(model: nn.Module) -> Iterator[list[Route]]:
+    """Yields a list that each forward inside appends its routes to, in forward order.
+
+    Args:
+        model: the dynamic model, or what wraps it (`dyt.DynamicModel`).
+
+    Raises:
+        DyTError: not one dynamic model, or replicas of one.
+    """
+    key = _steerable(model).key
     routes: list[Route] = []
-    with steer.steered(model.key, records=(*steer.current(model.key).records, routes)):
+    with steer.steered(key, records=(*steer.current(key).records, routes)):
         yield routes
 
 
 @contextmanager
-def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
+def forced(model: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     """Uses these masks instead of the dispatchers, in train and eval mode, for every forward inside.
 
     Args:
+        model: the dynamic model, or what wraps it (`dyt.DynamicModel`).
         masks: one (B, N) bool tensor per site, in the order of `model.sites`; prefix included and True there. With a
             reducer N is the number of tokens that the site has left (`dyt.record` tells).
 
     Raises:
-        DyTError: a wrong number, dtype or shape, or a False prefix.
+        DyTError: a wrong number, dtype or shape, or a False prefix; not one dynamic model, or replicas of one.
     """
+    model = _steerable(model)
     sites = model.sites
     if len(masks) != len(sites):
         raise DyTError(f"forced needs one mask per site: given {len(masks)}, the model has {len(sites)} sites")
@@ -292,43 +269,60 @@ def forced(model: DynamicModel, masks: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def execution(model: DynamicModel, name: str) -> Iterator[None]:
+def execution(model: nn.Module, name: str) -> Iterator[None]:
     """Runs every forward inside with this executor, or, for `complete`, with every token active and no dispatcher.
 
     The complete model has its adapters; what the backbone computed before it was tuned is `dyt.plain`.
 
     Args:
+        model: the dynamic model, or what wraps it (`dyt.DynamicModel`).
         name: `complete` or a registered executor (`masked`, `sparse`). The default is `masked` in train mode and
             `sparse` in eval mode.
 
     Raises:
-        DyTError: an unknown name.
+        DyTError: an unknown name; not one dynamic model, or replicas of one.
     """
+    key = _steerable(model).key
     if name == COMPLETE:
-        with steer.steered(model.key, complete=True):
+        with steer.steered(key, complete=True):
             yield
         return
     try:
         executor = executors.get(name)()
     except UnknownNameError:
         raise DyTError(f"no execution '{name}'; {nearest(name, [COMPLETE, *executors.names()])}") from None
-    with steer.steered(model.key, executor=executor):
+    with steer.steered(key, executor=executor):
         yield
 
 
 @contextmanager
-def plain(model: DynamicModel) -> Iterator[None]:
+def plain(model: nn.Module) -> Iterator[None]:
     """Inside, every forward is that of the backbone before it was tuned: every token, no adapters, no reducers.
 
     Nothing is changed; what reads the features, the classifier or another head, is the present one. Wins over
     `dyt.forced` and `dyt.execution`. `dyt.unwrap` gives the backbone itself back.
 
+    Args:
+        model: the dynamic model, or what wraps it.
+
     Raises:
         UnsupportedError: a model whose backbone is trained as well (a tuner, `modules_to_save`, `trainable: full`), or
             that was rewritten for inference.
+        DyTError: not one dynamic model.
     """
-    reason = model.plain_refusal()
+    inside = _steerable(model)
+    reason = inside.plain_refusal()
     if reason is not None:
         raise UnsupportedError(f"plain is not available for this model: {reason}")
-    with steer.steered(model.key, complete=True, plain=True):
+    with steer.steered(inside.key, complete=True, plain=True):
         yield
+
+
+def _steerable(model: nn.Module) -> DynamicModel:
+    """The dynamic model inside, for a context around calls of `model`."""
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise DyTError(
+            "DataParallel runs replicas of the model in threads, which no context of this one reaches; use "
+            "DistributedDataParallel, or call its .module"
+        )
+    return dynamic_of(model)

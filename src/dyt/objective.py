@@ -13,8 +13,9 @@ from dyt import steer
 from dyt.accumulation import ALONE, Turn, Turns, image_count, uncounted
 from dyt.control import follow, thresholds_of
 from dyt.errors import DyTError
+from dyt.holding import runner
 from dyt.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
-from dyt.model import DynamicModel, execution, record
+from dyt.model import DynamicModel, dynamic_of, execution, record
 from dyt.registry import executors
 from dyt.route import Route
 from dyt.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
@@ -50,6 +51,17 @@ def asked_rates(model: DynamicModel, objective: ObjectiveSpec) -> list[float]:
     return [of[block] for block in blocks]
 
 
+def _held(model: nn.Module) -> DynamicModel:
+    """The dynamic model inside; refused where a step that runs it would pass by what wraps it."""
+    inside, name = dynamic_of(model), runner(model)
+    if name is not None:
+        raise DyTError(
+            f"TuningStep runs the model several times, which a model inside {name} does not know of; wrap the step: "
+            f"{name}(dyt.TuningStep(model))"
+        )
+    return inside
+
+
 class TuningStep(nn.Module):
     """One fine-tuning step's forward: the dynamic pass, then the complete pass, and the loss of both.
 
@@ -61,7 +73,8 @@ class TuningStep(nn.Module):
     or dropout, or torch.compile traces the step; with what `dyt.execution` names inside that.
 
     Args:
-        model: the dynamic model.
+        model: the dynamic model, or what holds it; but not what runs it in another way (DistributedDataParallel,
+            DataParallel, torch.compile): that is put around the step.
         objective: an ObjectiveSpec, a dict of its fields, or None for the model's spec.
         economical: False computes every pass whole and with the model's own executor, the plain form of the same step.
 
@@ -69,15 +82,17 @@ class TuningStep(nn.Module):
         DyTError: another number of `layer_rates` than the model has dynamic blocks.
         DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
         DyTError: a head that cannot be trained as it is: without outputs, or one output under cross entropy.
+        DyTError: not one dynamic model, or what runs it in another way.
     """
 
     def __init__(
         self,
-        model: DynamicModel,
+        model: nn.Module,
         objective: ObjectiveSpec | Mapping[str, Any] | None = None,
         economical: bool = True,
     ) -> None:
         super().__init__()
+        model = _held(model)
         self.model, self.economical = model, economical
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
         self.rates = asked_rates(model, self.objective)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dyt import twins
 from dyt.backbone import input_size
 from dyt.model import DynamicModel, head_keys, heads
+from dyt.offloading import plain_parts
 from dyt.tensors import aside, bare, plain_state, stored
 from dyt.tuners.base import Tuner
 
@@ -31,13 +32,16 @@ RESIZED = frozenset(
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 over names, shapes, dtypes and values of tensors, and over all metadata but the checksum itself."""
+    """sha256 over names, shapes, dtypes and values of tensors, and over all metadata but the checksum itself.
+
+    Sharded tensors are gathered, and packed ones are read as the tensors that they are made of.
+    """
     digest = hashlib.sha256()
     for entry, text in sorted(metadata.items()):
         if entry != CHECKSUM:
             digest.update(f"{entry} {text}\n".encode())
-    for key, tensor in sorted(tensors.items()):
-        plain = tensor.detach().cpu().contiguous()
+    parts = (part for name, tensor in sorted(tensors.items()) for part in plain_parts(tensor, name))
+    for key, plain in parts:
         digest.update(f"{key} {tuple(plain.shape)} {plain.dtype}\n".encode())
         digest.update(_bytes(plain))
     return digest.hexdigest()
@@ -116,6 +120,10 @@ class Origin:
     def again(self, model: DynamicModel, whole: bool) -> Origin:
         """Of the same model whose frozen weights were replaced by those that it is to have."""
         return replace(Origin.of(model, self.thawed), whole=whole)
+
+    def resized(self, model: DynamicModel) -> Origin:
+        """Of the model at its present image size. What depends on that has changed, and so will be in the file."""
+        return replace(self, layout=_layout(model), size=image_size(model.backbone))
 
     def changed(self, model: DynamicModel) -> list[str]:
         """Plain names of what of the backbone is trained or has other values, and is not stored as the spec says."""

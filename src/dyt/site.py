@@ -73,7 +73,12 @@ class Site(nn.Module):
             self.threshold = threshold.to(self.threshold.device)
         return self
 
-    def route(
+    def route(self, x: Tensor, *args: Any, **kwargs: Any) -> Route:
+        """The decision for tokens x (B, N, C), as a call of the module (`forward`): hooks and offloading see it."""
+        route: Route = self(x, *args, **kwargs)
+        return route
+
+    def forward(
         self,
         x: Tensor,
         padding: Tensor | None = None,

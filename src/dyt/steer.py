@@ -47,6 +47,7 @@ class Steering:
         penalties: lists that each forward appends the loss terms of its reducers to.
         plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
         stem: what the passes of one tuning step share; None where each computes everything.
+        counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
 
@@ -59,6 +60,7 @@ class Steering:
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
     stem: Stem | None = None
+    counting: bool = False
     progress: float = 0.0
 
     @property

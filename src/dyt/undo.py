@@ -8,7 +8,7 @@ from torch import nn
 
 from dyt.errors import UnsupportedError
 from dyt.families.hearing import forget
-from dyt.model import DynamicModel, heads
+from dyt.model import DynamicModel, dynamic_of, heads
 from dyt.variants.base import DynamicBlock
 from dyt.window_attention import take_windows
 
@@ -25,7 +25,7 @@ class Unwrapped(nn.Module):
         raise UnsupportedError("this model was taken apart by dyt.unwrap; use the backbone, or build on it again")
 
 
-def unwrap(model: DynamicModel) -> Any:
+def unwrap(model: nn.Module) -> Any:
     """The plain timm model again that `build` was given or made: its own blocks, without sites, adapters and reducers.
 
     The same object, changed in place as `build` changes it. Frozen weights are bit by bit what they were; what
@@ -35,15 +35,17 @@ def unwrap(model: DynamicModel) -> Any:
     its shell, as `.model`.
 
     Args:
-        model: from `dyt.build` or `dyt.load`; of no use afterwards. To keep it, unwrap a `copy.deepcopy` of it.
+        model: the dynamic model, or what wraps it; of no use afterwards. To keep it, unwrap a `copy.deepcopy` of it.
 
     Returns:
         The backbone, in the model's train or eval mode.
 
     Raises:
+        DyTError: not one dynamic model.
         UnsupportedError: a model that was rewritten for inference or taken apart, or a tuner whose effect no plain
             backbone has (`vpt`). Nothing was changed.
     """
+    model = dynamic_of(model)
     reason = _refusal(model)
     if reason is not None:
         raise UnsupportedError(f"unwrap is not available for this model: {reason}")
@@ -57,6 +59,7 @@ def unwrap(model: DynamicModel) -> Any:
         backbone.get_submodule(parent).register_module(name, block.restored())
     for module in backbone.modules():
         forget(module)
+    vars(backbone).pop("set_grad_checkpointing", None)  # put there by build, in the way of timm's own
     take_windows(backbone)
     thawed = frozenset() if model.origin is None else model.origin.thawed
     for name, parameter in backbone.named_parameters():

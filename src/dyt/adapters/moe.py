@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dyt.adapters.projection import Projection, ProjectionSpec
+from dyt.linear import Router, routed
 from dyt.registry import adapters
 from dyt.route import mean_token
 
@@ -49,7 +49,8 @@ class Experts(nn.Module):
         self.bias = nn.Parameter(torch.zeros(experts, outputs))
 
     def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """(B, N, C_in) -> (B, N, C_out) with the mixture alpha (B, E) of each image."""
+        """(B, N, C_in) -> (B, N, C_out) with the mixture alpha (B, E) float32 of each image."""
+        alpha = alpha.to(self.weight.dtype)
         weight = (alpha @ self.weight.flatten(1)).view(alpha.shape[0], *self.weight.shape[1:])
         return torch.bmm(x, weight.mT) + (alpha @ self.bias).unsqueeze(1)
 
@@ -68,7 +69,7 @@ class MoE(Projection):
     def __init__(self, spec: MoESpec, dim: int) -> None:
         super().__init__(spec, dim)
         self.normalisation = spec.normalisation
-        self.router = nn.Linear(dim, spec.experts)
+        self.router = Router(dim, spec.experts)
         self.down = Experts(spec.experts, dim, spec.dim)
         self.up = Experts(spec.experts, spec.dim, dim)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
@@ -78,13 +79,11 @@ class MoE(Projection):
 
     def alpha(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """(B, E) float32, the weights of the experts for the tokens x (B, N, C); padding (B, N) is left out."""
-        with torch.autocast(x.device.type, enabled=False):
-            mean = mean_token(x, padding).squeeze(1)
-            logits = F.linear(mean, self.router.weight.float(), self.router.bias.float())
+        logits = routed(self.router, mean_token(x, padding).squeeze(1))
         if self.normalisation == "none":
             return logits
         return logits.softmax(-1) if self.normalisation == "softmax" else logits.sigmoid()
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        alpha = self.alpha(x, padding).to(self.down.weight.dtype)
+        alpha = self.alpha(x, padding)
         return self.delta(x, partial(self.down, alpha=alpha), partial(self.up, alpha=alpha))

@@ -5,6 +5,7 @@ Shapes: B images, N tokens (class and register tokens first), C channels, F feat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,6 +176,11 @@ class HuggingFaceModel(nn.Module):
         model: Any = self.model
         model.classifier = self._linear(num_classes)
         model.num_labels = model.config.num_labels = num_classes
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's patterns of parameters by depth: embeddings, layer by layer, and all else with the head."""
+        layers = re.escape(self.layer_paths[0].rpartition(".")[0])
+        return {"stem": r"^model\.(?:.*\.)?(?:embeddings|pre_layrnorm)", "blocks": [(rf"^{layers}\.(\d+)", None)]}
 
     @property
     def grad_checkpointing(self) -> bool:

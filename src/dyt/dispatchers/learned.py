@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from dyt.dispatchers import sampling
 from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
+from dyt.linear import Router
 from dyt.registry import dispatchers
 from dyt.spec import Schedule, at
 
@@ -35,7 +36,7 @@ class Learned(Dispatcher):
     def __init__(self, spec: LearnedSpec, place: Place) -> None:
         super().__init__(spec, place)
         self.temperature, self.noise = spec.temperature, spec.noise
-        self.router = nn.Linear(place.dim, 1)
+        self.router = Router(place.dim, 1)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
         nn.init.constant_(self.router.bias, at(spec.bias, place.depth))
 

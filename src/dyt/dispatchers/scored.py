@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import field_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dyt.dispatchers.base import DispatcherSpec
+from dyt.linear import routed
 from dyt.spec import Schedule, ends
 
 
@@ -41,8 +40,6 @@ class ScoredSpec(DispatcherSpec):
         return value
 
 
-def linear_scores(router: nn.Linear, tokens: Tensor) -> Tensor:
+def linear_scores(router: nn.Module, tokens: Tensor) -> Tensor:
     """(B, P) float32, also under autocast: the score of each token of (B, P, C) by a router C -> 1."""
-    with torch.autocast(tokens.device.type, enabled=False):
-        bias = None if router.bias is None else router.bias.float()
-        return F.linear(tokens.float(), router.weight.float(), bias).squeeze(-1)
+    return routed(router, tokens).squeeze(-1)

@@ -9,6 +9,7 @@ from dyt.dispatchers import sampling
 from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
 from dyt.dispatchers.counted import CountedSpec, largest, number
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
+from dyt.linear import Router
 from dyt.registry import dispatchers
 from dyt.spec import at
 
@@ -34,7 +35,7 @@ class TopK(Dispatcher):
         super().__init__(spec, place)
         self.temperature, self.noise, self.count = spec.temperature, spec.noise, spec.count
         self.rate = place.rate if spec.rate is None else spec.rate
-        self.router = nn.Linear(place.dim, 1, bias=False)
+        self.router = Router(place.dim, 1, bias=False)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
 
     def decide(self, tokens: Tensor, moment: Moment) -> Decision:

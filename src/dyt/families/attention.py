@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.linear import bare
 from dyt.route import Tokens
 
 
@@ -91,8 +92,11 @@ def unseen(x: Tensor, mask: Tensor | None) -> Tensor | None:
 
 
 def outputs(linear: Any, x: Tensor, start: int, stop: int) -> Tensor:
-    """The outputs `start` to `stop` of a linear map of x, computed alone; of what another library put there, sliced."""
-    if type(linear) is not nn.Linear:
+    """The outputs `start` to `stop` of a linear map of x, computed alone.
+
+    Where another library put something there, or hears of its calls (`bare`), all are computed and sliced.
+    """
+    if type(linear) is not nn.Linear or not bare(linear):
         found: Tensor = linear(x)[..., start:stop]
         return found
     bias = None if linear.bias is None else linear.bias[start:stop]

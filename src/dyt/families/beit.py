@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
+from dyt.offloading import at_hand
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -36,7 +37,8 @@ class BeitFamily(IsotropicFamily):
     def attn(self, block: Any, x: Tensor, tokens: Tokens, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
         attn, y = block.attn, block.norm1(x)
         if tokens.index is None and tokens.valid is None:
-            y = attn(y, shared_rel_pos_bias=shared_rel_pos_bias)
+            with at_hand(attn.qkv):  # whose weight timm reads without a call
+                y = attn(y, shared_rel_pos_bias=shared_rel_pos_bias)
         else:
             bias = mask_for(x, tokens, _bias(attn, shared_rel_pos_bias))
             y = biased_attention(attn, *_projected(attn, y), bias)
@@ -56,7 +58,8 @@ def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (B, H, K, D); timm keeps their biases apart and has none for keys."""
     qkv = attn.qkv(y)
     if attn.q_bias is not None:
-        qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+        with at_hand(attn):
+            qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     q, k, v = (split_heads(part, attn.num_heads) for part in qkv.chunk(3, -1))
     return q, k, v
 
@@ -65,5 +68,6 @@ def _bias(attn: Any, shared: Tensor | None) -> Tensor | None:
     """(1, H, N, N): the block's own bias, the shared one, or their sum."""
     if attn.relative_position_bias_table is None:
         return shared
-    own: Tensor = attn._get_rel_pos_bias()
+    with at_hand(attn):
+        own: Tensor = attn._get_rel_pos_bias()
     return own if shared is None else own + shared

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dyt.families.attention import class_row, gather_rope, mask_for, outputs, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
+from dyt.offloading import at_hand
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -35,7 +36,9 @@ class RotaryFamily(IsotropicFamily):
         """The block's attention of x (B, K, C), normalised before where it has to be."""
         if rope is not None:
             rope = gather_rope(rope, tokens, block.attn.num_prefix_tokens)
-        out: Tensor = block.attn(x, rope=rope, attn_mask=mask_for(x, tokens, attn_mask, is_causal), is_causal=False)
+        mask = mask_for(x, tokens, attn_mask, is_causal)
+        with at_hand(block.attn.qkv):  # whose weight timm reads without a call
+            out: Tensor = block.attn(x, rope=rope, attn_mask=mask, is_causal=False)
         return out
 
     def attention_refusal(self, backbone: Any) -> str | None:
@@ -71,8 +74,9 @@ class RotaryFamily(IsotropicFamily):
             return split_heads(attn.q_proj(first), heads), split_heads(attn.k_proj(y), keys)
         width = attn.num_heads * attn.head_dim
         q, k = outputs(attn.qkv, first, 0, width), outputs(attn.qkv, y, width, 2 * width)
-        q_bias = getattr(attn, "q_bias", None)  # EvaAttention's own: none for keys
-        return split_heads(q if q_bias is None else q + q_bias, heads), split_heads(k, heads)
+        with at_hand(attn):
+            q_bias = getattr(attn, "q_bias", None)  # EvaAttention's own: none for keys
+            return split_heads(q if q_bias is None else q + q_bias, heads), split_heads(k, heads)
 
 
 @families("eva")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dyt.errors import UnsupportedError
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
+from dyt.offloading import at_hand
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -76,8 +77,9 @@ class ParallelFamily(IsotropicFamily):
         if block.out_proj is None:
             out: Tensor = block.mlp_out_proj(hidden)
             return out
-        weight = _splittable(block.out_proj).weight[:, block.in_split[1] :]
-        return F.linear(hidden, weight, block.out_proj.bias)
+        linear = _splittable(block.out_proj)
+        with at_hand(linear):
+            return F.linear(hidden, linear.weight[:, block.in_split[1] :], linear.bias)
 
     def _attn(self, block: Any, y: Tensor, mask: Tensor | None) -> Tensor:
         start, width = block.in_split[0], block.in_split[1]
@@ -86,7 +88,9 @@ class ParallelFamily(IsotropicFamily):
         if block.out_proj is None:
             out: Tensor = block.attn_out_proj(mixed)
             return out
-        return F.linear(mixed, _splittable(block.out_proj).weight[:, :width])
+        linear = _splittable(block.out_proj)
+        with at_hand(linear):
+            return F.linear(mixed, linear.weight[:, :width])
 
     @abstractmethod
     def _mixed(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -94,10 +98,10 @@ class ParallelFamily(IsotropicFamily):
 
 
 def _splittable(linear: nn.Module) -> nn.Linear:
-    if type(linear) is not nn.Linear:
+    if type(linear) is not nn.Linear or linear._forward_hooks or linear._forward_pre_hooks:
         raise UnsupportedError(
-            f"out_proj is a {type(linear).__name__}; where attention and MLP share it, it must stay a Linear, whose "
-            f"columns can be told apart"
+            f"out_proj is a {type(linear).__name__}{'' if type(linear) is not nn.Linear else ' with hooks'}; where "
+            f"attention and MLP share it, it must stay a Linear without hooks, whose columns can be told apart"
         )
     return linear
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
+from dyt.offloading import at_hand
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -49,7 +50,11 @@ def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _bias(attn: Any, shared: Tensor | None) -> Tensor | None:
     """(1, H, N, N): the block's own bias, or the shared one."""
-    return shared if attn.rel_pos is None else attn.rel_pos.get_bias()
+    if attn.rel_pos is None:
+        return shared
+    with at_hand(attn.rel_pos):
+        own: Tensor = attn.rel_pos.get_bias()
+    return own
 
 
 @families("relpos")

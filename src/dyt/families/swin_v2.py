@@ -8,6 +8,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from torch import Tensor, nn
 
 from dyt.families.windows import Windows
+from dyt.offloading import at_hand
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -25,5 +26,6 @@ class SwinV2(Windows):
         return out
 
     def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
-        out: Tensor = block.drop_path1(block.norm1(block._attn(x)))  # type: ignore[operator]
+        with at_hand(block.attn.qkv):  # type: ignore[arg-type, union-attr]  # whose weight timm reads without a call
+            out: Tensor = block.drop_path1(block.norm1(block._attn(x)))  # type: ignore[operator]
         return out

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
 from dyt.families.hearing import heard, prepare
 from dyt.families.isotropic import IsotropicFamily
+from dyt.linear import bare
 from dyt.registry import families
 from dyt.route import Tokens
 
@@ -71,6 +72,8 @@ class ViT(IsotropicFamily):
         if not erf or type(mlp.fc1) is not nn.Linear or type(mlp.fc2) is not nn.Linear:
             return None
         if type(scale) not in {LayerScale, nn.Identity}:
+            return None
+        if not all(map(bare, (mlp, norm, mlp.fc1, mlp.act, mlp.fc2, scale, block.drop_path2))):
             return None
         return norm, mlp.fc1, mlp.fc2, scale.gamma if type(scale) is LayerScale else None
 

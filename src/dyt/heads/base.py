@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dyt.data_config import channels
 from dyt.families.base import Family
+from dyt.offloading import called_with
 from dyt.registry import heads
 from dyt.spec import HeadSpec
 
@@ -96,7 +97,7 @@ class Head(nn.Module, ABC):
 
         A head whose work depends on what it finds in an image leaves that part out, and says so.
         """
-        return self(backbone, images)
+        return called_with(self, backbone, images)
 
     def divergence(self, complete: Any, dynamic: Any, temperature: float) -> Tensor:
         """KL(complete || dynamic), () float32, the complete outputs detached (paper section 3.5)."""

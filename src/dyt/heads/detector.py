@@ -22,6 +22,7 @@ from dyt.errors import DyTError
 from dyt.families.base import Family
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.simple_pyramid import SimplePyramid, last_map, plain_refusal
+from dyt.offloading import refuse_absent
 from dyt.registry import heads
 from dyt.spec import HeadSpec
 
@@ -224,6 +225,7 @@ def _in_float32(module: nn.Module, *args: Any) -> Any:
     weights = dict(module.named_parameters())
     if all(weight.dtype == torch.float32 for weight in weights.values()):
         return module(*args)
+    refuse_absent(module, "a detector in another dtype than float32")
     return functional_call(module, {name: weight.float() for name, weight in weights.items()}, args)
 
 

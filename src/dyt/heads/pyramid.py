@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dyt.offloading import at_hand
+
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1.0)
 """Layers 4, 6, 8 and 12 of 12, as shares of the depth."""
 BEHIND = ("norm", "fc_norm", "head_norm", "attn_pool", "pool", "neck")
@@ -56,9 +58,10 @@ def chosen(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 def maps(backbone: nn.Module, images: Tensor, layers: Sequence[Layer], norm: bool = False) -> list[Tensor]:
     """The maps of these layers, NCHW; `norm` applies the final norm. A layer may be named more than once."""
     indices = sorted({layer.index for layer in layers})
-    found = backbone.forward_intermediates(  # type: ignore[operator]
-        images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True
-    )
+    with at_hand(backbone):  # of which another method than forward is called
+        found = backbone.forward_intermediates(  # type: ignore[operator]
+            images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True
+        )
     by_index = dict(zip(indices, found, strict=True))
     return [by_index[layer.index] for layer in layers]
 

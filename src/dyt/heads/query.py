@@ -16,6 +16,7 @@ from dyt.errors import DyTError
 from dyt.families.base import Family
 from dyt.heads.base import TaskHeadSpec
 from dyt.heads.logits import LogitsHead
+from dyt.offloading import at_hand
 from dyt.registry import heads
 from dyt.spec import HeadSpec
 
@@ -83,7 +84,8 @@ class Query(LogitsHead):
         return inputs.flatten(0, 1)
 
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        tokens: Tensor = backbone.forward_features(self.frames(images), *args, **kwargs)  # type: ignore[operator]
+        with at_hand(backbone):  # of which another method than forward is called
+            tokens: Tensor = backbone.forward_features(self.frames(images), *args, **kwargs)  # type: ignore[operator]
         tokens = self.norm(tokens.reshape(len(images), -1, tokens.shape[-1]))  # Swin's are (B * T, h, w, C)
         query, key, value = (
             self._split(part) for part in (self.query.expand(len(images), -1, -1), *self.kv(tokens).chunk(2, -1))

@@ -8,6 +8,8 @@ from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.offloading import at_hand
+
 
 class SimplePyramid(nn.Module):
     """Maps at a quarter, half, once and twice the patch's stride (4, 8, 16, 32 px of a patch of 16), and a coarser one.
@@ -56,9 +58,10 @@ def _joined(width: int, channels: int) -> list[nn.Module]:
 
 def last_map(backbone: Any, images: Tensor) -> Tensor:
     """(B, C, h, w): the patch tokens after the last block, before any final norm, in their places."""
-    maps: list[Tensor] = backbone.forward_intermediates(
-        images, indices=1, norm=False, output_fmt="NCHW", intermediates_only=True
-    )
+    with at_hand(backbone):  # of which another method than forward is called
+        maps: list[Tensor] = backbone.forward_intermediates(
+            images, indices=1, norm=False, output_fmt="NCHW", intermediates_only=True
+        )
     return maps[-1]
 
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt.errors import DyTError, UnsupportedError
-from dyt.model import DynamicModel, execution, record
+from dyt.model import dynamic_of, execution, record
 from dyt.route import Route
 
 
 @torch.no_grad()
-def site_rates(model: DynamicModel, batches: Iterable[Tensor]) -> Mapping[str, float]:
+def site_rates(model: nn.Module, batches: Iterable[Tensor]) -> Mapping[str, float]:
     """The mean of M over the patch tokens of all images, site by site, at inference (paper fig. 5).
 
     Prefix and padding tokens are left out. The model's train or eval mode is left as it was.
 
     Args:
-        model: the dynamic model.
+        model: the dynamic model, or what wraps it.
         batches: images (B, 3, H, W) each.
 
     Returns:
@@ -45,8 +45,9 @@ def site_rates(model: DynamicModel, batches: Iterable[Tensor]) -> Mapping[str, f
 
 
 @torch.no_grad()
-def routes_of(model: DynamicModel, images: Tensor) -> list[Route]:
+def routes_of(model: nn.Module, images: Tensor) -> list[Route]:
     """The routes of one forward of images (B, 3, H, W) in eval mode; the model's mode is left as it was."""
+    model = dynamic_of(model)
     training = model.training
     model.eval()
     try:
@@ -106,7 +107,7 @@ def grid(patches: int, size: tuple[int, int]) -> tuple[int, int]:
     return h, patches // h
 
 
-def token_counts(model: DynamicModel, image: Tensor) -> list[tuple[int, int]]:
+def token_counts(model: nn.Module, image: Tensor) -> list[tuple[int, int]]:
     """(N, prefix) of every site, in forward order, for an image (1, 3, H, W): what forced masks have to be like."""
     with execution(model, "complete"):
         return [(route.active.shape[1], route.prefix) for route in routes_of(model, image)]

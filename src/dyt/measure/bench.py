@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt import steer
 from dyt.errors import DyTError, UnsupportedError
@@ -22,7 +22,7 @@ from dyt.measure.contenders import DENSE, PEERS, Contender, Dense, Rewrite, cont
 from dyt.measure.costs import dense_macs
 from dyt.measure.latency import Comparison, Interval, paired
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, execution
+from dyt.model import DynamicModel, dynamic_of, execution
 from dyt.route import activation_rate
 
 Precision = Literal["float32", "bfloat16"]
@@ -99,7 +99,7 @@ class Bench:
 
 
 def compare(
-    model: DynamicModel,
+    model: nn.Module,
     images: Tensor,
     rate: float | None = 0.5,
     dtype: Precision = "float32",
@@ -118,7 +118,7 @@ def compare(
     model's own dispatchers decide; forced masks skip them, a thousandth of the work.
 
     Args:
-        model: the dynamic model; not changed.
+        model: the dynamic model, or what wraps it; not changed.
         images: (B, 3, H, W), or what else the head takes, on the device to measure on.
         rate: share of patch tokens active under random forced masks; None for the model's own routes.
         dtype: of weights and images.
@@ -135,7 +135,7 @@ def compare(
     if not len(images):
         raise DyTError("bench: a batch of at least one image is needed")
     images = images.to(getattr(torch, dtype))
-    before, model = os.getloadavg()[0], copy.deepcopy(model).to(images).eval()
+    before, model = os.getloadavg()[0], copy.deepcopy(dynamic_of(model)).to(images).eval()
     found, left = contenders(model, executor_names, peers, rewrites)
     prepared: dict[str, _Prepared] = {}
     with torch.inference_mode():

@@ -16,7 +16,8 @@ from dyt.breakeven import BreakEven
 from dyt.errors import DyTError, UnsupportedError
 from dyt.measure.activity import random_masks, routes_of, token_counts
 from dyt.measure.latency import paired
-from dyt.model import DynamicModel, execution
+from dyt.model import DynamicModel, dynamic_of, execution
+from dyt.offloading import refuse_absent
 from dyt.site import Site
 
 SHARES = (0.0, 0.5, 1.0)
@@ -57,7 +58,7 @@ class _Call:
 
 
 def calibrate(
-    model: DynamicModel,
+    model: nn.Module,
     sample: Tensor,
     batch_sizes: Sequence[int] = (1, 8, 32),
     device: str | torch.device | None = None,
@@ -75,7 +76,7 @@ def calibrate(
     turns with the block that computes every token (`dyt.measure.paired`).
 
     Args:
-        model: plain or optimised; only its sites' `break_even` is changed.
+        model: the dynamic model, plain or optimised, or what wraps it; only its sites' `break_even` is changed.
         sample: images (B, 3, H, W), or what else the head takes, that are like those to come, for the activity;
             repeated to fill a batch.
         batch_sizes: to measure at, inputs per call; other sizes use the nearest.
@@ -87,8 +88,11 @@ def calibrate(
 
     Raises:
         DyTError: no images, or batch sizes that are not whole numbers from 1 on.
-        UnsupportedError: a model with a reducer, whose blocks cannot run alone.
+        UnsupportedError: a model with a reducer, whose blocks cannot run alone; or weights that are offloaded or
+            sharded.
     """
+    model = dynamic_of(model)
+    refuse_absent(model, "calibrate")
     batches = sorted(set(batch_sizes))
     if not batches or not all(isinstance(size, int) and size >= 1 for size in batches):
         raise DyTError(f"calibrate: batch_sizes are whole numbers from 1 on, at least one; given {tuple(batch_sizes)}")

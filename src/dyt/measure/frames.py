@@ -8,22 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt.errors import DyTError
 from dyt.measure.activity import routes_of
-from dyt.model import DynamicModel
 from dyt.route import Route
 
 
 @torch.no_grad()
-def frame_rates(model: DynamicModel, batches: Iterable[Tensor]) -> Tensor:
+def frame_rates(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     """The mean of M over the patch tokens of each frame of a clip, site by site, at inference.
 
     Prefix and padding tokens are left out. The model's train or eval mode is left as it was.
 
     Args:
-        model: a dynamic model with a head that takes clips.
+        model: a dynamic model, or what wraps it, with a head that takes clips.
         batches: clips (B, T, 3, H, W) each, all of the same T.
 
     Returns:

@@ -14,7 +14,7 @@ from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.rows import rounded
 from dyt.measure.flops import MacCounter
-from dyt.model import DynamicModel
+from dyt.model import dynamic_of
 from dyt.route import Route, Tokens
 
 
@@ -56,7 +56,7 @@ class _Metered(Executor):
         return torch.cat(rows)
 
 
-def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Tensor:
+def count_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> Tensor:
     """Multiply-accumulates of each image at inference, under its own routes.
 
     Counts convolutions, matrix products and attention: patch embedding, head, routers and adapters included; norms and
@@ -65,26 +65,29 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     surrounding context hold.
 
     Args:
-        model: the dynamic model; the train or eval mode of each of its modules is left as it was.
+        model: the dynamic model, or what wraps it; the train or eval mode of each of its modules is left as it was. A
+            compiled one is run uncompiled.
         images: (B, 3, H, W), or what else the backbone takes, such as NaFlexViT's mapping of tensors (B, ...).
 
     Returns:
         (B,) int64 on the CPU.
 
     Raises:
+        DyTError: not one dynamic model.
         UnsupportedError: the model has an operator that multiplies, of which no formula is known
             (`dyt.measure.flops.register`).
     """
     counter = MacCounter()
     count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
     metered = _Metered(counter, count)
-    with _evaluating(model), counter, steer.steered(model.key, executor=metered):
-        model.head.counted(model.backbone, images)
+    model = dynamic_of(model)
+    with _evaluating(model), counter, steer.steered(model.key, executor=metered, counting=True):
+        model(images)
     shared = (counter.total - metered.dropped - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
 
 
-def executed_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> int:
+def executed_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> int:
     """Multiply-accumulates that one forward of the whole batch executes, under the executor in force.
 
     Where `count_macs` counts what each image's tokens need, this counts what is computed for them: with the rows that
@@ -92,14 +95,15 @@ def executed_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) ->
     else is as there. What a kernel pads within its own tiles is not seen.
 
     Args:
-        model: the dynamic model; the train or eval mode of each of its modules is left as it was.
+        model: the dynamic model, or what wraps it; the train or eval mode of each of its modules is left as it was.
         images: as for `count_macs`.
 
     Raises:
         UnsupportedError: as `count_macs`, or of the executor in force.
     """
-    with _evaluating(model), MacCounter() as counter:
-        model.head.counted(model.backbone, images)
+    model = dynamic_of(model)
+    with _evaluating(model), MacCounter() as counter, steer.steered(model.key, counting=True):
+        model(images)
     return counter.total
 
 

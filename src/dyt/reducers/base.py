@@ -146,6 +146,10 @@ class Reducer(nn.Module, ABC):
             SpecError: the spec does not fit that depth.
         """
 
+    def forward(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+        """`reduce`, as a call of the module: hooks and offloading see it."""
+        return self.reduce(x, carried, scene)
+
     @abstractmethod
     def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
         """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places.

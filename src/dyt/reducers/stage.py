@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dyt import steer
 from dyt.errors import DyTError
-from dyt.reducers.base import Carried, Reducer, Scene
+from dyt.reducers.base import Carried, Reduced, Reducer, Scene
 from dyt.route import Tokens
 
 
@@ -111,7 +111,7 @@ class Stage(nn.Module):
         if self.reducer is None or self.reducer.where != where or steering.plain:
             return x
         scene = Scene(self.prefix, self.training and not steering.complete, keys, attention)
-        reduced = self.reducer.reduce(x, self._carried(), scene)
+        reduced: Reduced = self.reducer(x, self._carried(), scene)
         self.underway.carried = reduced.carried
         if reduced.penalty is not None:
             for penalties in steering.penalties:

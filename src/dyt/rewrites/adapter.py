@@ -14,7 +14,9 @@ from dyt.adapters.bottleneck import Bottleneck
 from dyt.dispatchers.base import Decision, Dispatcher, Moment
 from dyt.dispatchers.learned import Learned
 from dyt.dispatchers.scored import linear_scores
-from dyt.rewrites.products import add_linear, fixed, is_linear, scaled
+from dyt.linear import Router, bare
+from dyt.offloading import at_hand
+from dyt.rewrites.products import add_linear, fixed, scaled
 
 MULTIPLE = 8
 """Of outputs that the joint product is filled up to with zeros: one of 72 took up to an eighth less than one of 65."""
@@ -35,7 +37,7 @@ class FoldedAdapter(Adapter):
         nn.Module.__init__(self)
         self.placement, self.input, self.activation = adapter.placement, adapter.input, adapter.activation
         self.units = adapter.down.out_features
-        self.router = None if router is None else fixed(router.weight, router.bias)
+        self.router = None if router is None else fixed(router.weight, router.bias, Router)
         layers = [adapter.down] if router is None else [adapter.down, router]
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         spare = -len(weight) % MULTIPLE
@@ -45,7 +47,8 @@ class FoldedAdapter(Adapter):
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, N, d) before the activation, and (B, N) float32, the router's logits, where one product gives both."""
         if self.router is None or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
-            return F.linear(x, self.down.weight[: self.units], self.down.bias[: self.units]), None
+            with at_hand(self.down):
+                return F.linear(x, self.down.weight[: self.units], self.down.bias[: self.units]), None
         both = self.down(x)
         return both[..., : self.units], both[..., self.units]
 
@@ -78,5 +81,7 @@ class ScoredElsewhere(Dispatcher):
 
 def router_of(dispatcher: Dispatcher) -> nn.Linear | None:
     """The router C -> 1 of a dispatcher that scores each token by it alone; None of another."""
-    own = type(dispatcher) is Learned and dispatcher.level == "token" and is_linear(dispatcher.router)
-    return dispatcher.router if own else None  # type: ignore[return-value]
+    if type(dispatcher) is not Learned or dispatcher.level != "token":
+        return None
+    router = dispatcher.router
+    return router if type(router) is Router and type(router.weight) is nn.Parameter and bare(router) else None

@@ -12,7 +12,8 @@ from dyt.adapters.none import NoAdapter
 from dyt.errors import UnsupportedError
 from dyt.families.vit import ViT
 from dyt.heads import Classifier
-from dyt.model import DynamicModel
+from dyt.model import DynamicModel, dynamic_of
+from dyt.offloading import refuse_absent
 from dyt.rewrites.adapter import FoldedAdapter, ScoredElsewhere, router_of
 from dyt.rewrites.attention import FusedAttention, LeadingAttention
 from dyt.rewrites.block import LeadingBlock, RewrittenBlock, attention_of, mlp_of
@@ -33,7 +34,7 @@ ABSORBED = "keys absorbed into queries, values projected after pooling"
 POOLED = "values projected after pooling (keys are normalised: computed for all tokens)"
 
 
-def optimize(model: DynamicModel, last_block: bool = True) -> OptimizedModel:
+def optimize(model: nn.Module, last_block: bool = True) -> OptimizedModel:
     """A copy for inference with the same numbers: equal to `model` up to rounding, and faster.
 
     Rewritten are blocks of variant `mlp` on timm's plain `Block` (family `vit`); `.report` of the result says what was
@@ -44,15 +45,18 @@ def optimize(model: DynamicModel, last_block: bool = True) -> OptimizedModel:
     The result cannot be trained or saved: do both with `model`.
 
     Args:
-        model: from `dyt.build` or `dyt.load`; not changed, and shares nothing with the result.
+        model: from `dyt.build` or `dyt.load`, or what wraps one; not changed, and shares nothing with the result.
         last_block: whether the last block computes the class token alone, where the head reads nothing else. Its route
             is then recorded with the prefix active and no patch, under any policy, and `forward_features` is refused.
 
     Raises:
-        UnsupportedError: a model that is optimised already.
+        UnsupportedError: a model that is optimised already, or whose weights are offloaded or sharded.
+        DyTError: not one dynamic model.
     """
+    model = dynamic_of(model)
     if isinstance(model, OptimizedModel):
         raise UnsupportedError("the model is optimised already; optimise the one that it was made from")
+    refuse_absent(model, "optimize")
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     backbone = twin.backbone
     blocks = {name: module for name, module in backbone.named_modules() if isinstance(module, DynamicBlock)}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt.families.attention import gather_pairs, split_heads
+from dyt.offloading import at_hand
 from dyt.rewrites.products import add_linear, fixed, is_linear, scaled, scales
 from dyt.window_attention import windows_of
 
@@ -84,9 +85,10 @@ class LeadingAttention(nn.Module):
             scores = scores.masked_fill(~rows, -torch.inf) if rows.dtype == torch.bool else scores + rows
         shares = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
         pooled = (shares.flatten(1, 2) @ y).reshape(*shares.shape[:3], -1)  # (B, H, k, C)
-        mixed = (pooled @ self._by_head(self.v).mT).transpose(1, 2).flatten(2)
-        if self.v.bias is not None:  # the shares of a query sum to one
-            mixed = mixed + self.v.bias
+        with at_hand(self.v):
+            mixed = (pooled @ self._by_head(self.v).mT).transpose(1, 2).flatten(2)
+            if self.v.bias is not None:  # the shares of a query sum to one
+                mixed = mixed + self.v.bias
         return add_linear(x[:, : self.count], self.norm(mixed), self.proj)
 
     def scores(self, q: Tensor, y: Tensor) -> Tensor:
@@ -94,7 +96,8 @@ class LeadingAttention(nn.Module):
         if not self.absorbs_keys:
             keys: Tensor = self.k_norm(split_heads(self.k(y), self.heads))
             return q @ keys.mT
-        absorbed = q @ self._by_head(self.k)  # (B, H, k, C)
+        with at_hand(self.k):
+            absorbed = q @ self._by_head(self.k)  # (B, H, k, C)
         return (absorbed.flatten(1, 2) @ y.mT).reshape(*q.shape[:3], -1)
 
     def _by_head(self, linear: nn.Linear) -> Tensor:

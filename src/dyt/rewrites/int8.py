@@ -8,14 +8,15 @@ from importlib.util import find_spec
 from torch import nn
 
 from dyt.errors import UnsupportedError
-from dyt.model import DynamicModel
+from dyt.model import dynamic_of
+from dyt.offloading import refuse_absent
 from dyt.rewrites.model import InferenceModel
 from dyt.rewrites.products import is_linear
 from dyt.site import Site
 from dyt.variants.base import DynamicBlock
 
 
-def quantize(model: DynamicModel, activations: bool = False) -> InferenceModel:
+def quantize(model: nn.Module, activations: bool = False) -> InferenceModel:
     """A copy for inference with int8 weights in the linear layers of its blocks; not the same numbers.
 
     One scale per output channel, symmetric. Adapters, dispatchers, the head, norms and what lies before the blocks stay
@@ -23,20 +24,24 @@ def quantize(model: DynamicModel, activations: bool = False) -> InferenceModel:
     int8`): numbers differ by about a per cent, and a token whose logit is that near its threshold is routed otherwise.
 
     Args:
-        model: from `dyt.build` or `dyt.load`; not changed. `dyt.optimize` leaves quantised layers as they are.
+        model: from `dyt.build` or `dyt.load`, or what wraps one; not changed. `dyt.optimize` leaves quantised layers as
+            they are.
         activations: also quantise what the layers are given, to int8, token by token, for products in int8. For GPUs
             and CPUs with int8 instructions (VNNI, AMX); much slower on others.
 
     Raises:
-        UnsupportedError: torchao is not installed, the model is for inference already, or it has no linear layers that
-            can be quantised.
+        UnsupportedError: torchao is not installed, the model is for inference already, it has no linear layers that
+            can be quantised, or its weights are offloaded or sharded.
+        DyTError: not one dynamic model.
     """
+    model = dynamic_of(model)
     if isinstance(model, InferenceModel):
         raise UnsupportedError(f"{model.kind} model cannot be quantised; quantise the one that it was made from")
     if find_spec("torchao") is None:
         raise UnsupportedError("quantize needs torchao, not installed here; pip install 'dyt[int8]'")
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
+    refuse_absent(model, "quantize")
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     chosen = {id(layer) for block in twin.modules() if isinstance(block, DynamicBlock) for layer in _layers(block)}
     if not chosen:

@@ -6,6 +6,9 @@ import torch
 from timm.layers import LayerScale  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from dyt.linear import bare
+from dyt.offloading import at_hand
+
 
 def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     """x + linear(h), for x (..., C) and h (..., D), as one product that accumulates onto x and the bias.
@@ -16,15 +19,17 @@ def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
         added: Tensor = x + linear(h)
         return added
-    start = x.clone() if linear.bias is None else x + linear.bias
-    return _accumulated(start, h, linear)
+    with at_hand(linear):
+        start = x.clone() if linear.bias is None else x + linear.bias
+        return _accumulated(start, h, linear)
 
 
 def add_linear_(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     """As `add_linear`; x may be overwritten."""
     if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
         return add_linear(x, h, linear)
-    return _accumulated(x if linear.bias is None else x.add_(linear.bias), h, linear)
+    with at_hand(linear):
+        return _accumulated(x if linear.bias is None else x.add_(linear.bias), h, linear)
 
 
 def _accumulated(start: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
@@ -39,13 +44,13 @@ def _accumulated(start: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
 
 
 def is_linear(module: nn.Module | None) -> bool:
-    """Whether it is a linear layer of torch's own, with plain weights: none that another library put there."""
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter
+    """Whether it is a linear layer of torch's own, with plain weights and without hooks: nobody else's hand in it."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and bare(module)
 
 
-def fixed(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def fixed(weight: Tensor, bias: Tensor | None, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
     """A linear layer of its own with a copy of these weights (out, in) and (out,), not trainable."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear = kind(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)

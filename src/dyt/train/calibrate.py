@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt import ties
 from dyt.control import joint_threshold, thresholds_of
 from dyt.errors import DyTError
-from dyt.model import DynamicModel, record
+from dyt.model import DynamicModel, dynamic_of, record
 from dyt.route import activation_rate
 from dyt.train.ranks import summed
 
@@ -20,7 +20,7 @@ ROUNDS = 10
 
 
 def calibrate_rate(
-    model: DynamicModel, batches: Iterable[Tensor], rate: float | Sequence[float], tolerance: float = 0.005
+    model: nn.Module, batches: Iterable[Tensor], rate: float | Sequence[float], tolerance: float = 0.005
 ) -> float:
     """Sets the sites' thresholds so that the rate over these images, at inference, is `rate`.
 
@@ -32,7 +32,8 @@ def calibrate_rate(
     With several processes each is given its own images; the rate is that of all of them.
 
     Args:
-        model: in whatever mode, which is left as it was. Changes the sites' `threshold` only.
+        model: the dynamic model, or what wraps it; in whatever mode, which is left as it was. Changes the sites'
+            `threshold` only.
         batches: images (B, 3, H, W), gone through several times: for rates by site at most once more than there are
             sites.
         rate: the asked rate, mean over the patch tokens of all sites, in (0, 1]; or one for each of `model.sites`.
@@ -47,6 +48,7 @@ def calibrate_rate(
         DyTError: a rate outside (0, 1], another number of rates than sites, no images, or a site whose dispatcher
             scores nothing.
     """
+    model = dynamic_of(model)
     asked = [rate] if isinstance(rate, (int, float)) else list(rate)
     for each in asked:
         if not 0 < each <= 1:

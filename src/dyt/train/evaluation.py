@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyt import steer
 from dyt.errors import DyTError
 from dyt.measure.macs import backbone_macs, count_macs
-from dyt.model import DynamicModel, execution, forced, record
+from dyt.model import DynamicModel, dynamic_of, execution, forced, record
 from dyt.route import Route
 from dyt.slots import Spec
 from dyt.tasks.base import Task
@@ -49,7 +49,7 @@ class Report(Spec):
 
 @torch.no_grad()
 def evaluate(
-    model: DynamicModel,
+    model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
     advance: Callable[[int], Any] = lambda n: None,
     task: Task = TASKS["classification"],
@@ -61,7 +61,7 @@ def evaluate(
     With several processes each is given its own batches, at least one; the report is that of all of them.
 
     Args:
-        model: the dynamic model, of a head for this task.
+        model: the dynamic model, or what wraps it, of a head for this task.
         batches: (images (B, 3, H, W), labels (B,)), or what else the task's examples are.
         advance: called with the number of inputs after each batch, for a progress bar.
         task: how the model is run on them, and what is measured.
@@ -71,6 +71,7 @@ def evaluate(
     Raises:
         DyTError: no batches.
     """
+    model = dynamic_of(model)
     training = model.training
     model.eval()
     try:

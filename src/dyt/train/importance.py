@@ -14,7 +14,8 @@ from dyt.control import joint_threshold, thresholds_of
 from dyt.dispatchers.scored import linear_scores
 from dyt.errors import DyTError
 from dyt.executors.masked import Masked
-from dyt.model import DynamicModel, execution, record
+from dyt.model import DynamicModel, dynamic_of, execution, record
+from dyt.offloading import refuse_absent
 from dyt.route import Route, mean_token
 from dyt.site import Site
 from dyt.train.ranks import summed
@@ -26,7 +27,7 @@ RIDGE = 1e-3
 
 
 def token_importance(
-    model: DynamicModel, images: Tensor, probes: int, generator: torch.Generator
+    model: nn.Module, images: Tensor, probes: int, generator: torch.Generator
 ) -> tuple[list[Route], list[Tensor]]:
     """How much the features move, to first order, when a token's branch is left out.
 
@@ -36,7 +37,7 @@ def token_importance(
     every token of every site.
 
     Args:
-        model: in eval mode; nothing of it changes.
+        model: the dynamic model, or what wraps it; in eval mode; nothing of it changes.
         images: (B, 3, H, W), or what the head takes in their place.
         probes: random sign vectors to average, at least 1.
         generator: of the signs, on the CPU.
@@ -44,6 +45,7 @@ def token_importance(
     Returns:
         The complete pass's routes, with the tokens that entered; and for each (B, P) float32, zero at padding tokens.
     """
+    model = dynamic_of(model)
     with (
         torch.enable_grad(),
         steer.steered(model.key, probe=True, keep_tokens=True, executor=Masked()),
@@ -65,7 +67,7 @@ def token_importance(
 
 
 def start_routers(
-    model: DynamicModel, batches: Iterable[Tensor], rate: float, probes: int = 2, seed: int = 0
+    model: nn.Module, batches: Iterable[Tensor], rate: float, probes: int = 2, seed: int = 0
 ) -> dict[str, float]:
     """Fits each router to the logarithm of its tokens' importance, and sets all so that `rate` of the tokens is active.
 
@@ -74,8 +76,8 @@ def start_routers(
     tokens are never read again none is kept. The fit is ridge regression in closed form, over all processes' images.
 
     Args:
-        model: left in the mode that it is in. Changes the routers' weights and biases, and sets the thresholds: so
-            near to 0 that they do little more than break ties (`dyt.ties`).
+        model: the dynamic model, or what wraps it; left in the mode that it is in. Changes the routers' weights and
+            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.ties`).
         batches: images (B, 3, H, W), gone through twice.
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).
@@ -85,10 +87,13 @@ def start_routers(
         By site, the share of the variance of the log importance that the router tells, in [0, 1].
 
     Raises:
-        DyTError: no images, a rate outside (0, 1], or dispatchers without a linear router.
+        DyTError: no images, a rate outside (0, 1], dispatchers without a linear router, or not one dynamic model.
+        UnsupportedError: weights that are offloaded or sharded.
     """
     if not 0 < rate <= 1:
         raise DyTError(f"start_routers: rate is {rate}; it must be above 0 and at most 1")
+    model = dynamic_of(model)
+    refuse_absent(model, "start_routers")
     routers = [router_of(site) for site in model.sites]
     fits = [_Fit(router.in_features) for router in routers]
     generator, training = torch.Generator().manual_seed(seed), model.training

@@ -51,6 +51,11 @@ class Prompts(nn.Module):
     def extra_repr(self) -> str:
         return f"tokens={tuple(self.tokens.shape)}, prefix={self.prefix}"
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) with the prompts among them, (B, prefix + p + patches, C)."""
+        prompts = self.dropout(self.tokens).to(x.dtype).expand(x.shape[0], -1, -1)
+        return torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1)
+
     def insert(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The block's arguments with (B, prefix + p + patches, C) in the place of its tokens (B, N, C).
 
@@ -60,8 +65,7 @@ class Prompts(nn.Module):
         x, *rest = args
         if any(isinstance(value, Tensor) for value in (*rest, *kwargs.values())):
             raise UnsupportedError("prompts do not combine with attn_mask: it does not know of them")
-        prompts = self.dropout(self.tokens).to(x.dtype).expand(x.shape[0], -1, -1)
-        return (torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *rest), kwargs
+        return (self(x), *rest), kwargs  # a call, so that hooks and offloading of this module see it
 
     def remove(self, block: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         """The block's output (B, prefix + p + patches, C) without the prompts: (B, N, C)."""
