@@ -26,7 +26,7 @@ def _answers_shapes(func: Any) -> bool:
         isinstance(func, OpOverload)
         and name_of(func) in OURS
         and not func._schema.is_mutable
-        and torch._C._dispatch_has_computed_kernel_for_dispatch_key(func.name(), "Meta")
+        and torch._C._dispatch_has_computed_kernel_for_dispatch_key(str(func.name()), "Meta")  # type: ignore[no-untyped-call]
     )
 
 

@@ -98,7 +98,7 @@ class _Mode(TorchDispatchMode):
     def _branch(self, func: HigherOrderOperator, args: Sequence[Any]) -> Any:
         """Of `torch.cond` the branch that is taken, seen; what other higher-order operators run is not known."""
         if func is not torch.ops.higher_order.cond:
-            raise _unknown(func.name())
+            raise _unknown(name_of(func))
         condition, yes, no, operands = args
         with self:
             return (yes if condition else no)(*operands)

@@ -26,7 +26,7 @@ def name_of(operator: Any) -> str:
     if isinstance(operator, str):
         return operator
     if isinstance(operator, OpOverload | HigherOrderOperator):
-        return operator.name().partition(".")[0]
+        return str(operator).replace(".", "::", 1).partition(".")[0]
     if isinstance(operator, OpOverloadPacket):
         return str(operator).replace(".", "::", 1)
     custom = getattr(operator, "_opoverload", None)  # what torch.library.custom_op returns
