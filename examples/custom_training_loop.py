@@ -4,7 +4,7 @@
 
 The backbone is the small one that ships with the package, pretrained on drawn letters; it stays frozen, and adapters,
 dispatchers and head are trained. The schedules are those of a short run: the noise fades out, and the asked rate falls
-from all tokens to half.
+from all tokens to half. `--parts 4` runs each step in four parts, for memory, with the same loss.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--parts", type=int, default=1, help="a step is run in so many parts, for memory")
     parser.add_argument("--train-images", type=int, default=512)
     args = parser.parse_args()
 
@@ -69,9 +70,12 @@ def main() -> None:
         for batch in train[torch.randperm(len(train))].split(args.batch_size):
             if len(batch) < args.batch_size:
                 continue
-            loss, parts = step(images[batch], labels[batch], progress=done / total)
+            pieces = [(images[piece], labels[piece]) for piece in batch.chunk(args.parts)]
             optimizer.zero_grad()
-            loss.backward()
+            with step.accumulating([piece for piece, _ in pieces], progress=done / total):
+                for piece, wanted in pieces:
+                    loss, parts = step(piece, wanted)
+                    (loss / args.parts).backward()
             optimizer.step()
             done += 1
         accuracy, rate = evaluate(model, images[test], labels[test])

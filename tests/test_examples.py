@@ -11,7 +11,7 @@ EXAMPLES = ROOT / "examples"
 
 RUNS = {
     "quickstart.py": ([], "GMACs of an image"),
-    "custom_training_loop.py": (["--epochs", "1", "--train-images", "128"], "epoch 1"),
+    "custom_training_loop.py": (["--epochs", "1", "--train-images", "128", "--parts", "2"], "epoch 1"),
     "segmentation.py": (["--epochs", "1", "--images", "16"], "0_mask.png"),
     "detect_shapes.py": (["--epochs", "1", "--images", "16"], "boxes drawn"),
     "benchmark_sweep.py": (["--epochs", "1", "--images", "32"], "| colours |"),

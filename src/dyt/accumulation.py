@@ -55,14 +55,15 @@ class Turns:
     Args:
         model: the dynamic model.
         progress, step: of the step, for forwards that leave them out.
+        alone: whether it is known to have one part, which takes nothing from others.
 
     Attributes:
         looking: whether the forwards are those that look.
         values: what each part's sites gave for their thresholds.
     """
 
-    def __init__(self, model: DynamicModel, progress: float | None, step: int | None) -> None:
-        self.progress, self.step, self.looking = progress, step, True
+    def __init__(self, model: DynamicModel, progress: float | None, step: int | None, alone: bool = False) -> None:
+        self.progress, self.step, self.alone, self.looking = progress, step, alone, True
         self.values: list[Sequence[Tensor]] = []
         self._device = next(model.parameters()).device
         self._sizes: list[int] = []

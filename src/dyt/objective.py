@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -143,7 +143,8 @@ class TuningStep(nn.Module):
         now = self._progress(turns.progress if progress is None else progress)
         due = self._due(turns.step if step is None else step)
         if turns.looking:
-            turns.look(images, (lambda: self._looked(images, now, due)) if self._joins(now) else None)
+            needed = self._joins(now) and not turns.alone
+            turns.look(images, (lambda: self._looked(images, now, due)) if needed else None)
             return torch.zeros(()), {}
         with turns.turn(images) as turn:
             return self._loss(images, labels, now, due, turn)
@@ -170,7 +171,8 @@ class TuningStep(nn.Module):
         method of the module inside, and every rank has as many parts.
 
         Args:
-            parts: the images of each part, as `forward` takes them, as many in each; gone through once.
+            parts: the images of each part, as `forward` takes them, as many in each; gone through once. A list of one
+                part is the step itself, and costs nothing.
             progress, step: as for `forward`, of the whole step; those of forwards inside may be left out.
 
         Raises:
@@ -178,7 +180,8 @@ class TuningStep(nn.Module):
         """
         if self._turns is not None:
             raise DyTError("accumulating: one step's parts inside another's; leave the first `with` before the next")
-        turns = self._turns = Turns(self.model, progress, step)
+        alone = isinstance(parts, Sized) and len(parts) == 1
+        turns = self._turns = Turns(self.model, progress, step, alone)
         try:
             with torch.no_grad(), uncounted(self.model):
                 for images in parts:

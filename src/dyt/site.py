@@ -68,7 +68,7 @@ class Site(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves, and casts all but the threshold, which stays float32: in bfloat16 it would miss the rate."""
         threshold = self.threshold
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.threshold.dtype != threshold.dtype:
             self.threshold = threshold.to(self.threshold.device)
         return self

@@ -113,7 +113,7 @@ class Case(Sample):
     @property
     def patches(self) -> int:
         """Patch tokens of an image."""
-        side = self.vit["patch_size"]
+        side: int = self.vit["patch_size"]
         return -(-self.image[0] // side) * -(-self.image[1] // side)
 
     def plain(self) -> VisionTransformer:
