@@ -99,7 +99,7 @@ def test_a_loader_process_outlives_signals_but_not_its_run() -> None:
 
 
 LOCKED = """
-import os, sys, threading, time
+import os, sys, threading
 import torch
 from dyt.tasks.base import Examples
 from dyt.tasks.loading import loader
@@ -111,12 +111,20 @@ class Numbers(Examples):
         print("a warning", file=sys.stderr)
         return torch.tensor(position), 0
 
-full = os.pipe()[1]
-sys.stderr = open(full, "w", buffering=1)
-writing = threading.Thread(target=sys.stderr.write, args=("x" * 2**21 + chr(10),), daemon=True)
-writing.start()
-writing.join(1)
-assert writing.is_alive()
+taken, given = os.pipe()
+sys.stderr = open(given, "w", buffering=1)
+
+def fill():
+    writing = threading.Thread(target=sys.stderr.write, args=("x" * 2**21 + chr(10),), daemon=True)
+    writing.start()
+    writing.join(1)
+    assert writing.is_alive()
+
+def drain():
+    while os.read(taken, 2**16):
+        pass
+
+os.register_at_fork(before=fill, after_in_parent=threading.Thread(target=drain, daemon=True).start)
 print(sum(int(batch) for batch, _ in loader(Numbers(), [[(1, 0)], [(2, 0)]], 1)), flush=True)
 os._exit(0)
 """
@@ -124,7 +132,7 @@ os._exit(0)
 
 def test_a_loader_process_does_not_wait_for_a_stream_that_a_thread_was_writing_to() -> None:
     """As a progress bar's thread does; nobody is left in the loader process to give the stream's lock back."""
-    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "3")
     assert done.stderr.count("a warning") == 2
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -51,3 +52,29 @@ def test_the_second_interrupt_stops_at_once() -> None:
         assert signals.noted
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_ends_a_wait_and_is_only_noted_elsewhere() -> None:
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        raise StopError
+
+    def items(signalling: bool) -> Iterator[int]:
+        yield 1
+        if signalling:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the wait went on")
+
+    signals = Signals()
+    with signals.caught():
+        assert list(signals.awaited(items(False), stop)) == [1]
+        waited = signals.awaited(items(True), stop)
+        assert next(waited) == 1
+        with pytest.raises(StopError):
+            next(waited)
+        assert signals.noted
+        os.kill(os.getpid(), signal.SIGTERM)  # again, while what is to be saved is being saved
+        with pytest.raises(StopError):
+            next(signals.awaited(items(False), stop))

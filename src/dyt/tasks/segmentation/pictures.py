@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,13 +84,14 @@ def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Se
         numbers = labels.numpy().astype(np.uint8 if len(classes) <= 256 else np.uint16)
         Image.fromarray(numbers).save(plain)
         shares = torch.bincount(labels.flatten(), minlength=len(classes)).double() / labels.numel()
-        line, data = f"{path}: {file}", {"image": str(path), "labels": str(plain), "picture": str(file)}
+        line = f"{path}: {file}"
+        data: dict[str, Any] = {"image": str(path), "labels": str(plain), "picture": str(file)}
         of_pixels = {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share}
         if names:
             activity_picture(shown[None], activity(model, inputs, spec), names, [path.stem]).savefig(beside, dpi=150)
             active, patches = activation_rate(routes)
             rate = float(active / patches)
             line += f"  {beside}  (active {rate:.2f})"
-            data |= {"active_rate": rate}
+            data["active_rate"] = rate
         said.append(Answer(line, {**data, "shares": of_pixels}))
     return said
