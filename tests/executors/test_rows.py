@@ -116,7 +116,7 @@ def test_none_active_takes_no_row(executor: Sparse | SparseBackward, gated: bool
 
 @pytest.mark.parametrize(("exact", "length"), [(True, 2), (False, 7)])
 def test_images_of_one_length_are_told_what_is_padding(exact: bool, length: int) -> None:
-    """With 197 tokens a step is 7: two active tokens of each image are seven rows; none sees the other five."""
+    """With 197 tokens a step is 7: two active tokens are seven rows, and nobody sees the five added."""
     active = torch.zeros(2, 197, dtype=torch.bool)
     active[:, [3, 90]] = True
     seen: list[Tokens] = []
