@@ -23,7 +23,7 @@ class _Metered(Executor):
 
     def __init__(self, counter: FlopCounterMode, images: int) -> None:
         self.rounding, self.exact, self.counter = Sparse(), Sparse(exact=True), counter
-        self.booked = torch.zeros(images, dtype=torch.float64)
+        self.booked, self.dropped = torch.zeros(images, dtype=torch.float64), 0.0
 
     def spent(self) -> int:
         """Multiply-accumulates so far; the counter counts two operations each."""
@@ -35,7 +35,9 @@ class _Metered(Executor):
         out = self.rounding.pointwise(fn, x, route)
         active = route.active.sum(1).double().cpu()
         rows = rounded(int(active.sum()), route.active.numel())
-        shares = (self.spent() - before) * active / max(rows, 1)
+        row = (self.spent() - before) / max(rows, 1)
+        self.dropped += row * (rows - float(active.sum()))
+        shares = row * active
         self.booked += shares.reshape(len(self.booked), len(shares) // max(len(self.booked), 1)).sum(1)  # clips
         return out
 
@@ -74,7 +76,7 @@ def count_macs(model: DynamicModel, images: Tensor | Mapping[str, Tensor]) -> Te
     metered = _Metered(counter, count)
     with _evaluating(model), counter, steer.steered(model.key, executor=metered):
         model.head.counted(model.backbone, images)
-    shared = (metered.spent() - metered.booked.sum()) / max(count, 1)
+    shared = (metered.spent() - metered.dropped - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
 
 
