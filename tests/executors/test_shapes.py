@@ -22,7 +22,7 @@ from laws.models import tiny, token_shapes
 FORWARDS = 200
 BATCH = 6
 VIT = {"patch_size": 4, "embed_dim": 16}
-"""64 patch tokens and a class token: 390 in a batch, so that 200 random routes of a layer hardly agree in their number."""
+"""64 patch tokens and a class token: 390 in a batch, so that random routes of a layer hardly agree in their number."""
 CACHED = ("mm", "linear", "convolution", "scaled_dot_product", "gelu", "layer_norm")
 """In the names of operators for which a library keeps something by shape."""
 X = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -121,7 +121,7 @@ def test_each_product_of_a_training_step_takes_few_shapes() -> None:
 
 
 def test_memory_comes_to_an_end() -> None:
-    """In a process of its own, after warming up: wherever products are cached by shape this grows from batch to batch."""
+    """In a process of its own, after warming up; where products are cached by shape it grew from batch to batch."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "resident.py")], capture_output=True, text=True, check=False
     )
