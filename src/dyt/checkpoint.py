@@ -28,6 +28,7 @@ from dyt.reducers import Stage
 from dyt.site import Site
 from dyt.spec import DyTSpec, parse
 from dyt.tuners.base import Tuner
+from dyt.versions import reset_classifier
 
 FORMAT, VERSION = "dyt", "1"
 BREAK_EVEN = "break_even"
@@ -117,13 +118,13 @@ def load(path: str | Path, backbone: nn.Module | None = None) -> DynamicModel:
             f"frozen weights differ (sha256 {str(metadata.get('backbone_sha256'))[:12]}, given {str(given)[:12]})"
         )
     twin = _twin(backbone)
-    twin.reset_classifier(spec.head.classifier)  # type: ignore[operator]
+    reset_classifier(twin, spec.head.classifier)
     wanted = stored(build(spec, backbone=twin))
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
     if backbone.num_classes != spec.head.classifier:
-        backbone.reset_classifier(spec.head.classifier)  # type: ignore[operator]
+        reset_classifier(backbone, spec.head.classifier)
     model = build(spec, backbone=backbone)
     put(model, tensors)
     for site in model.sites:

@@ -19,6 +19,7 @@ from dyt.site import Site
 from dyt.spec import DyTSpec
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
+from dyt.versions import reset_classifier
 
 COMPLETE = "complete"
 """The execution that is a policy, not a mechanism: every token active, no dispatcher."""
@@ -130,7 +131,7 @@ class DynamicModel(nn.Module):
                 f"global_pool cannot change from '{pooling}' to '{global_pool}' in a dynamic model; set it in "
                 f"backbone.args, or on the plain backbone before dyt.build"
             )
-        self.backbone.reset_classifier(num_classes)
+        reset_classifier(self.backbone, num_classes)
         start_head(self.backbone)
         self.spec = self.spec.model_copy(
             update={"head": self.spec.head.model_copy(update={"num_classes": num_classes})}
