@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from torch import nn
+from torch._dynamo.variables import misc
+
+READS_CONTEXT_VARIABLES = hasattr(misc, "ContextVarVariable")
+"""Whether torch.compile traces `ContextVar.get`, and guards on what it gave. Else `dyt.steer` keeps a mirror for it."""
+
+
+def in_coroutine() -> bool:
+    """Whether this code runs in an event loop, where contexts of several coroutines are open at once."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def reset_classifier(backbone: nn.Module, num_classes: int) -> None:
