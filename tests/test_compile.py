@@ -101,6 +101,7 @@ def test_compiled_code_follows_the_contexts_around_it() -> None:
     assert all(torch.equal(r.active, e.active) for r, e in zip(routes, expected, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.8 about its own tracing
 @pytest.mark.parametrize("variant", ["mlp", "attn_mlp"])
 def test_a_tuning_step_is_one_graph_for_all_batch_sizes(variant: str) -> None:
     """Both passes, whose contexts are entered inside what is compiled, and the gradients of everything that learns."""

@@ -38,7 +38,7 @@ def test_described_parameters_exist(path: Path) -> None:
 
 
 def test_parameters_are_read_as_they_are_written() -> None:
-    text = "It adds.\n\nArgs:\n    a, b: two.\n    *c: more,\n        on two lines: so.\n    **d: rest.\n\nReturns:\n    e: f."
+    text = "Adds.\n\nArgs:\n    a, b: two.\n    *c: more,\n        on two lines: so.\n    **d: rest.\n\nReturns:\n    e"
     assert described(text) == ["a, b", "*c", "**d"]
     (function,) = ast.parse("def f(x, /, a, *c, k, **d): ...").body
     assert isinstance(function, ast.FunctionDef)

@@ -1,4 +1,4 @@
-"""What differs between the versions of torch and timm that are allowed: done here, and nowhere else, as the newest do it."""
+"""What differs between the versions of torch and timm that are allowed: here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_coroutine() -> bool:
 
 
 def reset_classifier(backbone: nn.Module, num_classes: int) -> None:
-    """timm's `reset_classifier`; the new head has dtype and device of the backbone, which timm leaves out before 1.0.29.
+    """timm's `reset_classifier`; the new head has the backbone's dtype and device, as in timm since 1.0.29.
 
     Args:
         backbone: a timm model, or what has its interface; changed.

@@ -103,11 +103,7 @@ class DynamicBlock(nn.Module, ABC):
 
     def __getattr__(self, name: str) -> Any:
         """The original block's own methods (`set_input_size`, say), which find here all that they work on."""
-        for held in (
-            "_modules",
-            "_parameters",
-            "_buffers",
-        ):  # first: compilers before torch 2.7 cannot trace what follows
+        for held in ("_modules", "_parameters", "_buffers"):  # first: an older torch.compile cannot trace what follows
             if name in (found := self.__dict__.get(held, {})):
                 return found[name]
         original = self.__dict__.get("_original")
