@@ -11,8 +11,16 @@ hypothesis.settings.register_profile("dyt", derandomize=True, deadline=None, dat
 hypothesis.settings.load_profile("dyt")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--examples") is not None:  # before tests are imported, which fixes the profile of each
+        few = int(config.getoption("--examples"))
+        hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("dyt"), max_examples=few)
+        hypothesis.settings.load_profile("few")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="slow tests too, and every combination of laws/test_matrix.py")
+    parser.addoption("--examples", metavar="N", help="of each property so many examples, in place of nine")
     parser.addoption("--part", default="1/1", metavar="I/N", help="of those with --full one of N seeded parts")
 
 

@@ -13,6 +13,7 @@ SOURCE = Path(dyt.__file__).parent
 NEIGHBOURS = ("dispatchers", "adapters", "executors", "families")
 ORDER = (
     ("errors",),
+    ("versions",),
     ("plugins",),
     ("registry",),
     ("slots",),

@@ -28,6 +28,7 @@ from dyt.origin import CHECKSUM, checksum, fingerprint
 from dyt.spec import DyTSpec, parse
 from dyt.tensors import plain_state, put, stored
 from dyt.twins import without_memory
+from dyt.versions import reset_classifier
 
 __all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", "save", "stored"]
 
@@ -145,13 +146,13 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
         backbone = _given(backbone, spec)
         spec = kept.check(backbone, spec, path, resizable=True)
     twin = without_memory(backbone)
-    twin.reset_classifier(spec.head.classifier)  # type: ignore[operator]
+    reset_classifier(twin, spec.head.classifier)
     wanted = stored(assembled(spec, twin), kept.every, kept.also)
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
     if backbone.num_classes != spec.head.classifier:
-        backbone.reset_classifier(spec.head.classifier)  # type: ignore[operator]
+        reset_classifier(backbone, spec.head.classifier)
     model = assembled(spec, backbone)
     put(model, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:

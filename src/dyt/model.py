@@ -24,6 +24,7 @@ from dyt.spec import DyTSpec
 from dyt.timm_surface import TimmSurface, checkpoint_blocks
 from dyt.tuners.base import Tuner
 from dyt.variants.base import DynamicBlock
+from dyt.versions import reset_classifier
 
 if TYPE_CHECKING:
     from dyt.origin import Origin
@@ -141,7 +142,7 @@ class DynamicModel(TimmSurface):
                 f"global_pool cannot change from '{pooling}' to '{global_pool}' in a dynamic model; set it in "
                 f"backbone.args, or on the plain backbone before dyt.build"
             )
-        self.backbone.reset_classifier(num_classes)
+        reset_classifier(self.backbone, num_classes)
         start_head(self.backbone)
         renamed(self.backbone)
         self.spec = self.spec.model_copy(

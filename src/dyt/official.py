@@ -35,7 +35,7 @@ def from_official(
         source: a state dict under the released code's names, or the path of a file that holds one (.safetensors, or
             .pth holding tensors only; also under a `model` or `state_dict` entry).
         backbone: the timm name of the architecture.
-        timm_kwargs: plain values for `timm.create_model` (img_size, depth, ...).
+        **timm_kwargs: plain values for `timm.create_model` (img_size, depth, ...).
 
     Returns:
         The model in eval mode; classes and bottleneck are read off the tensors. Its spec has `weights: none`: save it

@@ -40,7 +40,7 @@ def supports(name: str, **args: Any) -> Support:
 
     Args:
         name: as for `timm.create_model`.
-        args: plain values for `timm.create_model`.
+        **args: plain values for `timm.create_model`.
 
     Raises:
         SpecError: a name or an argument that timm does not know.

@@ -57,8 +57,10 @@ def test_the_routes_are_the_ranking_of_each_block_s_input(variant: str) -> None:
         for i, route in enumerate(routes):
             block = model.backbone.blocks[i // per_block]
             scores = class_attention(block, entered[i // per_block])
-            expected = torch.zeros_like(scores).scatter(1, scores.topk(5).indices, 1).bool()
-            assert torch.equal(route.active[:, 1:], expected)
+            active = route.active[:, 1:]
+            assert active.sum(1).tolist() == [5] * len(active)
+            least = scores.masked_fill(~active, torch.inf).amin(1)
+            assert bool((least >= scores.masked_fill(active, -torch.inf).amax(1) - 1e-6).all())  # or a tie in rounding
 
 
 def test_it_is_not_asked_when_masks_are_forced_or_all_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +84,9 @@ def test_under_autocast_a_fully_trained_backbone_keeps_its_gradients() -> None:
         loss.backward()
         found.append({name: p.grad for name, p in model.named_parameters()})
     assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(grad, found[1][name]) for name, grad in found[0].items() if grad is not None)
+    for name, grad in found[0].items():
+        if grad is not None:
+            torch.testing.assert_close(found[1][name], grad)
     assert all(grad is not None for grad in found[1].values())
 
 

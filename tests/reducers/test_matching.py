@@ -31,7 +31,7 @@ def test_what_stays_keeps_its_order() -> None:
 
 
 def test_equal_tokens_are_merged_by_place() -> None:
-    assert matching(torch.ones(1, 6, 2), 1).tolist() == [[0, 0, 1, 2, 3, 4]]
+    assert matching(torch.tensor([1.0, 0.0]).expand(1, 6, 2), 1).tolist() == [[0, 0, 1, 2, 3, 4]]
     assert torch.equal(matching(torch.zeros(2, 4, 3), 1), torch.tensor([[0, 0, 1, 2]] * 2))
 
 

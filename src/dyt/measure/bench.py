@@ -123,8 +123,11 @@ def compare(
         rate: share of patch tokens active under random forced masks; None for the model's own routes.
         dtype: of weights and images.
         compiled: whether every contender, dense timm included, runs under `torch.compile(fullgraph=True)`.
-        pairs, warmup: as for `paired`.
-        executor_names, peers, rewrites: as for `contenders`.
+        pairs: as for `paired`.
+        warmup: as for `paired`.
+        executor_names: as for `contenders`.
+        peers: as for `contenders`.
+        rewrites: as for `contenders`.
         progress: as for `paired`.
         timer: `paired`, or what stands for it.
 

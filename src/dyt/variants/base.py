@@ -120,6 +120,9 @@ class DynamicBlock(nn.Module, ABC):
 
     def __getattr__(self, name: str) -> Any:
         """The original block's own methods (`set_input_size`, say), which find here all that they work on."""
+        for held in ("_modules", "_parameters", "_buffers"):  # first: an older torch.compile cannot trace what follows
+            if name in (found := self.__dict__.get(held, {})):
+                return found[name]
         original = self.__dict__.get("_original")
         method = None if original is None or name.startswith("__") else getattr_static(original, name, None)
         return MethodType(method, self) if isinstance(method, FunctionType) else super().__getattr__(name)
@@ -187,7 +190,8 @@ class DynamicBlock(nn.Module, ABC):
             name: the branch.
             x: the tokens that it reads, (B, N, C) or (B, H, W, C).
             entered: the tokens that entered the block, for dispatchers that ask for its attention.
-            args, kwargs: what the backbone passes to its blocks beside x.
+            *args: what the backbone passes to its blocks beside x.
+            **kwargs: the same by name.
         """
         site, family = self.site(name), self.family
         flat = x.flatten(1, -2)

@@ -1,0 +1,98 @@
+"""The declared lower bounds are those that are proved, and what differs between versions is the same on both sides."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from dyt.versions import reset_classifier
+from laws.models import TINY
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TOOLS = "dev"
+"""The extra whose packages develop the library: locked in constraints/dev.txt, without lower bounds that are proved."""
+
+
+def pinned(file: str) -> dict[str, Version]:
+    """Name and version of each line of a constraints file; a line that says anything else is an error."""
+    lines = (ROOT / "constraints" / file).read_text(encoding="utf-8").splitlines()
+    found: dict[str, Version] = {}
+    for line in (line for line in lines if line and not line.startswith("#")):
+        requirement = Requirement(line)
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", line
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"{name} twice"
+        found[name] = Version(specifier.version)
+    return found
+
+
+def declared() -> dict[str, Requirement]:
+    """What the package and its extras for users ask for, by name."""
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *(line for extra, lines in extras.items() if extra != TOOLS for line in lines)]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def test_the_floor_has_the_declared_lower_bounds() -> None:
+    floor, wrong = pinned("floor.txt"), []
+    for name, requirement in declared().items():
+        bounds = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
+        if bounds != [floor.get(name)]:
+            wrong.append(f"pyproject.toml has '{requirement}', constraints/floor.txt {floor.get(name)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_locked_versions_are_allowed_and_complete() -> None:
+    """Also the tools of the extra `dev`, which `.ci/run` must take from the lock."""
+    locked = pinned("dev.txt")
+    tools = [Requirement(line) for line in PROJECT["optional-dependencies"][TOOLS]]
+    for requirement in (*declared().values(), *(tool for tool in tools if tool.name != PROJECT["name"])):
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version is not None, f"constraints/dev.txt has no {requirement.name}"
+        assert version in requirement.specifier, f"constraints/dev.txt has {version}, asked for is {requirement}"
+
+
+@pytest.mark.parametrize("file", ["floor.txt", "dev.txt"])
+def test_torch_s_companions_are_left_to_torch(file: str) -> None:
+    """Which of them a machine needs, torch alone knows; a lock of them would hold on one platform."""
+    assert "torch" in pinned(file)
+    assert not [name for name in pinned(file) if name.startswith(("nvidia-", "cuda-")) or name == "triton"]
+
+
+class Older(VisionTransformer):
+    """As in timm before 1.0.29: a new head is float32, on the CPU."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+
+
+class Newer(Older):
+    """As in timm since then."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        super().reset_classifier(num_classes)
+        self.head.to(device=self.pos_embed.device, dtype=self.pos_embed.dtype)
+
+
+@pytest.mark.parametrize("kind", [Older, Newer, VisionTransformer])
+@pytest.mark.parametrize("place", [("cpu", torch.bfloat16), ("cpu", torch.float32), ("meta", torch.float32)])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_a_new_head_is_like_its_backbone(kind: type, place: tuple[str, torch.dtype], classes: int) -> None:
+    device, dtype = place
+    backbone = kind(**TINY, num_classes=3).to(device=device, dtype=dtype)
+    before = {name: p for name, p in backbone.named_parameters() if not name.startswith("head.")}
+    reset_classifier(backbone, classes)
+    after = dict(backbone.named_parameters())
+    assert all(after[name] is p for name, p in before.items())
+    assert after.keys() - before.keys() == ({"head.weight", "head.bias"} if classes else set())
+    assert {(p.device.type, p.dtype) for p in after.values()} == {(device, dtype)}
+    assert backbone.num_classes == classes
