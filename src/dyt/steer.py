@@ -95,13 +95,13 @@ def current(key: Key) -> Steering:
 
 
 def _mirrored(key: Key) -> Steering:
-    """The thread's steering, on which torch.compile before 2.14 can guard.
+    """The thread's steering, on which an older torch.compile can guard.
 
     Raises:
         UnsupportedError: contexts are open in coroutines, whose order the thread does not know.
     """
     if getattr(key.mirror, "coroutines", 0):
-        raise UnsupportedError("compiled code inside dyt's contexts in coroutines needs torch 2.14 or newer")
+        raise UnsupportedError("compiled code inside dyt's contexts in coroutines needs torch 2.14.1 or newer")
     steering: Steering = getattr(key.mirror, "steering", _PLAIN)
     return steering
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import torch
 from torch import nn
-from torch._dynamo.variables import misc
+from torch.torch_version import TorchVersion
 
-READS_CONTEXT_VARIABLES = hasattr(misc, "ContextVarVariable")
-"""Whether torch.compile traces `ContextVar.get`, and guards on what it gave. Else `dyt.steer` keeps a mirror for it."""
+READS_CONTEXT_VARIABLES = TorchVersion(torch.__version__) >= (2, 14, 1)
+"""Whether torch.compile is known to read a ContextVar, and to guard on its value. Else `dyt.steer` has a mirror for it."""
 
 
 def in_coroutine() -> bool:
