@@ -165,7 +165,7 @@ def test_another_layout_is_refused() -> None:
 def test_images_are_prepared_as_the_released_weights_want_them(name: str) -> None:
     backbone, _ = bridged(HUGGINGFACE[name].backbone(), CLASSES)
     prepared = Preparation.of(backbone)
-    assert prepared.size == 32
+    assert prepared.size == (32, 32)
     half = (0.5, 0.5, 0.5)
     expected = {"vit": half, "siglip": half, "clip": (0.48145466, 0.4578275, 0.40821073)}
     assert prepared.mean == expected.get(name.partition(",")[0], (0.485, 0.456, 0.406))
