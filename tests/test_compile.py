@@ -4,10 +4,7 @@ What dynamo captures is run as it is (backend "eager"), which is where graphs br
 the C++ compiler.
 """
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,22 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import dyt
-from dyt import steer
-from dyt.versions import READS_CONTEXT_VARIABLES
 from laws.models import masks, tiny
 
 SIZES = (2, 3, 5)
 SMALL = {"depth": 1, "global_pool": "avg"}  # not the class token, which no mask of the last block concerns
 """One block: what is captured once is captured in the same way for each."""
-
-
-@pytest.fixture(autouse=True)
-def _rows_chosen_by_data() -> Iterator[None]:
-    """What newer versions of torch do by themselves, and users of older ones ask for (docs/compatibility.md)."""
-    with ExitStack() as stack:
-        if not READS_CONTEXT_VARIABLES:
-            stack.enter_context(torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True))
-        yield
 
 
 class Captured:
@@ -101,7 +87,6 @@ def test_compiled_code_follows_the_contexts_around_it() -> None:
     assert all(torch.equal(r.active, e.active) for r, e in zip(routes, expected, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.8 about its own tracing
 @pytest.mark.parametrize("variant", ["mlp", "attn_mlp"])
 def test_a_tuning_step_is_one_graph_for_all_batch_sizes(variant: str) -> None:
     """Both passes, whose contexts are entered inside what is compiled, and the gradients of everything that learns."""
@@ -160,34 +145,3 @@ def test_through_the_compiler(request: pytest.FixtureRequest) -> None:
             for count in (2, 3):
                 with dyt.execution(model, executor):
                     torch.testing.assert_close(compiled(images(count)), model(images(count)), atol=1e-4, rtol=1e-4)
-
-
-def test_without_context_variables_the_thread_s_steering_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older torch, on any: the mirror follows contexts and threads, and a coroutine's contexts are refused."""
-    monkeypatch.setattr(steer, "READS_CONTEXT_VARIABLES", False)
-    model, x = tiny(SMALL), images(2)
-    compiled, found = Captured(model), []
-    with torch.no_grad(), dyt.execution(model, "complete"):
-        complete = model(x)
-        torch.testing.assert_close(compiled.run(x), complete)
-        with dyt.execution(model, "masked"):
-            torch.testing.assert_close(compiled.run(x), free := model(x))
-        torch.testing.assert_close(compiled.run(x), complete)
-
-        def elsewhere() -> None:
-            with torch.no_grad():
-                found.append(compiled.run(x))
-
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        thread.join()
-    torch.testing.assert_close(found, [free])
-    assert not torch.allclose(free, complete, atol=1e-3)
-
-    async def inside() -> None:
-        with dyt.execution(model, "complete"):
-            steer._mirrored(model.key)
-
-    with pytest.raises(dyt.DyTError, match="coroutines needs torch"):
-        asyncio.run(inside())
-    assert steer._mirrored(model.key) is steer._PLAIN

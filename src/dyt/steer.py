@@ -9,17 +9,13 @@ traces: the tracer undoes what it noted before compiled code runs, and no run ev
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from dyt.errors import UnsupportedError
-from dyt.versions import READS_CONTEXT_VARIABLES, in_coroutine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +30,6 @@ class Key:
 
     traced: Steering | None = None
     """The steering inside a context that torch.compile is tracing; None at all other times."""
-
-    def __init__(self) -> None:
-        self.mirror = threading.local()
-        """Each thread's steering, for a torch.compile that cannot read a ContextVar (`dyt.versions`)."""
-
-    def __reduce__(self) -> tuple[type[Key], tuple[()]]:
-        return Key, ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,36 +75,9 @@ _steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", def
 
 def current(key: Key) -> Steering:
     """The steering of the model with this key in the present context."""
-    if torch.compiler.is_dynamo_compiling():
-        if key.traced is not None:
-            return key.traced
-        if not READS_CONTEXT_VARIABLES:
-            return _mirrored(key)
+    if torch.compiler.is_dynamo_compiling() and key.traced is not None:
+        return key.traced
     return _steerings.get().get(key, _PLAIN)
-
-
-def _mirrored(key: Key) -> Steering:
-    """The thread's steering, on which an older torch.compile can guard.
-
-    Raises:
-        UnsupportedError: contexts are open in coroutines, whose order the thread does not know.
-    """
-    if getattr(key.mirror, "coroutines", 0):
-        raise UnsupportedError("compiled code inside dyt's contexts in coroutines needs torch 2.14.1 or newer")
-    steering: Steering = getattr(key.mirror, "steering", _PLAIN)
-    return steering
-
-
-@contextmanager
-def _mirroring(key: Key, steering: Steering) -> Iterator[None]:
-    """Inside, the thread's steering is this one; only counted in a coroutine, where contexts need not nest."""
-    name = "coroutines" if in_coroutine() else "steering"
-    outer = getattr(key.mirror, name, 0 if name == "coroutines" else _PLAIN)
-    setattr(key.mirror, name, outer + 1 if name == "coroutines" else steering)
-    try:
-        yield
-    finally:
-        setattr(key.mirror, name, getattr(key.mirror, name) - 1 if name == "coroutines" else outer)
 
 
 @contextmanager
@@ -131,7 +93,6 @@ def steered(key: Key, **changes: Any) -> Iterator[Steering]:
         return
     token = _steerings.set({**_steerings.get(), key: steering})
     try:
-        with nullcontext() if READS_CONTEXT_VARIABLES else _mirroring(key, steering):
-            yield steering
+        yield steering
     finally:
         _steerings.reset(token)

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-import torch
 from torch import nn
-from torch.torch_version import TorchVersion
-
-READS_CONTEXT_VARIABLES = TorchVersion(torch.__version__) >= (2, 14, 1)
-"""Whether torch.compile is known to read a ContextVar, and to guard on its value. Else `dyt.steer` has a mirror for it."""
-
-
-def in_coroutine() -> bool:
-    """Whether this code runs in an event loop, where contexts of several coroutines are open at once."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def reset_classifier(backbone: nn.Module, num_classes: int) -> None:
