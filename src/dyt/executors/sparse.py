@@ -41,7 +41,7 @@ class Sparse(Executor):
         if route.gate is not None:
             rows = rows * route.mask(rows.dtype).reshape(-1, 1).index_select(0, given)
         out = torch.zeros(flat.shape[0], rows.shape[-1], dtype=rows.dtype, device=rows.device)
-        return out.index_copy(0, index, _first(rows, index)).reshape(*x.shape[:-1], rows.shape[-1])
+        return out.index_copy(0, index, _first(rows, index, given)).reshape(*x.shape[:-1], rows.shape[-1])
 
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
         """Gathers the active rows of both, adds the branch, and writes them back: no row twice, so no atomics."""
@@ -50,7 +50,7 @@ class Sparse(Executor):
         index, given = self._chosen(route)
         into = out.reshape(-1, out.shape[-1])
         rows = branch.onto(x.reshape(-1, x.shape[-1]).index_select(0, given), into.index_select(0, given))
-        return into.index_copy_(0, index, _first(rows, index)).reshape(out.shape)
+        return into.index_copy_(0, index, _first(rows, index, given)).reshape(out.shape)
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         if route.dense:
@@ -78,6 +78,6 @@ class Sparse(Executor):
         return index, index if self.exact else filled(index, route.active.numel())
 
 
-def _first(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows that are written: those of `index`."""
-    return rows if len(rows) == len(index) else rows[: len(index)]
+def _first(rows: Tensor, index: Tensor, given: Tensor) -> Tensor:
+    """The rows that are written: those of `index`. In a traced graph numbers are symbols, and cannot be compared."""
+    return rows if given is index else rows[: len(index)]
