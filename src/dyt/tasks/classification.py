@@ -91,7 +91,7 @@ class Labels(Measure):
             self.measure = kind(self.classes, self.device)
         self.measure.update(outputs, targets)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Mapping[str, float | None]:
         return {} if self.measure is None else self.measure.compute()
 
 
