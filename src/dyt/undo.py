@@ -46,7 +46,7 @@ def unwrap(model: nn.Module) -> Any:
             backbone has (`vpt`). Nothing was changed.
     """
     model = dynamic_of(model)
-    reason = _refusal(model)
+    reason = unwrap_refusal(model)
     if reason is not None:
         raise UnsupportedError(f"unwrap is not available for this model: {reason}")
     backbone, training = model.backbone, model.training
@@ -72,7 +72,8 @@ def unwrap(model: nn.Module) -> Any:
     return backbone.train(training)
 
 
-def _refusal(model: DynamicModel) -> str | None:
+def unwrap_refusal(model: DynamicModel) -> str | None:
+    """Why a model cannot be taken apart, in words; None when it can."""
     if isinstance(model.backbone, Unwrapped):
         return "it was taken apart already"
     if type(model) is not DynamicModel:

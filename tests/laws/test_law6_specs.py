@@ -103,7 +103,7 @@ def test_a_wrong_component_is_named_with_the_nearest(plain: dict[str, Any], data
         ({"dispatcher": {"type": "learned", "noise": -0.1}}, ["dispatcher.noise", "must not be below 0", "given -0.1"]),
         ({"dispatcher": {"type": "random", "rate": 0}}, ["dispatcher.rate", "greater than 0", "given 0"]),
         ({"dispatcher": 3}, ["dispatcher", "'type', one of: always", "given 3"]),
-        ({"dispatcher": {"level": "token"}}, ["dispatcher", "'type', one of: always", "given {'level': 'token'}"]),
+        ({"tuner": {"rank": 4}}, ["tuner", "'type', one of: bitfit", "given {'rank': 4}"]),
         ({"backbone": {"args": {"num_classes": 3}}}, ["backbone.args", "set head.num_classes"]),
         ({"backbone": {"args": {"x": float("inf")}}}, ["backbone.args.x", "finite"]),
         ({"trainable": "some"}, ["trainable", "'adapters' or 'full'", "given 'some'"]),

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from timm.layers import is_notrace_module  # type: ignore[attr-defined]
 
@@ -13,6 +14,7 @@ from dyt.measure.contenders import DENSE
 from laws.models import CLASSES, masks, tiny
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 def test_training_is_refused() -> None:
@@ -87,9 +89,18 @@ def test_feature_extraction_sees_a_block_as_one_node() -> None:
 
 
 def test_it_is_benchmarked_as_any_model() -> None:
-    found = compare(dyt.optimize(tiny()), X, pairs=1, warmup=0, peers={})
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "none", "args": SIZE}
+    model = dyt.build({"backbone": backbone, "head": {"num_classes": CLASSES}}).eval()
+    found = compare(dyt.optimize(model), X, pairs=1, warmup=0, peers={})
     assert found.row("DyT, sparse").macs < found.row(DENSE).macs
     assert found.batch == 3
+
+
+def test_a_given_backbone_cannot_be_had_of_an_optimised_model() -> None:
+    backbone = timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **SIZE)
+    model = dyt.optimize(dyt.build({}, backbone=backbone).eval())
+    with pytest.raises(dyt.UnsupportedError, match=r"given to dyt\.build, and .* unwrap the one that it was made from"):
+        compare(model, X, pairs=1, warmup=0, peers={})
 
 
 def test_a_new_head_has_the_asked_outputs() -> None:

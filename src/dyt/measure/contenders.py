@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dyt.assemble import build
-from dyt.backbone import create, with_windows
-from dyt.errors import DyTError, nearest
+from dyt.backbone import GIVEN, create, with_windows
+from dyt.errors import DyTError, UnsupportedError, nearest
 from dyt.executors.base import Executor
 from dyt.heads import Head
 from dyt.measure.costs import without_weights
@@ -21,7 +21,7 @@ from dyt.model import DynamicModel
 from dyt.named_specs import preset
 from dyt.registry import executors
 from dyt.spec import DyTSpec
-from dyt.undo import unwrap
+from dyt.undo import unwrap, unwrap_refusal
 
 DENSE = "dense timm"
 PEERS: Mapping[str, str] = {
@@ -99,6 +99,7 @@ def contenders(
 
     Raises:
         DyTError: an unknown executor.
+        UnsupportedError: a model whose plain backbone can neither be had of it nor made by its name.
     """
     check_executors(executor_names)
     spec, plain = model.spec, _plain(model)
@@ -130,10 +131,19 @@ def check_executors(names: Sequence[str]) -> None:
 
 
 def _plain(model: DynamicModel) -> nn.Module:
-    """A backbone like the model's before it was tuned: its own again, or made by its name where a tuner stays in it."""
-    if model.tuner is None or model.tuner.merge_refusal() is None:
+    """A backbone like the model's before it was tuned: its own again, or made by its name where that cannot be had.
+
+    Raises:
+        UnsupportedError: it can be had in neither way.
+    """
+    reason = unwrap_refusal(model)
+    if reason is None:
         plain: nn.Module = unwrap(copy.deepcopy(model))
         return plain.eval()
+    if model.spec.backbone.weights == GIVEN:
+        raise UnsupportedError(
+            f"the model's plain backbone, to compare it with, cannot be made: it was given to dyt.build, and {reason}"
+        )
     spec = without_weights(model.spec)
     return create(spec.backbone, spec.head.classifier)[0].eval()
 
