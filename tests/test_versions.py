@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dyt.versions import reset_classifier
+from dyt.versions import SHOWS_HIGHER_ORDER, reset_classifier, shown_to
 from laws.models import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +98,22 @@ def test_a_new_head_is_like_its_backbone(kind: type, place: tuple[str, torch.dty
     assert after.keys() - before.keys() == ({"head.weight", "head.bias"} if classes else set())
     assert {(p.device.type, p.dtype) for p in after.values()} == {(device, dtype)}
     assert backbone.num_classes == classes
+
+
+@pytest.mark.parametrize("itself", sorted({SHOWS_HIGHER_ORDER, False}))
+def test_a_mode_sees_higher_order_operators(itself: bool) -> None:
+    seen: list[str] = []
+
+    class Watching(TorchDispatchMode):
+        supports_higher_order_operators = itself
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return args[1](*args[3]) if func is torch.ops.higher_order.cond else func(*args, **(kwargs or {}))
+
+    shown_to(Watching, (torch.ops.higher_order.cond,), itself)
+    x, yes = torch.ones(2), torch.tensor(True)
+    with torch.compiler.set_stance("force_eager"), Watching():
+        out = torch.cond(yes, lambda y: y + 1, lambda y: y - 1, (x,))
+    assert "cond" in seen
+    assert out.tolist() == [2, 2]

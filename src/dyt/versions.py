@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SHOWS_HIGHER_ORDER = hasattr(TorchDispatchMode, "supports_higher_order_operators")
+"""Whether a mode sees higher-order operators because it says so; else each has to be told of the mode."""
+
+
+def shown_to(mode: type[TorchDispatchMode], operators: Iterable[HigherOrderOperator], itself: bool) -> None:
+    """Has a mode see these higher-order operators in its `__torch_dispatch__`, as any other.
+
+    `itself`: whether this torch does that itself (`SHOWS_HIGHER_ORDER`).
+    """
+    if itself:
+        return
+    for operator in operators:
+
+        def seen(entered: Any, *args: Any, of: HigherOrderOperator = operator, **kwargs: Any) -> Any:
+            return entered.__torch_dispatch__(of, (), args, kwargs)
+
+        operator.py_impl(mode)(seen)  # type: ignore[no-untyped-call]
 
 
 def reset_classifier(backbone: nn.Module, num_classes: int) -> None:

@@ -17,6 +17,7 @@ from dyt.errors import UnsupportedError
 from dyt.executors import watching_unseen
 from dyt.measure.flops.table import formula_of, name_of
 from dyt.measure.flops.unknown import multiplies
+from dyt.versions import SHOWS_HIGHER_ORDER, shown_to
 
 
 class MacCounter:
@@ -102,6 +103,9 @@ class _Mode(TorchDispatchMode):
         condition, yes, no, operands = args
         with self:
             return (yes if condition else no)(*operands)
+
+
+shown_to(_Mode, (torch.ops.higher_order.flex_attention, torch.ops.higher_order.cond), SHOWS_HIGHER_ORDER)
 
 
 def _unknown(name: str) -> UnsupportedError:
