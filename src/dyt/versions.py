@@ -25,7 +25,7 @@ def shown_to(mode: type[TorchDispatchMode], operators: Iterable[HigherOrderOpera
         def seen(entered: Any, *args: Any, of: HigherOrderOperator = operator, **kwargs: Any) -> Any:
             return entered.__torch_dispatch__(of, (), args, kwargs)
 
-        operator.py_impl(mode)(seen)  # type: ignore[no-untyped-call]
+        operator.py_impl(mode)(seen)
 
 
 def reset_classifier(backbone: nn.Module, num_classes: int) -> None:
