@@ -173,7 +173,8 @@ class TuningStep(nn.Module):
         Args:
             parts: the images of each part, as `forward` takes them, as many in each; gone through once. A list of one
                 part is the step itself, and costs nothing.
-            progress, step: as for `forward`, of the whole step; those of forwards inside may be left out.
+            progress: as for `forward`, of the whole step; that of forwards inside may be left out.
+            step: likewise.
 
         Raises:
             DyTError: inside another one, no parts, parts of unequal size, or other forwards inside than one for each.

@@ -119,7 +119,7 @@ class TimmSurface(nn.Module):
         Args:
             img_size: pixels; None for the present size.
             patch_size: pixels; None for the present size.
-            others: what else timm's method of this backbone takes (`window_size` of Swin).
+            **others: what else timm's method of this backbone takes (`window_size` of Swin).
 
         Raises:
             UnsupportedError: a backbone whose size is fixed, or sizes that timm refuses.
