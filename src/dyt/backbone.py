@@ -215,13 +215,20 @@ def input_size(backbone: nn.Module) -> tuple[int, int]:
 
     Its own size; of a model that takes any, the one that it was trained at, or that of its weights.
     """
-    own, config = getattr(getattr(backbone, "patch_embed", None), "img_size", None), attached(backbone)
-    if config is not None and (own is None or any_size(backbone)):
+    own, config = own_size(backbone), attached(backbone)
+    patches = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if config is not None and (patches is None or any_size(backbone)):
         return config.input_size[1], config.input_size[2]
-    if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
-        own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
     height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
     return int(height), int(width)
+
+
+def own_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """(H, W) pixels of the images that a timm model was made for; None where it does not say."""
+    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
+        own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
+    return None if own is None else (int(own[0]), int(own[1]))
 
 
 def any_size(backbone: nn.Module) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import nn
 
 from dyt.assemble import tuner_of
-from dyt.backbone import GIVEN, create
+from dyt.backbone import GIVEN, create, own_size
 from dyt.errors import CheckpointError, SpecError, WeightsError
 from dyt.model import DynamicModel
-from dyt.origin import fingerprint, image_size
+from dyt.origin import fingerprint
 from dyt.spec import BackboneSpec, DyTSpec
 
 FINGERPRINT = "backbone_sha256"
@@ -39,7 +39,7 @@ def frozen_entries(model: DynamicModel, also: Collection[str], every: bool, whol
         return entries
     parts = model.backbone, model.tuner, model.spec.modules_to_save, also
     entries[FINGERPRINT] = fingerprint(*parts)
-    sized = {"sha256": fingerprint(*parts, sized=False), "size": image_size(model.backbone)}
+    sized = {"sha256": fingerprint(*parts, sized=False), "size": own_size(model.backbone)}
     entries[SIZED] = json.dumps(sized)
     return entries
 
@@ -140,7 +140,7 @@ class Kept:
         if self.every:
             return spec
         parts = backbone, tuner_of(spec), spec.modules_to_save, self.also
-        given, size = fingerprint(*parts), image_size(backbone)
+        given, size = fingerprint(*parts), own_size(backbone)
         resized = resizable and None not in {size, self.size} and size != self.size
         if given == self.sha256 or (resized and fingerprint(*parts, sized=False) == self.unsized):
             return _with(spec, args={**spec.backbone.args, "img_size": list(size or ())}) if resized else spec

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyt import twins
-from dyt.backbone import input_size
+from dyt.backbone import own_size
 from dyt.model import DynamicModel, head_keys, heads
 from dyt.offloading import plain_parts
 from dyt.tensors import aside, bare, plain_state, stored
@@ -113,7 +113,7 @@ class Origin:
         full = model.spec.trainable == "full"
         frozen = {} if full else frozen_state(model.backbone, model.tuner, model.spec.modules_to_save)
         values = {k: (t.dtype, _version(t), crc) for k, t in frozen.items() if (crc := _crc(t)) is not None}
-        size, pooling = image_size(model.backbone), getattr(model.backbone, "global_pool", None)
+        size, pooling = own_size(model.backbone), getattr(model.backbone, "global_pool", None)
         layout, head, classes = _layout(model), _head(model.backbone), _classes(model.backbone)
         return cls(layout, head, values, classes, size, pooling, frozenset(thawed), whole)
 
@@ -123,7 +123,7 @@ class Origin:
 
     def resized(self, model: DynamicModel) -> Origin:
         """Of the model at its present image size. What depends on that has changed, and so will be in the file."""
-        return replace(self, layout=_layout(model), size=image_size(model.backbone))
+        return replace(self, layout=_layout(model), size=own_size(model.backbone))
 
     def changed(self, model: DynamicModel) -> list[str]:
         """Plain names of what of the backbone is trained or has other values, and is not stored as the spec says."""
@@ -147,7 +147,7 @@ class Origin:
         return self._resized(model) or self._rebuilt(model) or self._reclassed(model) or self._reheaded(model)
 
     def _resized(self, model: DynamicModel) -> str | None:
-        size = image_size(model.backbone)
+        size = own_size(model.backbone)
         if size == self.size:
             return None
         return (
@@ -220,14 +220,6 @@ def _loose(model: DynamicModel) -> list[str]:
 
 def _head(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
     return {bare(name): tuple(p.shape) for name, p in backbone.named_parameters() if name in head_keys(backbone)}
-
-
-def image_size(backbone: nn.Module) -> tuple[int, int] | None:
-    """(H, W) pixels that a backbone is made for; None where it does not say."""
-    try:
-        return input_size(backbone)
-    except (AttributeError, KeyError, TypeError):  # a backbone that does not say
-        return None
 
 
 def _pixels(size: tuple[int, int] | None) -> str:

@@ -77,7 +77,11 @@ def test_another_size_than_the_backbone_s(masked: Path, run: dict[str, Any], tmp
     report = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     assert json.loads(said("eval", model, "--data", str(masked), "--json")) == report
     said("predict", model, str(masked / "images" / "test" / "0.png"), "--out", str(tmp_path / "drawn"))
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0_activity.png", "0_mask.png"]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "0_activity.png",
+        "0_labels.png",
+        "0_mask.png",
+    ]
 
 
 def test_resumes_to_the_same(run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
