@@ -35,7 +35,8 @@ def main() -> None:
     model = dyt.build({"backbone": {"name": options.backbone, "weights": "none"}})
     images = torch.randn(options.batch, 3, 224, 224)
     tokens = token_counts(model, images[:1])
-    print(f"{options.backbone}, batch {options.batch}, one thread, load {os.getloadavg()[0]:.1f}")
+    print(f"{options.backbone}, batch {options.batch}, one thread")
+    print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
 
     def turns(executor: Sparse, rate: float) -> Callable[[], None]:
         """Each call is the next turn's forward: the same masks as the other form's in that turn."""
@@ -52,9 +53,7 @@ def main() -> None:
         runs = {ROUNDED: turns(Sparse(), rate), EXACT: turns(Sparse(exact=True), rate)}
         cost = paired(runs, options.pairs, 2, time.process_time).speedup(EXACT, over=ROUNDED)
         print(f"rate {rate:.1f}: {ROUNDED} take {cost.median:.3f} [{cost.low:.3f}, {cost.high:.3f}] times as long")
-    print(
-        f"torch {torch.__version__}; medians and {cost.coverage:.0%} intervals of {cost.pairs} paired ratios, over {EXACT}"
-    )
+    print(f"medians and {cost.coverage:.0%} intervals of {cost.pairs} paired ratios, over {EXACT}")
 
 
 if __name__ == "__main__":
