@@ -79,6 +79,14 @@ def test_a_step_in_parts_is_the_whole_step(parts: int, objective: dict[str, Any]
     assert any(thresholds[0]) == (objective.get("control") == "threshold")
 
 
+@pytest.mark.parametrize("features", [0.0, 2.0])
+def test_under_one_autocast_every_weight_has_its_gradient(features: float) -> None:
+    step = dyt.TuningStep(model(objective=RATE | {"features": features}))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, grads = stepped(step, 4)
+    assert len(grads) == sum(p.requires_grad for p in step.parameters())
+
+
 def test_parts_of_one_image_have_the_variance_of_all() -> None:
     steps = [dyt.TuningStep(model(), {"features": 3.0, "rate_weight": 0.0}) for _ in range(2)]
     same(stepped(steps[0], 64), whole(steps[1]))
@@ -178,6 +186,7 @@ def test_a_schedule_s_progress_is_the_step_s() -> None:
         stepped(steps[0], 4)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # in torch 2.8's own tracer
 def test_a_compiled_step_takes_parts_as_well() -> None:
     plain, compiled = (dyt.TuningStep(model(), RATE) for _ in range(2))
     run = torch.compile(compiled, backend="eager")

@@ -6,7 +6,6 @@ compared all the same, and no graphs are counted.
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -14,27 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import dyt
+from compilation import WHOLE
 from laws.models import masks, tiny
 
 SIZES = (2, 3, 5)
 SMALL = {"depth": 1, "global_pool": "avg"}  # not the class token, which no mask of the last block concerns
 """One block: what is captured once is captured in the same way for each."""
-
-
-VARIABLE: ContextVar[int] = ContextVar("variable", default=1)
-
-
-def reads_context_variables() -> bool:
-    """Whether this torch traces ContextVar.get into one graph."""
-    torch.compiler.reset()
-    try:
-        torch.compile(lambda x: x * VARIABLE.get(), fullgraph=True, backend="eager")(torch.ones(1))
-    except torch._dynamo.exc.Unsupported:
-        return False
-    return True
-
-
-WHOLE = reads_context_variables()
 
 
 class Captured:

@@ -131,7 +131,7 @@ def test_the_lowest_rooms_import_nothing_heavy(module: str, heavy: list[str]) ->
 
 def test_importing_dyt_is_silent_and_draws_nothing() -> None:
     code = (
-        "import random, torch; a = torch.get_rng_state().clone(), random.getstate(); import dyt; "
+        "import random, torch, rich.style; a = torch.get_rng_state().clone(), random.getstate(); import dyt; "
         "assert torch.equal(a[0], torch.get_rng_state()) and a[1] == random.getstate()"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 
 import dyt
+from compilation import WHOLE
 from dyt.dispatchers import sampling
 from dyt.site import Site
 from laws.models import CLASSES, TINY, masks, shaken, spec, tiny, tiny_backbone
@@ -225,7 +226,7 @@ def _dynamo() -> Any:
 @pytest.mark.usefixtures("_dynamo")
 def test_compiled_models_follow_the_steering() -> None:
     model = tiny()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=WHOLE, backend="eager")
     for context in (dyt.execution(model, "masked"), dyt.execution(model, "complete"), dyt.execution(model, "sparse")):
         with context, dyt.record(model) as routes:
             expected = run(model)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dyt
+from compilation import WHOLE
 from dyt import ties
 from dyt.executors import Masked
 from dyt.testing.cases import tiny
@@ -103,7 +104,7 @@ def test_ties_are_broken_alike_however_the_model_is_run(how: str) -> None:
     active = routes[0].active[:, 1:]
     assert 7 <= int(active[0].sum()) <= 9  # of 16, since they are spread evenly around 0
     if how == "compiled":
-        run: Any = torch.compile(model, fullgraph=True, backend="eager")
+        run: Any = torch.compile(model, fullgraph=WHOLE, backend="eager")
     elif how == "exported":
         with dyt.execution(model, Masked.__name__.lower()):
             run = torch.export.export(model, (X,)).module()

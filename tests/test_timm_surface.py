@@ -267,7 +267,7 @@ def test_timms_checkpoints_of_a_dynamic_model(tmp_path: Path) -> None:
 
 
 def test_groups_of_a_model_of_transformers() -> None:
-    pytest.importorskip("transformers", reason="the extra dyt[huggingface]")
+    pytest.importorskip("transformers", reason="the extra dyt[hf]")
     from families.zoo_hf import HUGGINGFACE
 
     model = dyt.build(spec(backbone={"weights": "none"}), backbone=HUGGINGFACE["vit"].backbone())

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import dyt
+from compilation import WHOLE
 from dyt.backbone import create
 from dyt.errors import DyTError, SpecError, UnsupportedError
 from dyt.export import program
@@ -135,7 +136,7 @@ def test_every_execution_gives_the_same() -> None:
         torch.testing.assert_close(model(images), expected)
     torch.testing.assert_close(copy.deepcopy(model)(images), expected)
     torch.testing.assert_close(dyt.optimize(model)(images), expected)
-    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images), expected)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=WHOLE)(images), expected)
 
 
 def test_what_optimize_does_to_a_windowed_block() -> None:

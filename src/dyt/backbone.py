@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import timm
@@ -243,5 +244,9 @@ def _alike(name: str) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    """What an error says, in one line; of an assertion without words, which timm has, the line that asserts."""
+    text = " ".join(str(error).split())
+    if not text:
+        frames = extract_tb(error.__traceback__)
+        text = (frames[-1].line if frames else None) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."

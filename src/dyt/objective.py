@@ -187,6 +187,7 @@ class TuningStep(nn.Module):
             with torch.no_grad(), uncounted(self.model):
                 for images in parts:
                     self(images, None)
+            torch.clear_autocast_cache()  # older versions of torch keep what was cast here, cut off from its gradient
             turns.begin()
             yield
         finally:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pytest
 import timm
 import torch
+from packaging.version import Version
 from timm.models.vision_transformer import (
     DiffParallelScalingBlock,
     ParallelScalingBlock,
@@ -117,10 +119,19 @@ class Animal:
         return found
 
 
-def model(name: str, **args: Any) -> Callable[..., nn.Module]:
-    """A timm model by name, made tiny; None takes one of the tiny arguments away."""
+def model(name: str, since: str | None = None, **args: Any) -> Callable[..., nn.Module]:
+    """A timm model by name, made tiny; None takes one of the tiny arguments away.
+
+    `since`: the first timm whose own model has the name and runs so; tests of it are skipped before.
+    """
     merged = {key: value for key, value in (TINY | args).items() if value is not None}
-    return lambda **more: timm.create_model(name, **merged, **more)
+
+    def made(**more: Any) -> nn.Module:
+        if since is not None and Version(timm.__version__) < Version(since):
+            pytest.skip(f"{name} needs timm {since} or newer; this is {timm.__version__}")
+        return timm.create_model(name, **merged, **more)
+
+    return made
 
 
 # How blocks are called with some tokens alone ------------------------------------------------------------------------
@@ -241,9 +252,9 @@ ZOO: dict[str, Animal] = {
     "eva02": Animal("eva", model("eva02_tiny_patch14_224"), 1, alone=with_rope),
     "eva02 with norms inside": Animal("eva", model("eva02_base_patch14_224"), 1, alone=with_rope),
     "dinov3": Animal("eva", model("vit_small_patch16_dinov3"), 5, alone=with_rope),
-    "sapiens2": Animal("eva", model("vit_base_patch16_sapiens2", num_kv_heads=1), 9, alone=with_rope),
+    "sapiens2": Animal("eva", model("vit_base_patch16_sapiens2", since="1.0.30", num_kv_heads=1), 9, alone=with_rope),
     "perception encoder": Animal("eva", model("vit_pe_core_base_patch16_224"), 1, alone=with_rope),
-    "rope mixed": Animal("eva", model("vit_small_patch16_rope_mixed_ape_224"), 1, alone=with_rope),
+    "rope mixed": Animal("eva", model("vit_small_patch16_rope_mixed_ape_224", since="1.0.31"), 1, alone=with_rope),
     "rope gap": Animal("eva", model("vit_medium_patch16_rope_reg1_gap_256"), 1, alone=with_rope, attention=NO_CLASS),
     "eva02 post-norm": Animal("eva_postnorm", model("eva02_enormous_patch14_clip_224"), 1),
     # beit
@@ -288,7 +299,7 @@ ZOO: dict[str, Animal] = {
     ),
     "naflexvit rope mixed": Animal(
         "eva",
-        model("naflexvit_base_patch16_gap", rope_type="mixed", **NAFLEX),
+        model("naflexvit_base_patch16_gap", since="1.0.31", rope_type="mixed", **NAFLEX),
         4,
         images=naflex,
         alone=with_rope,

@@ -42,7 +42,7 @@ def _sam(**args: Any) -> Any:
 
 HIERARCHICAL = {
     "swin": Tiny("swin", _swin(), 0, ("mlp",)),
-    "swin, any image size": Tiny("swin", _swin(dynamic_img_size=True), 0, ("mlp",), (40, 28)),
+    "swin, any image size": Tiny("swin", _swin(strict_img_size=False), 0, ("mlp",), (40, 28)),
     "swin, three stages": Tiny("swin", _swin(depths=(1, 2, 1), num_heads=(1, 2, 4), head_dim=8), 0, ("mlp",)),
     "swin_v2": Tiny("swin_v2", _swin_v2(), 0, ("mlp",), mlp="norm2"),
     "swin_v2, any image size": Tiny("swin_v2", _swin_v2(strict_img_size=False), 0, ("mlp",), (36, 48), mlp="norm2"),

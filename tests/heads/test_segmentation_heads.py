@@ -20,7 +20,7 @@ VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads"
 SWIN = {"img_size": 64, "embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     "vit": ("vit_tiny_patch16_224", VIT, 32),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN | {"dynamic_img_size": True}, 64),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN | {"strict_img_size": False}, 64),
 }
 HEADS: dict[str, dict[str, Any]] = {"upernet": {"type": "upernet", "channels": 8}, "pixel": {"type": "pixel"}}
 CASES = [pytest.param(m, h, id=f"{m}-{h}") for m in MODELS for h in HEADS]

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 import dyt
+from compilation import WHOLE
 from dyt.checkpoint import CHECKSUM, checksum
 from dyt.dispatchers.always import Always
 from dyt.model import DynamicModel
@@ -168,6 +169,7 @@ def test_low_precision(name: str, use: str, dtype: str) -> None:
     model = shaken(dyt.build(spec(reducer={"type": name}, **USES[use]), backbone=low.backbone()))
     with low.precision():
         out = run(model, low.images())
+    with low.precision():  # anew: older versions of torch keep what was cast without gradient
         loss, _ = dyt.TuningStep(model).train()(low.images(), Y)
     assert out.dtype == torch.bfloat16
     loss.backward()
@@ -212,7 +214,7 @@ def test_nothing_is_left_after_a_forward(name: str) -> None:
     underway = {id(each.underway) for each in model.stages}
     assert len(underway) == 1
     assert model.stages[0].underway.carried is None
-    assert model.stages[0].underway.keys is None
+    assert model.stages[0].underway.keys == []
 
 
 def test_a_block_alone_says_what_it_lacks() -> None:
@@ -224,7 +226,7 @@ def test_a_block_alone_says_what_it_lacks() -> None:
 def test_compiled_whole(name: str) -> None:
     torch._dynamo.reset()
     model = made(name, "static", {"depth": 2})
-    torch.testing.assert_close(run(torch.compile(model, fullgraph=True, backend="eager")), run(model))
+    torch.testing.assert_close(run(torch.compile(model, fullgraph=WHOLE, backend="eager")), run(model))
     torch._dynamo.reset()
 
 

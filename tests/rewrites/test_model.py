@@ -9,6 +9,7 @@ import torch
 from timm.layers import is_notrace_module  # type: ignore[attr-defined]
 
 import dyt
+from compilation import WHOLE
 from dyt.measure.bench import compare
 from dyt.measure.contenders import DENSE
 from laws.models import CLASSES, masks, tiny
@@ -78,7 +79,7 @@ def test_the_image_s_gradient_is_the_original_s() -> None:
 def test_one_graph_is_traced(name: str) -> None:
     optimized = dyt.optimize(tiny())
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
-        compiled = torch.compile(optimized, backend="eager", fullgraph=True)
+        compiled = torch.compile(optimized, backend="eager", fullgraph=WHOLE)
         with dyt.execution(optimized, name):
             torch.testing.assert_close(compiled(X), optimized(X))
 

@@ -345,7 +345,7 @@ def test_a_reducer_that_changes_the_order() -> None:
             return super().kept(patches, scene).flip(1)
 
     assert re.search(
-        r"block 0 of \d: kept tokens are not in ascending order: \[(2, )?1, 0\]", broken("reducers", 9, Turns, 3)
+        r"block 0 of \d: kept tokens are not in ascending order: \[(\d, )*1, 0\]", broken("reducers", 9, Turns, 3)
     )
 
 

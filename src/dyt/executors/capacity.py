@@ -72,7 +72,9 @@ class Capacity(Executor):
     def _exact(self, packed: Callable[[], Tensor], dense: Callable[[], Tensor], overflowed: Tensor) -> Tensor:
         """What was packed, unless tokens of an image had no room: `overflowed` (B,) bool."""
         if self.room.overflow == "nan":
-            return packed().masked_fill(overflowed[:, None, None], torch.nan)
+            out = packed()
+            fits = (~overflowed[:, None, None]).to(out.dtype)
+            return out * (fits / fits)  # 1 or 0 / 0: a written file of an older torch cannot have NaN as a constant
         if torch.compiler.is_compiling():
             either: Tensor = torch.cond(overflowed.any(), dense, packed)
             return either

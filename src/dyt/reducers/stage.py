@@ -23,7 +23,9 @@ class Underway(threading.local):
     """
 
     carried: Carried | None = None
-    keys: Tensor | None = None
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []  # of the attention before, or none; torch.compile guards a list, where it splits
 
     def __reduce__(self) -> tuple[type[Underway], tuple[()]]:
         return Underway, ()
@@ -83,7 +85,7 @@ class Stage(nn.Module):
 
     def hear(self, keys: Tensor) -> None:
         """Takes the keys (B, N, D) of the attention that has just been computed."""
-        self.underway.keys = keys
+        self.underway.keys[:] = [keys]
 
     def middle(self, x: Tensor, attention: Callable[[], Tensor]) -> Tensor:
         """The tokens that the MLP is given, for those after the attention, (B, N, C)."""
@@ -106,7 +108,7 @@ class Stage(nn.Module):
         return torch.cat([x[:, : self.prefix], everywhere], 1)
 
     def _reduced(self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None) -> Tensor:
-        keys, self.underway.keys = self.underway.keys, None
+        keys = self.underway.keys.pop() if self.underway.keys else None
         steering = steer.current(self.key)
         if self.reducer is None or self.reducer.where != where or steering.plain:
             return x

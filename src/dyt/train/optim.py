@@ -56,7 +56,8 @@ def scheduler(of: Optimizer, spec: TrainSpec, steps_per_epoch: int) -> Any:
     warmup: Any = spec.warmup_epochs  # timm takes fractions as well, though it says int
     made, _ = create_scheduler_v2(
         of,
-        sched=spec.schedule,
+        sched={"constant": "step"}.get(spec.schedule, spec.schedule),  # timm before 1.0.31 has no constant one
+        decay_rate=1.0,  # of steps: none goes down
         num_epochs=spec.epochs - warmup,
         warmup_epochs=warmup,
         warmup_lr=0.0,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 _NAMESPACES = (
-    "aten prim prims inductor inductor_prims rngprims debugprims profiler export c10d _c10d_functional "
+    "aten prim prims inductor inductor_prims rngprims debugprims profiler export c10d fsdp _c10d_functional "
     "_c10d_functional_autograd _dtensor symm_mem quantized _quantized quantized_decomposed onednn mkldnn "
     "mkldnn_prepacked mkl sparse static_runtime torchvision image torchao streams"
 )

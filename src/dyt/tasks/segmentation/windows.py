@@ -40,7 +40,7 @@ def check(backbone: nn.Module, size: int | tuple[int, int], inference: str, stri
         if any(side % multiple(backbone) for side in size):
             raise DyTError(f"data.size is {said}; this backbone needs a multiple of {multiple(backbone)}")
         return
-    remedy = "set backbone.args.dynamic_img_size: true (timm's ViT and Swin)"
+    remedy = "set backbone.args.dynamic_img_size: true (timm's Swin: strict_img_size: false)"
     if own is not None and tuple(own) != size:
         raise DyTError(
             f"data.size is {said}, but the backbone takes images of {own[0]} x {own[1]} alone; set "
