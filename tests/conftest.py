@@ -1,5 +1,6 @@
 """Deterministic tests: one hypothesis profile, one thread, a seed before each test."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -16,6 +17,12 @@ def pytest_configure(config: pytest.Config) -> None:
         few = int(config.getoption("--examples"))
         hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("dyt"), max_examples=few)
         hypothesis.settings.load_profile("few")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`: one a core that this process may use, up to eight, since each takes up to two gigabytes."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 8)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -58,8 +58,12 @@ def with_fences(language: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", with_fences("python"), ids=name)
-def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_snippets_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """In order, in one namespace, as a reader would type them; what they register is forgotten afterwards."""
+    if name(page) == "README.md" and not request.config.getoption("--full"):
+        pytest.skip("calibrates a model of full size, which takes half a minute; `.ci/run` runs it, use --full")
     module = types.ModuleType("snippets_of_the_docs")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
@@ -131,10 +135,10 @@ def test_overrides_are_taken(line: str) -> None:
 
 def test_the_two_commands_stand_alone_on_their_lines() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("pip install -e . && dyt demo", 'pip install -e ".[dev]" && pytest'):
+    for command in ("pip install -e . && dyt demo", 'pip install -e ".[dev]" && pytest -n auto'):
         assert any(f.body.strip() == command for f in fences(ROOT / "README.md") if f.language == "bash"), command
         assert re.search(rf"^{re.escape(command)}$", readme, re.MULTILINE)
-    assert 'pip install -e ".[dev]" && pytest' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'pip install -e ".[dev]" && pytest -n auto' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 TABLE = re.compile(r"^`(?P<path>dyt\.[\w.]+)`\n\n(?P<rows>(?:^\|.*\n)+)", re.MULTILINE)

@@ -19,7 +19,7 @@ RUNS = {
     "video_clips.py": (["--epochs", "1", "--films", "8"], "pictures are in pictures/"),
 }
 """For each script: tiny settings, and what it says when it has done its work."""
-ALWAYS = {"quickstart.py", "finetune_folder.py"}
+ALWAYS = {"quickstart.py"}
 """The others take ten seconds and more each, and `.ci/run` runs all of them whole."""
 
 
