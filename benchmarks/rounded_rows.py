@@ -17,7 +17,7 @@ import torch
 import dyt
 from dyt.executors import Sparse
 from dyt.measure import paired, random_masks, token_counts
-from dyt.steer import steered
+from dyt.core.context import steered
 
 ROUNDED, EXACT = "rounded rows", "a row for each token"
 

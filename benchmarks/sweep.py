@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 
 import dyt
-from dyt.backbone import input_size
-from dyt.breakeven import BreakEven
+from dyt.assembly.backbone import input_size
+from dyt.core.breakeven import BreakEven
 from dyt.cli.bench import rewrites
 from dyt.measure.bench import Bench, compare
 from dyt.measure.contenders import OPTIMISED, PAPER_PEERS, PEERS
 from dyt.measure.speed import beside_paper, over_activity, picture, table
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.train.saved import open_saved
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")

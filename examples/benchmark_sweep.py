@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dyt.demo.runs import shipped
-from dyt.spec import parse
+from dyt.config.spec import parse
 from dyt.sweeps import Job, sweep
 from dyt.train import RunSpec
 

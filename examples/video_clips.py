@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from dyt.demo.runs import shipped
-from dyt.spec import parse
+from dyt.config.spec import parse
 from dyt.tasks.kinds import task_of
 from dyt.train import RunSpec, fit
 from dyt.train.saved import open_saved

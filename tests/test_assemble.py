@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.spec import parse
-from dyt.support import support_matrix
+from dyt.assembly.support import support_matrix
+from dyt.config.spec import parse
 from dyt.variants import DynamicBlock
 from laws.backbones import BACKBONES
 from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.breakeven import BreakEven
+from dyt.core.breakeven import BreakEven
 from dyt.executors import Masked, Sparse
 from laws.models import masks, tiny
 

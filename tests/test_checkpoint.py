@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 
 import dyt
-from dyt import checkpoint
-from dyt.checkpoint import fingerprint, plain_state
+from dyt.io import checkpoint
+from dyt.io.checkpoint import fingerprint, plain_state
 from laws.models import tiny
 
 

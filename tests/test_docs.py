@@ -16,9 +16,9 @@ import typer
 from pydantic import BaseModel
 
 import dyt
-from dyt.slots import Spec
-from dyt.spec import parse
-from dyt.specfile import override, parse_yaml
+from dyt.config.base import Spec
+from dyt.config.files import override, parse_yaml
+from dyt.config.spec import parse
 from dyt.train import RunSpec, recipe
 from dyt.train.named_runs import with_preset
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import dyt
 from dyt.executors import Room
-from dyt.export import Run, difference, program, to_onnx, to_pt2
+from dyt.io.export import Run, difference, program, to_onnx, to_pt2
 from laws.models import masks, tiny
 
 SMALL = {"depth": 1, "global_pool": "avg"}  # not the class token, which no mask of the last block concerns
@@ -138,7 +138,7 @@ def test_a_model_in_train_mode_and_other_dtypes_are_refused(tmp_path: Path) -> N
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dyt.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("dyt.io.export.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(dyt.UnsupportedError, match="ONNX needs onnxscript, not installed here"):
         to_onnx(tiny(), tmp_path / "model.onnx", images(1))
 

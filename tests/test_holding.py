@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 import dyt
-from dyt.export import program
+from dyt.io.export import program
 from dyt.measure import frame_rates, routes_of, site_rates, token_counts
-from dyt.model import dynamic_of
+from dyt.model.dynamic import dynamic_of
 from dyt.train import calibrate_rate, evaluate, start_routers, token_importance
 from laws.models import tiny
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import dyt
+from dyt.core.linear import Router, bare, routed
 from dyt.families.attention import outputs
-from dyt.linear import Router, bare, routed
 from laws.models import tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 import dyt
 from compilation import WHOLE
 from dyt.dispatchers import sampling
-from dyt.site import Site
+from dyt.model.site import Site
 from laws.models import CLASSES, TINY, masks, shaken, spec, tiny, tiny_backbone
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

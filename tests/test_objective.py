@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 import dyt
-from dyt import steer
+from dyt.config.spec import parse
+from dyt.core import context as steer
+from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.heads import classification, distillation
-from dyt.objective import feature_distance, mean_over_ranks
-from dyt.route import Route
-from dyt.spec import parse
+from dyt.train.step import feature_distance, mean_over_ranks
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec, tiny
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

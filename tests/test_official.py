@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import dyt
-from dyt.official import _ours
+from dyt.io.official import _ours
 from laws.strategies import names
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import dyt
-from dyt.checkpoint import fingerprint
-from dyt.export import program
-from dyt.offloading import at_hand, offloaded, plain_parts, plain_tensor
+from dyt.core.offloading import at_hand, offloaded, plain_parts, plain_tensor
+from dyt.io.checkpoint import fingerprint
+from dyt.io.export import program
 from dyt.train import start_routers
 from families.zoo import ZOO
 from laws.models import shaken, spec, tiny

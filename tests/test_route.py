@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dyt.route import Route, Tokens, activation_rate, mean_token
+from dyt.core.route import Route, Tokens, activation_rate, mean_token
 
 T, F = True, False
 

@@ -11,9 +11,9 @@ from torch import Tensor
 import dyt
 from dyt import registry
 from dyt.adapters import Adapter, AdapterSpec, BottleneckSpec
+from dyt.config.base import ComponentSpec
+from dyt.config.spec import parse
 from dyt.dispatchers import AlwaysSpec
-from dyt.slots import ComponentSpec
-from dyt.spec import parse
 
 
 class Inner(AdapterSpec):

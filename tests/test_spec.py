@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dyt
-from dyt.spec import Descent, Ramp, at, ends, parse
+from dyt.config.spec import Descent, Ramp, at, ends, parse
 from laws.strategies import ramps
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dyt
-from dyt.specfile import LARGEST, dump_yaml, override, parse_json, parse_yaml, read, write
+from dyt.config.files import LARGEST, dump_yaml, override, parse_json, parse_yaml, read, write
 
 STRINGS = [
     "1e-3",

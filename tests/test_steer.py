@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dyt
-from dyt import steer
+from dyt.core import context as steer
 from laws.models import masks, tiny
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

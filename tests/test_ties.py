@@ -7,7 +7,7 @@ import torch
 
 import dyt
 from compilation import WHOLE
-from dyt import ties
+from dyt.core import ties
 from dyt.executors import Masked
 from dyt.testing.cases import tiny
 
@@ -64,7 +64,7 @@ def test_a_threshold_stays_float32_however_the_model_is_cast(tmp_path: Any) -> N
 def test_files_with_thresholds_in_the_model_s_dtype_still_load(tmp_path: Any) -> None:
     """As they were before thresholds stayed float32."""
     model = tiny(trainable="full").bfloat16()
-    whole = dyt.checkpoint.stored(model)
+    whole = dyt.io.checkpoint.stored(model)
     path = tmp_path / "model.safetensors"
     for site in model.sites:
         site._buffers["threshold"] = torch.tensor(0.375, dtype=torch.bfloat16)
@@ -72,8 +72,8 @@ def test_files_with_thresholds_in_the_model_s_dtype_still_load(tmp_path: Any) ->
     loaded = dyt.load(path)
     assert {site.threshold.dtype for site in loaded.sites} == {torch.float32}
     assert [float(site.threshold) for site in loaded.sites] == [0.375] * len(loaded.sites)
-    assert {t.dtype for key, t in dyt.checkpoint.stored(loaded).items() if "threshold" not in key} == {torch.bfloat16}
-    assert set(dyt.checkpoint.stored(loaded)) == set(whole)
+    assert {t.dtype for key, t in dyt.io.checkpoint.stored(loaded).items() if "threshold" not in key} == {torch.bfloat16}
+    assert set(dyt.io.checkpoint.stored(loaded)) == set(whole)
 
 
 @pytest.mark.parametrize("level", ["token", "sample"])

@@ -16,7 +16,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3, freeze, get_state_dict, repa
 from torch import nn
 
 import dyt
-from dyt.timm_names import FORWARDED, OURS, REFUSED
+from dyt.model.timm_names import FORWARDED, OURS, REFUSED
 from laws.models import CLASSES, TINY, shaken, spec, tiny, tiny_backbone
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.backbone import create
-from dyt.spec import BackboneSpec
+from dyt.assembly.backbone import create
+from dyt.config.spec import BackboneSpec
 from families.zoo import ZOO
 from laws.models import TINY, Case, shaken, spec
 from laws.strategies import names

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dyt.versions import SHOWS_HIGHER_ORDER, reset_classifier, shown_to
+from dyt.core.versions import SHOWS_HIGHER_ORDER, reset_classifier, shown_to
 from laws.models import TINY
 
 ROOT = Path(__file__).parents[1]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import dyt
 from compilation import WHOLE
-from dyt.backbone import create
+from dyt.assembly.backbone import create
+from dyt.assembly.window_attention import Layout, Windows, global_blocks, windows_of
+from dyt.config.spec import BackboneSpec
 from dyt.errors import DyTError, SpecError, UnsupportedError
-from dyt.export import program
+from dyt.io.export import program
 from dyt.measure.costs import costs
-from dyt.spec import BackboneSpec
-from dyt.window_attention import Layout, Windows, global_blocks, windows_of
 
 SMALL = {"img_size": 48, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2}
 

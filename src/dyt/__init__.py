@@ -3,21 +3,21 @@
 import builtins
 
 from dyt import adapters, dispatchers, executors, families, heads, reducers, registry, testing, tuners, variants
-from dyt.assemble import build
-from dyt.capacity import calibrate_capacity
-from dyt.checkpoint import load, save
+from dyt.assembly.build import build
+from dyt.assembly.support import Support, supports
+from dyt.assembly.undo import unwrap
+from dyt.config.presets import preset, presets
+from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.core.route import Route, Tokens
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
-from dyt.measure.calibration import calibrate
+from dyt.inference.break_even import calibrate
+from dyt.inference.capacity import calibrate_capacity
+from dyt.inference.rewrites import optimize, quantize
+from dyt.io.checkpoint import load, save
+from dyt.io.official import from_official
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, execution, forced, plain, record
-from dyt.named_specs import preset, presets
-from dyt.objective import TuningStep
-from dyt.official import from_official
-from dyt.rewrites import optimize, quantize
-from dyt.route import Route, Tokens
-from dyt.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
-from dyt.support import Support, supports
-from dyt.undo import unwrap
+from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
+from dyt.train.step import TuningStep
 
 __version__ = "0.1.0"
 

@@ -29,8 +29,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import catalogue
 
-from dyt.errors import RegistryError, nearest
-from dyt.plugins import (
+from dyt.entry_points import (
     Plugins,
     PluginWarning,
     Problem,
@@ -40,6 +39,7 @@ from dyt.plugins import (
     package_of,
     path_of,
 )
+from dyt.errors import RegistryError, nearest
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)

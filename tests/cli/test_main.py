@@ -164,7 +164,7 @@ def test_plot_draws_a_saved_model(tmp_path, monkeypatch):
 
 
 def test_doctor_reports_without_a_network(monkeypatch):
-    monkeypatch.setattr("dyt.hub.reachable", lambda: False)
+    monkeypatch.setattr("dyt.assembly.hub.reachable", lambda: False)
     result = run("doctor")
     assert result.exit_code == 0, result.output
     assert "all is well" in result.stdout

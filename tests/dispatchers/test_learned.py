@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 import dyt
+from dyt.config.files import parse_yaml
+from dyt.config.spec import Ramp
 from dyt.dispatchers import Learned, LearnedSpec, Moment, Place, sampling
-from dyt.spec import Ramp
-from dyt.specfile import parse_yaml
 from laws.models import tiny
 
 ZERO = torch.zeros(())

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import dyt
+from dyt.config.spec import Ramp
 from dyt.dispatchers import Moment, Place, TopK, TopKSpec, sampling
 from dyt.dispatchers.counted import largest
 from dyt.dispatchers.topk import soft_top
-from dyt.spec import Ramp
 from dyt.train import calibrate_rate
 from laws.models import CLASSES, tiny
 

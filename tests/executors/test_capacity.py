@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 import dyt
+from dyt.core.route import Route, Tokens
 from dyt.executors import Capacity, Masked, Room
 from dyt.executors.capacity import pack
-from dyt.route import Route, Tokens
 from dyt.testing import laws, parts
 from laws.models import Case, masks, tiny
 from laws.strategies import batches, cases, chosen, mask_kinds, names

@@ -2,8 +2,8 @@
 
 import torch
 
+from dyt.core.route import Route
 from dyt.executors import Masked
-from dyt.route import Route
 
 
 def test_the_gate_s_gradient_is_the_branch_s_output_everywhere() -> None:

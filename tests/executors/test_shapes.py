@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dyt
+from dyt.core.context import steered
 from dyt.executors import Sparse
-from dyt.steer import steered
 from laws.models import tiny, token_shapes
 
 FORWARDS = 200

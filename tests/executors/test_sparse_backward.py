@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from dyt.core.route import Route
 from dyt.executors import Masked, SparseBackward
-from dyt.route import Route
 
 
 def run(executor, active, gated=True, dtype=torch.float32):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dyt
-from dyt.variants.base import DynamicBlock
+from dyt.model.block import DynamicBlock
 
 
 def maps(backbone: nn.Module, x: Any, **kwargs: Any) -> list[Tensor]:

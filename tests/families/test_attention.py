@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from dyt.core.route import Tokens
 from dyt.families.attention import gather_pairs, gather_rope, mask_for, outputs, unseen
-from dyt.route import Tokens
 
 INDEX = torch.tensor([[0, 2, 3], [0, 1, 4]])
 X = torch.zeros(2, 3, 8)

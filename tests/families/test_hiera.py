@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.backbone import input_size
+from dyt.assembly.backbone import input_size
 from dyt.errors import UnsupportedError
 from dyt.measure import patch_maps, routes_of
 from dyt.measure.costs import costs

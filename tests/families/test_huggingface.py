@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dyt
-from dyt.bridges import bridged
+from dyt.core.interop import bridged
 from dyt.registry import families
 from dyt.tasks.loading import Preparation
 from families.zoo_hf import HUGGINGFACE, SIZE, TEXT, WIDE

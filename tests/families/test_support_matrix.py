@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.bridges import bridged
+from dyt.assembly.support import Support, support_matrix
+from dyt.core.interop import bridged
 from dyt.registry import KINDS
-from dyt.support import Support, support_matrix
 from dyt.testing import laws
 from dyt.testing.strategies import names
 from families.zoo import TINY

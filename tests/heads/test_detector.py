@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import dyt
+from dyt.core.context import steered
 from dyt.errors import DyTError, SpecError, UnsupportedError
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import tokens_alone
-from dyt.steer import steered
 from dyt.testing.laws import executed
 
 TINY: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -13,7 +13,7 @@ from functools import partial
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from dyt.bridges import bridged
+from dyt.core.interop import bridged
 from families.tiny import Tiny
 from families.zoo import ZOO
 from families.zoo_hf import HUGGINGFACE

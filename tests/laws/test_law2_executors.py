@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dyt
+from dyt.core.route import Route
 from dyt.registry import executors, families
-from dyt.route import Route
 from dyt.testing import laws, parts
 from laws.models import Case, masks, spec
 from laws.strategies import batches, cases, chosen, mask_kinds, names

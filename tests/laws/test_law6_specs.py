@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dyt
-from dyt.slots import Spec
-from dyt.spec import parse
-from dyt.specfile import read, write
+from dyt.config.base import Spec
+from dyt.config.files import read, write
+from dyt.config.spec import parse
 from dyt.testing import laws
 from laws.strategies import specs
 

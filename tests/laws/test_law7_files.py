@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dyt
-from dyt.checkpoint import CHECKSUM, checksum
+from dyt.io.checkpoint import CHECKSUM, checksum
+from dyt.model.block import DynamicBlock
 from dyt.testing import laws
-from dyt.variants.base import DynamicBlock
 from laws.models import TINY, Case, shaken, spec, tiny, tiny_backbone
 from laws.strategies import cases, chosen, names, parts_of
 

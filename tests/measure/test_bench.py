@@ -9,17 +9,17 @@ import torch
 from matplotlib.figure import Figure
 
 import dyt
-from dyt.breakeven import BreakEven
+from dyt.core.breakeven import BreakEven
+from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.executors import Sparse
+from dyt.inference.break_even import Calibration
 from dyt.measure.activations import saved_bytes
 from dyt.measure.bench import Bench, compare
-from dyt.measure.calibration import Calibration
 from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders
 from dyt.measure.latency import Comparison
 from dyt.measure.plain import PlainGather
 from dyt.measure.speed import PRINTED, beside_paper, over_activity, picture, table
-from dyt.route import Route
 from laws.models import tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -11,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import dyt
-from dyt.breakeven import BreakEven
-from dyt.checkpoint import CHECKSUM, checksum
+from dyt.core.breakeven import BreakEven
 from dyt.executors import Masked, Sparse
-from dyt.measure import calibration, latency
-from dyt.measure.calibration import crossing
+from dyt.inference import break_even as calibration
+from dyt.inference.break_even import crossing
+from dyt.io.checkpoint import CHECKSUM, checksum
+from dyt.measure import latency
 from laws.models import masks, tiny
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -170,7 +171,7 @@ def plain_of(model: dyt.DynamicModel) -> torch.nn.Module:
     """The plain backbone, with the same frozen weights."""
     from timm import create_model
 
-    from dyt.checkpoint import plain_state
+    from dyt.io.checkpoint import plain_state
 
     plain = create_model(model.spec.backbone.name, num_classes=5, **model.spec.backbone.args)
     plain.load_state_dict(plain_state(model.backbone))

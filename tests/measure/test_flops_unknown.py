@@ -11,12 +11,12 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
+from dyt.core.context import steered
 from dyt.executors import unseen
 from dyt.measure import executed_macs
 from dyt.measure.flops import MacCounter, formula_of, register, table
 from dyt.measure.flops.unknown import multiplies
 from dyt.measure.macs import tokens_alone
-from dyt.steer import steered
 from laws.models import TINY, masks, tiny
 
 X = torch.ones(2, 3, 32, 32)

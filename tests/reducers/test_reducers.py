@@ -12,10 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 import dyt
 from compilation import WHOLE
-from dyt.checkpoint import CHECKSUM, checksum
+from dyt.config.files import override, read, write
 from dyt.dispatchers.always import Always
-from dyt.model import DynamicModel
-from dyt.specfile import override, read, write
+from dyt.io.checkpoint import CHECKSUM, checksum
+from dyt.model.dynamic import DynamicModel
 from dyt.testing.laws import executed
 from laws.models import CLASSES, Case, shaken, spec
 from laws.strategies import names

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import dyt
+from dyt.core.route import Tokens
 from dyt.registry import families
-from dyt.route import Tokens
 from laws.models import Case, spec
 from reducers.reference import attention, tome
 

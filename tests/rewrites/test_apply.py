@@ -12,10 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import dyt
-from dyt.rewrites import BlockReport, Report
-from dyt.rewrites.block import LeadingBlock, RewrittenBlock
+from dyt.inference.rewrites import BlockReport, Report
+from dyt.inference.rewrites.block import LeadingBlock, RewrittenBlock
+from dyt.model.block import DynamicBlock
 from dyt.testing.laws import executed
-from dyt.variants.base import DynamicBlock
 from families.zoo import ZOO
 from laws.models import CLASSES, TINY, Case, GivenCase, masks, shaken, spec, tiny
 from laws.strategies import cases, component, mask_kinds, names

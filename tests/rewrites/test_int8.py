@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dyt
-from dyt.offloading import plain_parts
-from dyt.rewrites import int8
+from dyt.core.offloading import plain_parts
+from dyt.inference import quantize as int8
 from laws.models import masks, tiny
 
 pytest.importorskip("torchao", reason="the extra dyt[int8]")

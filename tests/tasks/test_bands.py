@@ -14,13 +14,13 @@ from timm.models import adapt_input_conv
 
 import dyt
 from commands import said
-from dyt.backbone import create
-from dyt.data_config import channels
+from dyt.assembly.backbone import create
+from dyt.config.spec import BackboneSpec, parse
+from dyt.core.data_config import channels
 from dyt.errors import DyTError, UnsupportedError
 from dyt.heads import Query, QuerySpec
 from dyt.measure.costs import costs
 from dyt.measure.plots import as_rgb
-from dyt.spec import BackboneSpec, parse
 from dyt.tasks import ImageError, open_image
 from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.classification import Classification

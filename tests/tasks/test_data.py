@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
 from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
 from tasks.odd_images import DAMAGES, MODES
 

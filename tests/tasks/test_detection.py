@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
-from dyt.spec import parse
 from dyt.tasks.detection import Detection, DetectionSpec
 from dyt.tasks.detection.metric import AveragePrecision
 from dyt.tasks.detection.outlines import run_lengths

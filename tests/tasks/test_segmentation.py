@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
-from dyt.spec import parse
 from dyt.tasks.images import ImageError
 from dyt.tasks.layouts import DataError
 from dyt.tasks.loading import Preparation

@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import binary_average_precision
 
 import dyt
 from commands import said
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
 from dyt.tasks.classification import Labels
 from dyt.tasks.data import DataSpec, open_data, open_split
 from dyt.tasks.layouts import DataError

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from dyt.config.files import dump_yaml, parse_yaml
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
-from dyt.specfile import dump_yaml, parse_yaml
 from dyt.tasks.data import DataSpec
 from dyt.tasks.segmentation import SegmentationSpec
 from dyt.tasks.sizes import cover, pair

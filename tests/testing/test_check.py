@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 import dyt
 from dyt.adapters import Adapter, AdapterSpec
+from dyt.core.route import Route
 from dyt.dispatchers import Decision, Dispatcher, DispatcherSpec, Moment, RatedSpec
 from dyt.executors import Masked
 from dyt.families import Family, ViT
 from dyt.reducers import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
-from dyt.route import Route
 from dyt.testing import check
 from dyt.testing.reduction import reducer_keeps_the_order
 from dyt.testing.schema import depths, stands, values

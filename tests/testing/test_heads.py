@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import dyt
+from dyt.config.spec import HeadSpec
 from dyt.families import Family
 from dyt.heads import Head, Pixel, Query, TaskHeadSpec, classification, distillation
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 from dyt.testing import check
 from dyt.testing.cases import leaves
 
@@ -202,7 +202,7 @@ def test_one_that_reads_a_grid_is_refused_with_a_reducer(monkeypatch: pytest.Mon
     with heads.temporary():
         heads("broken")(grid)
         assert "it is refused with a reducer" in {law.says for law in check("heads", "broken", examples=1).laws}
-    monkeypatch.setattr("dyt.assemble._grid_refusal", lambda spec, tuner: None)
+    monkeypatch.setattr("dyt.assembly.build._grid_refusal", lambda spec, tuner: None)
     assert "is not refused with a reducer" in broken(10, grid, examples=1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dyt
-from dyt.specfile import override
+from dyt.config.files import override
 from dyt.train import Result, fit
 from dyt.train.named_runs import recipe, with_preset
 

@@ -21,7 +21,7 @@ def rate_of(tuned: dyt.DynamicModel, batches: list[torch.Tensor]) -> float:
     with torch.no_grad(), dyt.record(tuned) as routes:
         for images in batches:
             tuned(images)
-    active, total = dyt.route.activation_rate(routes)
+    active, total = dyt.core.route.activation_rate(routes)
     return float(active / total)
 
 
@@ -77,7 +77,7 @@ def test_rates_by_site_are_each_site_s_own(weights: Path, variant: str) -> None:
         for images in batches:
             tuned(images)
     for i, rate in enumerate(rates):
-        active, total = dyt.route.activation_rate(routes[i :: len(rates)])
+        active, total = dyt.core.route.activation_rate(routes[i :: len(rates)])
         assert float(active / total) == pytest.approx(rate, abs=0.01)
     assert rate_of(tuned, batches) == pytest.approx(reached)
 
@@ -111,7 +111,7 @@ def test_it_reaches_the_rate_where_logits_tie(weights: Path, rate: float, which:
         with torch.no_grad(), dyt.record(tuned) as routes:
             for images in batches:
                 tuned(images)
-        counts = [dyt.route.activation_rate(routes[i :: len(tuned.sites)]) for i in range(len(tuned.sites))]
+        counts = [dyt.core.route.activation_rate(routes[i :: len(tuned.sites)]) for i in range(len(tuned.sites))]
         own = [float(active / total) for active, total in counts]
         if isinstance(asked, list):
             assert own == pytest.approx(asked, abs=1 / 16)

@@ -15,8 +15,8 @@ from commands import said
 from dyt.cli.bench import bench
 from dyt.cli.main import app
 from dyt.cli.train import run_spec
+from dyt.config.files import dump_yaml
 from dyt.errors import DyTError, SpecError
-from dyt.specfile import dump_yaml
 from dyt.train import RunSpec, evaluation
 
 from .conftest import ARGS, NAME, Runs

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from dyt.specfile import dump_yaml
+from dyt.config.files import dump_yaml
 from dyt.train import RunSpec, fit
 
 from .conftest import Runs
 
 SCRIPT = """
 import sys
-from dyt.spec import parse
-from dyt.specfile import read
+from dyt.config.spec import parse
+from dyt.config.files import read
 from dyt.train import RunSpec, fit
 import torch.distributed as dist
 fit(parse(RunSpec, read(sys.argv[1])), sys.argv[2], progress=False)

@@ -17,7 +17,7 @@ from .test_ddp import torchrun
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from dyt.spec import parse
+from dyt.config.spec import parse
 from dyt.train import RunSpec, fit
 import torch.distributed as dist
 folder = Path(sys.argv[1])

@@ -10,8 +10,8 @@ from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from dyt.cli.main import app
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
 from dyt.train import RunSpec, fit, recipe, recipes
 from tasks.coco_data import write
 from train.conftest import tensors

@@ -11,8 +11,8 @@ from PIL import Image
 
 import dyt
 from commands import said
+from dyt.config.spec import parse
 from dyt.errors import DyTError
-from dyt.spec import parse
 from dyt.tasks.segmentation import SegmentationSpec
 from dyt.train import RunSpec, fit
 from dyt.train import loop as loops

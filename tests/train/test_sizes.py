@@ -13,11 +13,11 @@ from timm.data import create_transform, resolve_model_data_config  # type: ignor
 
 import dyt
 from commands import said
-from dyt.backbone import input_size
+from dyt.assembly.backbone import input_size
+from dyt.assembly.image_size import check_size, sized
 from dyt.cli.export import _inputs
+from dyt.config.spec import BackboneSpec
 from dyt.errors import CheckpointError, DyTError, UnsupportedError
-from dyt.image_size import check_size, sized
-from dyt.spec import BackboneSpec
 from dyt.train import fit
 from dyt.train.saved import open_saved
 
@@ -147,7 +147,7 @@ def test_a_damaged_entry_is_refused(
         "trainable": "full",
     }
     spec["objective"] = {"complete": 0.0, "distill": 0.0}
-    monkeypatch.setattr("dyt.data_config.entry", lambda backbone: {"data_config": changed})
+    monkeypatch.setattr("dyt.core.data_config.entry", lambda backbone: {"data_config": changed})
     dyt.save(dyt.build(spec, backbone=plain), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         dyt.load(tmp_path / "model.safetensors")

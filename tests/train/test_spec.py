@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dyt.config.files import dump_yaml, parse_yaml
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
-from dyt.specfile import dump_yaml, parse_yaml
 from dyt.train import RunSpec, TrainSpec, optim, recipe, recipes
 from dyt.train.named_runs import with_preset
 from dyt.train.randomness import derived, epoch_batches, permutation

@@ -6,8 +6,8 @@ from timm.layers import RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 
 import dyt
-from dyt.checkpoint import stored
-from dyt.model import tuned_keys
+from dyt.io.checkpoint import stored
+from dyt.model.dynamic import tuned_keys
 from dyt.tuners import BitFit, BitFitSpec
 from laws.models import TINY, Case, spec
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.checkpoint import stored
 from dyt.families import ViT
+from dyt.io.checkpoint import stored
 from dyt.tuners import lora
 from laws.models import TINY, Case, shaken, spec
 

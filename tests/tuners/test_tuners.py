@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import dyt
-from dyt.checkpoint import fingerprint, plain_state, stored
-from dyt.model import head_keys, tuned_keys
+from dyt.io.checkpoint import fingerprint, plain_state, stored
+from dyt.model.block import DynamicBlock
+from dyt.model.dynamic import head_keys, tuned_keys
 from dyt.testing.laws import executed
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
-from dyt.variants.base import DynamicBlock
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec
 from laws.strategies import cases, companions, component, mask_kinds, names
 

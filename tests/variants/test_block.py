@@ -10,7 +10,7 @@ from torch import nn
 
 import dyt
 from dyt.dispatchers import sampling
-from dyt.variants.base import DynamicBlock
+from dyt.model.block import DynamicBlock
 from laws.models import CLASSES, Case, shaken, spec, tiny
 from laws.strategies import names
 

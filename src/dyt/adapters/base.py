@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from dyt.config.base import ComponentSpec
 from dyt.registry import adapters
-from dyt.slots import ComponentSpec
 
 
 class AdapterSpec(ComponentSpec):

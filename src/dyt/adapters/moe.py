@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dyt.adapters.projection import Projection, ProjectionSpec
-from dyt.linear import Router, routed
+from dyt.core.linear import Router, routed
+from dyt.core.route import mean_token
 from dyt.registry import adapters
-from dyt.route import mean_token
 
 
 class MoESpec(ProjectionSpec):

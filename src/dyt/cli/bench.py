@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dyt.measure.bench import Bench
-    from dyt.model import DynamicModel
+    from dyt.model.dynamic import DynamicModel
 
 WARMUP = 2
 
@@ -128,7 +128,7 @@ def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel,
     import torch
 
     import dyt
-    from dyt.backbone import input_size
+    from dyt.assembly.backbone import input_size
     from dyt.measure.costs import without_weights
 
     torch.manual_seed(0)

@@ -93,8 +93,8 @@ def _plugins(broken: list[str]) -> Iterator[str]:
 def _hub() -> Iterator[str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from dyt import hub
-    from dyt.spec import BackboneSpec
+    from dyt.assembly import hub
+    from dyt.config.spec import BackboneSpec
 
     if hub.offline_mode():
         yield "offline, as HF_HUB_OFFLINE asks: only cached weights can be used"

@@ -11,8 +11,8 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
+from dyt.config.spec import explain
 from dyt.errors import DyTError
-from dyt.spec import explain
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

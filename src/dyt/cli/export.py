@@ -12,7 +12,7 @@ from dyt.cli.options import Dtype, ModelArgument, WeightsOption
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dyt.model import DynamicModel
+    from dyt.model.dynamic import DynamicModel
 
 COMPARED = 5
 """At least so many images are compared, in one batch; the trace has another number."""
@@ -40,7 +40,7 @@ def export(
     import torch
 
     import dyt
-    from dyt.export import difference, to_onnx, to_pt2
+    from dyt.io.export import difference, to_onnx, to_pt2
 
     if onnx is None and pt2 is None:
         raise dyt.DyTError("nothing to write: give --onnx FILE or --pt2 FILE, or both")
@@ -67,7 +67,7 @@ def _inputs(model: DynamicModel, paths: list[Path], trained: Path) -> tuple[Tens
     """(B, 3, H, W) float32, and what it is."""
     import torch
 
-    from dyt.backbone import input_size
+    from dyt.assembly.backbone import input_size
     from dyt.cli.pictures import read
 
     if paths:

@@ -32,7 +32,7 @@ def listing(
 
 def catalogue() -> Mapping[str, Mapping[str, str]]:
     """For every kind its names, with the origin of those that are not built in."""
-    from dyt.named_specs import presets
+    from dyt.config.presets import presets
     from dyt.registry import KINDS
     from dyt.train.named_runs import recipes
 

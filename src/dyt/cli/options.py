@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from dyt.spec import DyTSpec
+    from dyt.config.spec import DyTSpec
 
 SpecArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="SPEC", help="A preset ('dyt list presets'), or a .yaml, .yml or .json spec file.")
@@ -88,8 +88,8 @@ def chosen(spec: str, assignments: Sequence[str] | None) -> DyTSpec:
     Raises:
         SpecError: an unknown preset, an unreadable file, or a spec that does not validate.
     """
-    from dyt.assemble import resolve
-    from dyt.spec import DyTSpec, parse
-    from dyt.specfile import override
+    from dyt.assembly.build import resolve
+    from dyt.config.files import override
+    from dyt.config.spec import DyTSpec, parse
 
     return parse(DyTSpec, override(resolve(spec).model_dump(mode="json"), assignments or ()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dyt.model import DynamicModel
+    from dyt.model.dynamic import DynamicModel
 
 
 def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     """
     import torch
 
-    from dyt.data_config import attached
+    from dyt.core.data_config import attached
     from dyt.errors import UnsupportedError
     from dyt.tasks import DataSpec
     from dyt.tasks.described import data_of

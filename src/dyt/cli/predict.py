@@ -30,8 +30,8 @@ def predict(
     """Classify images with a saved model; or, of another task, tell and draw what it finds in each file."""
     import torch
 
-    from dyt.model import record
-    from dyt.route import activation_rate
+    from dyt.core.route import activation_rate
+    from dyt.model.dynamic import record
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 

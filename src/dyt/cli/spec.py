@@ -16,8 +16,8 @@ def spec(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, for an editor.")] = False,
 ) -> None:
     """Print a spec whole, defaults filled in, as YAML."""
-    from dyt.spec import DyTSpec
-    from dyt.specfile import dump_yaml
+    from dyt.config.files import dump_yaml
+    from dyt.config.spec import DyTSpec
 
     if schema:
         typer.echo(json.dumps(DyTSpec.model_json_schema(), indent=2))

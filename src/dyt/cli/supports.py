@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyt.support import Support
+    from dyt.assembly.support import Support
 
 
 def supports(
@@ -39,9 +39,9 @@ def _matrix() -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from dyt.assembly.support import support_matrix
     from dyt.cli.output import console
     from dyt.registry import executors, variants
-    from dyt.support import support_matrix
 
     rows = support_matrix()
     table = Table(box=SIMPLE_HEAD)

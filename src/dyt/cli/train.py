@@ -72,8 +72,8 @@ def run_spec(
     """
     if file is not None and recipe_name is not None:
         raise typer.BadParameter("give a run file or --recipe, not both")
-    from dyt.spec import parse
-    from dyt.specfile import read
+    from dyt.config.files import read
+    from dyt.config.spec import parse
     from dyt.train.named_runs import changed, recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
 

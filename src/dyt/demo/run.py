@@ -11,13 +11,13 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from dyt.checkpoint import load
 from dyt.demo.digits import write_digits
 from dyt.demo.runs import run_specs, shipped
+from dyt.io.checkpoint import load
 from dyt.measure import Comparison, paired, patch_maps, routes_of
 from dyt.measure.costs import dense_macs
 from dyt.measure.plots import activity_picture
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.data import DataSpec, open_data
 from dyt.tasks.loading import Preparation, transform
 from dyt.train.loop import fit

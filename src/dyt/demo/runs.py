@@ -7,8 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from dyt.config.spec import parse
 from dyt.errors import WeightsError
-from dyt.spec import parse
 from dyt.train.named_runs import recipe, with_preset
 from dyt.train.spec import RunSpec
 

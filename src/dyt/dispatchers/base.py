@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dyt.config.base import ComponentSpec
+from dyt.config.spec import Rate
+from dyt.core.route import mean_token
 from dyt.registry import dispatchers
-from dyt.route import mean_token
-from dyt.slots import ComponentSpec
-from dyt.spec import Rate
 
 
 class DispatcherSpec(ComponentSpec):
@@ -62,7 +62,7 @@ class Moment:
         training: whether to decide as in fine-tuning (noise, gradient).
         progress: fraction of the training done, for schedules.
         threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
-            broken by place (`dyt.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted from, or
+            broken by place (`dyt.core.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted from, or
             compared with, logits (B, P) or (B, 1).
         padding: (B, P) bool, True at padding tokens, or None.
         attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;

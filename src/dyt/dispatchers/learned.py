@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dyt.config.spec import Schedule, at
+from dyt.core.linear import Router
 from dyt.dispatchers import sampling
 from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
-from dyt.linear import Router
 from dyt.registry import dispatchers
-from dyt.spec import Schedule, at
 
 
 class LearnedSpec(ScoredSpec):

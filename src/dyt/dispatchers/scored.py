@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import field_validator
 from torch import Tensor, nn
 
+from dyt.config.spec import Schedule, ends
+from dyt.core.linear import routed
 from dyt.dispatchers.base import DispatcherSpec
-from dyt.linear import routed
-from dyt.spec import Schedule, ends
 
 
 class ScoredSpec(DispatcherSpec):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dyt.config.spec import at
+from dyt.core.linear import Router
 from dyt.dispatchers import sampling
 from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
 from dyt.dispatchers.counted import CountedSpec, largest, number
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
-from dyt.linear import Router
 from dyt.registry import dispatchers
-from dyt.spec import at
 
 
 class TopKSpec(ScoredSpec, CountedSpec):

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from dyt.core.route import Route, Tokens
 from dyt.registry import executors
-from dyt.route import Route, Tokens
 
 Pointwise = Callable[[Tensor], Tensor]
 """A branch that treats tokens independently: (B, N, C) -> (B, N, C)."""

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.route import Route, Tokens
 from dyt.executors.base import Executor, Mixing, Pointwise, Room
 from dyt.executors.masked import Masked
 from dyt.registry import executors
-from dyt.route import Route, Tokens
 
 
 @executors("capacity")

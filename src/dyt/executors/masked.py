@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dyt.core.route import Route, Tokens
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.registry import executors
-from dyt.route import Route, Tokens
 
 
 @executors("masked")

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.route import Route, Tokens
 from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.executors.rows import filled, rounded
 from dyt.registry import executors
-from dyt.route import Route, Tokens
 
 
 @executors("sparse")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dyt.core.route import Route
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.masked import Masked
 from dyt.executors.rows import filled
 from dyt.registry import executors
-from dyt.route import Route
 
 
 @executors("sparse_backward")

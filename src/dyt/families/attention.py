@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt.linear import bare
-from dyt.route import Tokens
+from dyt.core.linear import bare
+from dyt.core.route import Tokens
 
 
 def mask_for(x: Tensor, tokens: Tokens, bias: Tensor | None = None, is_causal: bool = False) -> Tensor | None:

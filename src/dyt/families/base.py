@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.registry import families
-from dyt.route import Tokens
 
 
 class Family(ABC):

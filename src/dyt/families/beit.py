@@ -9,11 +9,11 @@ import torch
 from timm.models.beit import Beit, Block
 from torch import Tensor
 
+from dyt.core.offloading import at_hand
+from dyt.core.route import Tokens
 from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
-from dyt.offloading import at_hand
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attn", "drop_path1")
 MLP = ("norm2", "mlp", "drop_path2")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from timm.models.cait import Cait, LayerScaleBlock, TalkingHeadAttn
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.attention import split_heads
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attn", "drop_path")
 MLP = ("norm2", "mlp", "drop_path")

@@ -12,11 +12,11 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.naflexvit import NaFlexVit
 from torch import Tensor
 
+from dyt.core.offloading import at_hand
+from dyt.core.route import Tokens
 from dyt.families.attention import class_row, gather_rope, mask_for, outputs, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
-from dyt.offloading import at_hand
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attn", "drop_path1")
 MLP = ("norm2", "mlp", "drop_path2")

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.huggingface import HuggingFace
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attention", "layer_scale1", "drop_path")
 MLP = ("norm2", "mlp", "layer_scale2", "drop_path")

@@ -11,9 +11,9 @@ from timm.models.hiera import Hiera as TimmHiera
 from timm.models.hiera import HieraBlock
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.base import Family
 from dyt.registry import families
-from dyt.route import Tokens
 
 
 @families("hiera")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyt.bridges import HuggingFaceModel
+from dyt.core.interop import HuggingFaceModel
+from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
 from dyt.families.base import Family
-from dyt.route import Tokens
 
 MASKED = ("eager", "sdpa")
 """Implementations of attention that take a mask of queries by keys, without which inactive tokens cannot be hidden."""

@@ -12,12 +12,12 @@ from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelSca
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.core.offloading import at_hand
+from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
-from dyt.offloading import at_hand
 from dyt.registry import families
-from dyt.route import Tokens
 
 SHARED = ("in_norm", "in_proj", "out_proj", "ls", "drop_path")
 ATTENTION = ("q_norm", "k_norm", "attn_drop", "sub_norm", "attn_out_proj")

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBlock, VisionTransformerRelPos
 from torch import Tensor
 
+from dyt.core.offloading import at_hand
+from dyt.core.route import Tokens
 from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
 from dyt.families.isotropic import IsotropicFamily
-from dyt.offloading import at_hand
 from dyt.registry import families
-from dyt.route import Tokens
 
 NORMED_ATTENTION = ("norm1", "attn", "drop_path1")
 NORMED_MLP = ("norm2", "mlp", "drop_path2")

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from timm.models.vision_transformer_sam import Block, VisionTransformerSAM, window_partition, window_unpartition
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.base import Family
 from dyt.registry import families
-from dyt.route import Tokens
 
 
 @families("sam")

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.windows import Windows
 from dyt.registry import families
-from dyt.route import Tokens
 
 
 @families("swin")

@@ -7,10 +7,10 @@ from typing import Any
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
 from torch import Tensor, nn
 
+from dyt.core.offloading import at_hand
+from dyt.core.route import Tokens
 from dyt.families.windows import Windows
-from dyt.offloading import at_hand
 from dyt.registry import families
-from dyt.route import Tokens
 
 
 @families("swin_v2")

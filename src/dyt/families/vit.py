@@ -13,12 +13,12 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from dyt.core.linear import bare
+from dyt.core.route import Tokens
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
 from dyt.families.hearing import heard, prepare
 from dyt.families.isotropic import IsotropicFamily
-from dyt.linear import bare
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("norm1", "attn", "ls1", "drop_path1")
 MLP = ("norm2", "mlp", "ls2", "drop_path2")

@@ -10,11 +10,11 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor
 
+from dyt.core.route import Tokens
 from dyt.families.attention import mask_for, prefix_of
 from dyt.families.isotropic import IsotropicFamily
 from dyt.families.vit import class_row_of, class_token_refusal
 from dyt.registry import families
-from dyt.route import Tokens
 
 ATTENTION = ("attn", "norm1", "drop_path1")
 MLP = ("mlp", "norm2", "drop_path2")

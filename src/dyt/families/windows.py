@@ -10,8 +10,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
+from dyt.core.route import Tokens
 from dyt.families.base import Family
-from dyt.route import Tokens
 
 WINDOWED = (
     "its attention works within windows that hold all of their tokens (shifts, masks and position biases are made "

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dyt.data_config import channels
+from dyt.config.spec import HeadSpec
+from dyt.core.data_config import channels
+from dyt.core.offloading import called_with
 from dyt.families.base import Family
-from dyt.offloading import called_with
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 
 class TaskHeadSpec(HeadSpec):
@@ -44,7 +44,7 @@ class Head(nn.Module, ABC):
     divergence_refusal: ClassVar[str | None] = None
     """Why there is no `divergence`, in words; None where there is one."""
     shares_stem: ClassVar[bool] = False
-    """Whether passes over the same images may go on from the first block (`dyt.stem`): images that enter the head are
+    """Whether passes over the same images may go on from the first block (`dyt.train.shared_prefix`): images that enter the head are
     images that enter the backbone, and nothing but logits comes out."""
 
     soft_labels: ClassVar[bool] = False

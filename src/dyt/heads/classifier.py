@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dyt.config.spec import HeadSpec
 from dyt.heads.logits import LogitsHead
 from dyt.heads.terms import binary, binary_distillation, many_hot, squares
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 
 class ClassifierSpec(HeadSpec):

@@ -18,13 +18,13 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from dyt.config.spec import HeadSpec
+from dyt.core.offloading import refuse_absent
 from dyt.errors import DyTError
 from dyt.families.base import Family
 from dyt.heads.base import Head, TaskHeadSpec
 from dyt.heads.simple_pyramid import SimplePyramid, last_map, plain_refusal
-from dyt.offloading import refuse_absent
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from dyt.config.spec import HeadSpec
 from dyt.heads import pyramid
 from dyt.heads.base import TaskHeadSpec
 from dyt.heads.pixelwise import Pixelwise, enlarged, like
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 
 class PixelSpec(TaskHeadSpec):

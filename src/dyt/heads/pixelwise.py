@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.config.spec import HeadSpec
 from dyt.families.base import Family
 from dyt.heads import pyramid
 from dyt.heads.base import Head
-from dyt.spec import HeadSpec
 
 IGNORED = 255
 """The label of pixels that count for nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyt.offloading import at_hand
+from dyt.core.offloading import at_hand
 
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1.0)
 """Layers 4, 6, 8 and 12 of 12, as shares of the depth."""

@@ -12,13 +12,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.config.spec import HeadSpec
+from dyt.core.offloading import at_hand
 from dyt.errors import DyTError
 from dyt.families.base import Family
 from dyt.heads.base import TaskHeadSpec
 from dyt.heads.logits import LogitsHead
-from dyt.offloading import at_hand
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 
 class QuerySpec(TaskHeadSpec):

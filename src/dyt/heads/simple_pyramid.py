@@ -8,7 +8,7 @@ from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt.offloading import at_hand
+from dyt.core.offloading import at_hand
 
 
 class SimplePyramid(nn.Module):

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from dyt.config.spec import HeadSpec
 from dyt.errors import DyTError, UnsupportedError
 from dyt.families.base import Family
 from dyt.heads import pyramid
 from dyt.heads.base import TaskHeadSpec
 from dyt.heads.pixelwise import Pixelwise, enlarged, like
 from dyt.registry import heads
-from dyt.spec import HeadSpec
 
 LEAST = 2
 """Maps that a pyramid needs."""

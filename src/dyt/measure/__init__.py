@@ -1,7 +1,7 @@
 """Multiply-accumulates, activation statistics, latency, and plots (`dyt.measure.plots`, which imports matplotlib)."""
 
+from dyt.inference.break_even import Calibration, calibrate
 from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
-from dyt.measure.calibration import Calibration, calibrate
 from dyt.measure.flops import MacCounter
 from dyt.measure.frames import frame_rates
 from dyt.measure.latency import Comparison, Interval, median_interval, paired

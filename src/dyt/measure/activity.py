@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.core.route import Route
 from dyt.errors import DyTError, UnsupportedError
-from dyt.model import dynamic_of, execution, record
-from dyt.route import Route
+from dyt.model.dynamic import dynamic_of, execution, record
 
 
 @torch.no_grad()

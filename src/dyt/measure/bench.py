@@ -15,15 +15,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dyt import steer
+from dyt.core import context as steer
+from dyt.core.route import activation_rate
 from dyt.errors import DyTError, UnsupportedError
 from dyt.measure.activity import random_masks, routes_of, token_counts
 from dyt.measure.contenders import DENSE, PEERS, Contender, Dense, Rewrite, contenders
 from dyt.measure.costs import dense_macs
 from dyt.measure.latency import Comparison, Interval, paired
 from dyt.measure.macs import count_macs
-from dyt.model import DynamicModel, dynamic_of, execution
-from dyt.route import activation_rate
+from dyt.model.dynamic import DynamicModel, dynamic_of, execution
 
 Precision = Literal["float32", "bfloat16"]
 Timer = Callable[..., Comparison]

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyt.assemble import build
-from dyt.backbone import GIVEN, create, with_windows
+from dyt.assembly.build import build
+from dyt.assembly.backbone import GIVEN, create, with_windows
+from dyt.assembly.undo import unwrap, unwrap_refusal
+from dyt.config.presets import preset
+from dyt.config.spec import DyTSpec
 from dyt.errors import DyTError, UnsupportedError, nearest
 from dyt.executors.base import Executor
 from dyt.heads import Head
 from dyt.measure.costs import without_weights
 from dyt.measure.plain import PlainGather
-from dyt.model import DynamicModel
-from dyt.named_specs import preset
+from dyt.model.dynamic import DynamicModel
 from dyt.registry import executors
-from dyt.spec import DyTSpec
-from dyt.undo import unwrap, unwrap_refusal
 
 DENSE = "dense timm"
 PEERS: Mapping[str, str] = {

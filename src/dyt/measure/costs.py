@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyt.assemble import build
-from dyt.backbone import create, input_size
+from dyt.assembly.build import build
+from dyt.assembly.backbone import create, input_size
+from dyt.config.spec import DyTSpec
 from dyt.heads import Head
 from dyt.measure.activity import random_masks
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import backbone_macs, count_macs, executed_macs
 from dyt.measure.shapes import ShapesOnly
-from dyt.model import DynamicModel, execution, forced, record
-from dyt.spec import DyTSpec
+from dyt.model.dynamic import DynamicModel, execution, forced, record
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.measure.activity import routes_of
-from dyt.route import Route
 
 
 @torch.no_grad()

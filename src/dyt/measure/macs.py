@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dyt import steer
+from dyt.core import context as steer
+from dyt.core.route import Route, Tokens
 from dyt.executors import Sparse
 from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.rows import rounded
 from dyt.measure.flops import MacCounter
-from dyt.model import dynamic_of
-from dyt.route import Route, Tokens
+from dyt.model.dynamic import dynamic_of
 
 
 def tokens_alone() -> Executor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dyt.config.presets import preset
 from dyt.errors import DyTError
 from dyt.measure.costs import costs
-from dyt.named_specs import preset
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dyt.config.base import ComponentSpec
 from dyt.errors import SpecError
 from dyt.registry import reducers
-from dyt.slots import ComponentSpec
 
 NEGLIGIBLE = 1e-20
 """The weight of a dropped token as a key in the training form. Not 0, whose logarithm has no gradient: this is far

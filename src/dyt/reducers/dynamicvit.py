@@ -10,12 +10,12 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from dyt.config.spec import Rate
 from dyt.dispatchers import sampling
 from dyt.errors import SpecError
 from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
-from dyt.spec import Rate
 
 
 class DynamicViTSpec(ReducerSpec):

@@ -9,10 +9,10 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
+from dyt.config.spec import Rate
 from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
-from dyt.spec import Rate
 
 
 class EViTSpec(ReducerSpec):

@@ -14,8 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
+from dyt.config.spec import parse
 from dyt.errors import DyTError
-from dyt.spec import parse
 from dyt.sweeps.pool import FAILED, INTERRUPTED
 from dyt.train.loop import fit
 from dyt.train.spec import RunSpec

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dyt.image_size import check_size
-from dyt.model import DynamicModel
+from dyt.assembly.image_size import check_size
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.layouts import Split
 from dyt.tasks.sizes import pair
 

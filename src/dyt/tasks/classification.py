@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
 from dyt.errors import UnsupportedError
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data, DataSpec, layout_of, open_data, open_split, split_name
 from dyt.tasks.layouts import Split

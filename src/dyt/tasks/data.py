@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dyt.slots import Spec
+from dyt.config.base import Spec
 from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
 from dyt.tasks.sizes import Size
 

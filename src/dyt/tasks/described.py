@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dyt.data_config import DataConfig
+from dyt.config.spec import parse
+from dyt.core.data_config import DataConfig
 from dyt.errors import CheckpointError, SpecError
-from dyt.spec import parse
 from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.tasks.loading import Preparation
 

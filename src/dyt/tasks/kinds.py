@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import PlainSerializer, PlainValidator, SerializationInfo
 from pydantic_core import PydanticCustomError
 
+from dyt.config.base import Spec
 from dyt.errors import nearest
-from dyt.slots import Spec
 from dyt.tasks.base import Task
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode, v2
 
-from dyt.backbone import input_size
-from dyt.data_config import channels
+from dyt.assembly.backbone import input_size
+from dyt.core.data_config import channels
 from dyt.errors import DyTError
 from dyt.tasks.bands import Picture
 from dyt.tasks.base import Examples

@@ -13,8 +13,8 @@ from timm.layers import GluMlp, Mlp, SwiGLU, SwiGLUPacked  # type: ignore[attr-d
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dyt.assemble import build
-from dyt.model import DynamicModel, execution, record
+from dyt.assembly.build import build
+from dyt.model.dynamic import DynamicModel, execution, record
 
 MLPS: dict[str, Callable[..., nn.Module]] = {"mlp": Mlp, "glu": GluMlp, "swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}
 CLASSES = 5

@@ -17,12 +17,12 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dyt.assemble import build
+from dyt.assembly.build import build
+from dyt.config.spec import DyTSpec, HeadSpec, parse
 from dyt.errors import DyTError
 from dyt.heads.base import Head
-from dyt.model import DynamicModel, execution, forced
+from dyt.model.dynamic import DynamicModel, execution, forced
 from dyt.registry import heads
-from dyt.spec import DyTSpec, HeadSpec, parse
 from dyt.testing.cases import MLPS, Case, Sample, leaves, masks, shaken, spec
 from dyt.testing.laws import Chosen, built, require
 

@@ -19,19 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dyt.assemble import build
-from dyt.checkpoint import load, save
+from dyt.assembly.build import build
+from dyt.config.files import dump_yaml, parse_yaml
+from dyt.config.spec import DyTSpec, parse
+from dyt.core.context import steered
+from dyt.core.route import activation_rate
+from dyt.io.checkpoint import load, save
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import count_macs, tokens_alone
-from dyt.model import DynamicModel, execution, forced, head_keys, record, tuned_keys
-from dyt.objective import TuningStep
-from dyt.route import activation_rate
-from dyt.spec import DyTSpec, parse
-from dyt.specfile import dump_yaml, parse_yaml
-from dyt.steer import steered
-from dyt.tensors import aside, plain_state, trainable
+from dyt.model.dynamic import DynamicModel, execution, forced, head_keys, record, tuned_keys
+from dyt.model.tensors import aside, plain_state, trainable
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images
+from dyt.train.step import TuningStep
 
 Chosen = Mapping[str, Any]
 # Of rate and asked rate the square's slope is zero only if they are equal; no small number of tokens makes 0.3717.

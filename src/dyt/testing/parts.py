@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyt.core.context import Key, steered
+from dyt.core.route import Route, Tokens
 from dyt.dispatchers.base import Place
+from dyt.model.site import Site
 from dyt.registry import adapters, dispatchers, executors
-from dyt.route import Route, Tokens
-from dyt.site import Site
-from dyt.steer import Key, steered
 from dyt.testing.laws import require
 
 METHODS = ("pointwise", "mixing")

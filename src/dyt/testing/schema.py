@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dyt.config.base import spec_class
 from dyt.dispatchers.base import Place
 from dyt.errors import DyTError
 from dyt.reducers.base import Position
 from dyt.registry import KINDS
-from dyt.slots import spec_class
 
 SPAN = 16
 """How far values go from the one bound of a number that has no other."""

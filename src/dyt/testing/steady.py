@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyt.model import DynamicModel, record
-from dyt.route import Route
+from dyt.core.route import Route
+from dyt.model.dynamic import DynamicModel, record
 from dyt.testing.cases import Sample, leaves
 
 NUDGE = 1e-4

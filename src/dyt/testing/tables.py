@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dyt import families
-from dyt.assemble import refusal, tuner_of
+from dyt.assembly.build import refusal, tuner_of
+from dyt.config.spec import DyTSpec, parse
 from dyt.errors import DyTError
 from dyt.registry import tuners, variants
-from dyt.spec import DyTSpec, parse
 from dyt.testing import laws, parts, reduction
 from dyt.testing.cases import Case, GivenCase
 from dyt.testing.head_table import head_laws

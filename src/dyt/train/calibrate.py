@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyt import ties
-from dyt.control import joint_threshold, thresholds_of
+from dyt.core import ties
+from dyt.core.route import activation_rate
 from dyt.errors import DyTError
-from dyt.model import DynamicModel, dynamic_of, record
-from dyt.route import activation_rate
+from dyt.model.dynamic import DynamicModel, dynamic_of, record
 from dyt.train.ranks import summed
+from dyt.train.thresholds import joint_threshold, thresholds_of
 
 ROUNDS = 10
 """At most; each is one pass over the images. Two or three are usual."""
@@ -41,7 +41,7 @@ def calibrate_rate(
 
     Returns:
         The rate that was reached, over all sites. Where it had to be changed, ties are broken by the tokens' places
-        (`dyt.ties`), so that it is met to within one token of an image whatever the logits; at sample level an image is
+        (`dyt.core.ties`), so that it is met to within one token of an image whatever the logits; at sample level an image is
         one decision, and images whose logits are equal are active or not together.
 
     Raises:

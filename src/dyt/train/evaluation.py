@@ -11,16 +11,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dyt import steer
+from dyt.config.base import Spec
+from dyt.core import context as steer
+from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.measure.macs import backbone_macs, count_macs
-from dyt.model import DynamicModel, dynamic_of, execution, forced, record
-from dyt.route import Route
-from dyt.slots import Spec
+from dyt.model.block import POINTWISE, DynamicBlock
+from dyt.model.dynamic import DynamicModel, dynamic_of, execution, forced, record
 from dyt.tasks.base import Task
 from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.train.ranks import summed
-from dyt.variants.base import POINTWISE, DynamicBlock
 
 
 class Report(Spec):

@@ -9,16 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dyt import steer
-from dyt.control import joint_threshold, thresholds_of
+from dyt.core import context as steer
+from dyt.core.offloading import refuse_absent
+from dyt.core.route import Route, mean_token
 from dyt.dispatchers.scored import linear_scores
 from dyt.errors import DyTError
 from dyt.executors.masked import Masked
-from dyt.model import DynamicModel, dynamic_of, execution, record
-from dyt.offloading import refuse_absent
-from dyt.route import Route, mean_token
-from dyt.site import Site
+from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
+from dyt.model.site import Site
 from dyt.train.ranks import summed
+from dyt.train.thresholds import joint_threshold, thresholds_of
 
 FLOOR = 1e-6
 """Importance below this share of the mean one counts as this, since its logarithm is what is fitted."""
@@ -77,7 +77,7 @@ def start_routers(
 
     Args:
         model: the dynamic model, or what wraps it; left in the mode that it is in. Changes the routers' weights and
-            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.ties`).
+            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.core.ties`).
         batches: images (B, 3, H, W), gone through twice.
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Examples
 from dyt.tasks.kinds import task_of
 from dyt.tasks.layouts import Split

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from dyt.config.files import override
+from dyt.config.presets import preset
 from dyt.errors import SpecError, nearest
-from dyt.named_specs import preset
 from dyt.registry import KINDS
-from dyt.specfile import override
 from dyt.tasks.classification import Classification
 from dyt.tasks.kinds import TASKS
 

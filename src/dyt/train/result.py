@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.table import Table
 
-from dyt.slots import Spec
+from dyt.config.base import Spec
 from dyt.train.evaluation import Report
 from dyt.train.state import RunError
 

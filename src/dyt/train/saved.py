@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyt.checkpoint import load
-from dyt.data_config import attached
-from dyt.model import DynamicModel
-from dyt.spec import parse
+from dyt.config.spec import parse
+from dyt.core.data_config import attached
+from dyt.io.checkpoint import load
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Task
 from dyt.tasks.described import data_of
 from dyt.tasks.kinds import TASKS, AnyDataSpec

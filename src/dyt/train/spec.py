@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from timm.optim import list_optimizers  # type: ignore[attr-defined]
 
+from dyt.config.base import Spec
+from dyt.config.spec import BackboneSpec, DyTSpec
 from dyt.errors import SpecError, nearest
 from dyt.registry import KINDS
-from dyt.slots import Spec
-from dyt.spec import BackboneSpec, DyTSpec
 from dyt.tasks.kinds import AnyDataSpec
 
 Count = Annotated[int, Field(ge=1)]

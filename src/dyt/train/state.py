@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from dyt.config.files import dump_yaml, read
+from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
-from dyt.spec import parse
-from dyt.specfile import dump_yaml, read
 from dyt.train.spec import RunSpec
 
 RUN, METRICS, CHECKPOINT, MODEL, RESULT, CLASSES = (

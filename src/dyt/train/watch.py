@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from dyt.model import DynamicModel, record
+from dyt.model.dynamic import DynamicModel, record
 from dyt.train.ranks import summed
 
 PARTS = ("total", "cls", "complete", "distill", "features", "rate")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
+from dyt.config.base import ComponentSpec
 from dyt.families.base import Family
 from dyt.registry import tuners
-from dyt.slots import ComponentSpec
 
 
 class TunerSpec(ComponentSpec):

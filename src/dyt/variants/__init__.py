@@ -1,8 +1,8 @@
 """One placement per file: which branches of a block are dispatched."""
 
+from dyt.model.block import DynamicBlock, VariantSpec
 from dyt.variants.attn import AttentionVariant, AttentionVariantSpec
 from dyt.variants.attn_mlp import AttentionMLPVariant, AttentionMLPVariantSpec
-from dyt.variants.base import DynamicBlock, VariantSpec
 from dyt.variants.layer import LayerVariant, LayerVariantSpec
 from dyt.variants.mlp import MLPVariant, MLPVariantSpec
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dyt.model.block import DynamicBlock, VariantSpec
 from dyt.registry import variants
-from dyt.variants.base import DynamicBlock, VariantSpec
 
 
 class AttentionVariantSpec(VariantSpec):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyt.config.spec import parse
 from dyt.errors import SpecError
-from dyt.spec import parse
 from dyt.tasks.video.sampling import inference_positions, span, training_positions
 from dyt.tasks.video.spec import VideoSpec
 

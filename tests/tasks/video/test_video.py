@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import dyt
 from commands import said
 from dyt.cli.errors import explained
+from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
-from dyt.spec import parse
 from dyt.tasks.kinds import TASKS
 from dyt.tasks.video import VideoError, VideoWarning
 from dyt.train import RunSpec, fit

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.route import Route
 from dyt.errors import UnsupportedError
 from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise
 from dyt.executors.capacity import pack
 from dyt.registry import executors
-from dyt.route import Route
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CAPABILITY = (8, 0)

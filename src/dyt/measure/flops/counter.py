@@ -13,11 +13,11 @@ from torch.nested._internal.nested_tensor import NestedTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dyt.core.versions import SHOWS_HIGHER_ORDER, shown_to
 from dyt.errors import UnsupportedError
 from dyt.executors import watching_unseen
 from dyt.measure.flops.table import formula_of, name_of
 from dyt.measure.flops.unknown import multiplies
-from dyt.versions import SHOWS_HIGHER_ORDER, shown_to
 
 
 class MacCounter:

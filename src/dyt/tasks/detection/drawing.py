@@ -10,10 +10,10 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from dyt.core.route import activation_rate
 from dyt.measure import patch_maps
 from dyt.measure.plots import activity_picture, as_rgb
-from dyt.model import DynamicModel, record
-from dyt.route import activation_rate
+from dyt.model.dynamic import DynamicModel, record
 from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.base import Answer
 from dyt.tasks.detection.examples import squared

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dyt.slots import Spec
+from dyt.config.base import Spec
 from dyt.tasks.sizes import Size
 
 Factor = Annotated[float, Field(gt=0.0)]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import torch
 
 from dyt.errors import UnsupportedError
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Measure, Task, stems
 from dyt.tasks.data import Data
 from dyt.tasks.detection.coco import ObjectSplit, annotation_file, categories, coco_split, content_of

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from dyt.core.route import activation_rate
 from dyt.measure.activity import patch_maps
 from dyt.measure.plots import activity_picture, as_rgb
-from dyt.model import DynamicModel, record
-from dyt.route import activation_rate
+from dyt.model.dynamic import DynamicModel, record
 from dyt.tasks.base import Answer, stems
 from dyt.tasks.loading import Preparation
 from dyt.tasks.segmentation.examples import Pairs

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dyt.backbone import input_size
-from dyt.model import DynamicModel
+from dyt.assembly.backbone import input_size
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split

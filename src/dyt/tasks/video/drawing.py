@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dyt.core.route import activation_rate
 from dyt.measure.activity import patch_maps, routes_of
 from dyt.measure.frames import rates_by_frame
 from dyt.measure.plots import activity_picture
-from dyt.model import DynamicModel
-from dyt.route import activation_rate
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, stems
 from dyt.tasks.layouts import files as split_of
 from dyt.tasks.loading import Preparation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dyt.errors import UnsupportedError
-from dyt.model import DynamicModel
+from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.classification import Accuracy
 from dyt.tasks.data import Data

@@ -1,0 +1,1 @@
+"""What a user writes: specs, their files, their names."""

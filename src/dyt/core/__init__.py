@@ -1,0 +1,1 @@
+"""What everything shares: routes, the context of a forward, break-evens, linear maps, whose tensors are whose."""

@@ -1,0 +1,98 @@
+"""Steering: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
+
+Nothing is stored on modules, so that two models, two threads or a nested context never disturb one another.
+
+torch.compile guards on the steering of the context that compiled code is called in. It cannot trace a change of a
+ContextVar, so that contexts entered inside compiled code (those of a tuning step) are noted on the model's key while it
+traces: the tracer undoes what it noted before compiled code runs, and no run ever sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dyt.core.route import Route
+    from dyt.executors.base import Executor
+    from dyt.train.shared_prefix import Stem
+
+
+class Key:
+    """The identity of a model, shared by its sites; a deepcopy of the model gets a new one, shared by its sites."""
+
+    traced: Steering | None = None
+    """The steering inside a context that torch.compile is tracing; None at all other times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """How one model's forwards run inside a context.
+
+    Attributes:
+        complete: every token active, no dispatcher, no noise. Wins over `masks`.
+        masks: forced masks, one (B, N) bool tensor per site, or None.
+        executor: the executor to use, or None for the default (`masked` in train mode, `sparse` in eval mode).
+        records: lists that each forward appends its routes to.
+        probe: every token active, no dispatcher, and each route's gate a leaf of ones that the features can be
+            differentiated by. Wins over `complete` and `masks`.
+        keep_tokens: whether recorded routes keep the tokens that entered the branch.
+        penalties: lists that each forward appends the loss terms of its reducers to.
+        plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
+        stem: what the passes of one tuning step share; None where each computes everything.
+        counting: the head leaves out what is not counted as the model's (`Head.counted`).
+        progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
+    """
+
+    complete: bool = False
+    masks: tuple[Tensor, ...] | None = None
+    executor: Executor | None = None
+    records: tuple[list[Route], ...] = ()
+    probe: bool = False
+    keep_tokens: bool = False
+    penalties: tuple[list[Tensor], ...] = ()
+    plain: bool = False
+    stem: Stem | None = None
+    counting: bool = False
+    progress: float = 0.0
+
+    @property
+    def policy(self) -> str:
+        """Who decides: `complete`, `forced` or `routed`."""
+        return "complete" if self.complete else "routed" if self.masks is None else "forced"
+
+
+_PLAIN = Steering()
+_steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", default={})  # noqa: B039 - never changed in place
+
+
+def current(key: Key) -> Steering:
+    """The steering of the model with this key in the present context."""
+    if torch.compiler.is_dynamo_compiling() and key.traced is not None:
+        return key.traced
+    return _steerings.get().get(key, _PLAIN)
+
+
+@contextmanager
+def steered(key: Key, **changes: Any) -> Iterator[Steering]:
+    """Changes fields of the model's steering inside the context; what is not named stays as it is outside."""
+    steering = replace(current(key), **changes)
+    if torch.compiler.is_dynamo_compiling():
+        outer, key.traced = key.traced, steering
+        try:
+            yield steering
+        finally:
+            key.traced = outer
+        return
+    token = _steerings.set({**_steerings.get(), key: steering})
+    try:
+        yield steering
+    finally:
+        _steerings.reset(token)

@@ -1,0 +1,120 @@
+"""DataConfig: what images a model was trained on and what its outputs are called, in its file and on the model.
+
+The fields that timm has are called as timm calls them, so that `timm.data.resolve_model_data_config(model)` finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+from torch import nn
+
+from dyt.config.base import Spec
+from dyt.config.spec import parse
+from dyt.errors import CheckpointError, SpecError
+
+ENTRY = "data_config"
+"""The entry of a saved file's metadata, as JSON; absent where it is not known what the model was trained on."""
+OF_TESTS = ("test_input_size", "test_crop_pct")
+"""What timm reads first for tests at another size than in training, of which there is none."""
+
+
+class DataConfig(Spec):
+    """What a model was trained on.
+
+    `input_size`: (C, H, W). `interpolation`, `crop_pct`, `crop_mode`: of the resize at inference: `squash` takes the
+    whole image to H x W, `center` crops what was resized to (H, W) / crop_pct. `mean`, `std`: of the C channels in
+    [0, 1]. `label_names`: the names of the outputs; None where they are numbers. `data`: the run's data spec without
+    its place, from which the same tensors are made of the same files; None where there was no run.
+    """
+
+    input_size: tuple[
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ]
+    interpolation: str = "bicubic"
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0.0)], ...]
+    label_names: tuple[str, ...] | None = None
+    data: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _one_each(self) -> DataConfig:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise ValueError(
+                f"mean and std have one number for each of the {self.input_size[0]} channels of input_size; given "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        return self
+
+
+def attach(backbone: nn.Module, config: DataConfig) -> None:
+    """Puts it on a backbone, where timm's tools look for it too (`pretrained_cfg`, `default_cfg`)."""
+    there: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+    kept = {name: value for name, value in dict(there).items() if name not in (*OF_TESTS, "label_names")}
+    said = config.model_dump(exclude={"data"}, exclude_none=True)
+    backbone.data_config = config  # type: ignore[assignment]
+    backbone.pretrained_cfg = backbone.default_cfg = {**kept, **said}  # type: ignore[assignment]
+
+
+def attached(backbone: nn.Module) -> DataConfig | None:
+    """What `attach` put there; None for nothing."""
+    found = getattr(backbone, "data_config", None)
+    return found if isinstance(found, DataConfig) else None
+
+
+def renamed(backbone: nn.Module) -> None:
+    """Forgets the names of the outputs: there are others now."""
+    config = attached(backbone)
+    if config is not None:
+        attach(backbone, config.model_copy(update={"label_names": None}))
+
+
+def entry(backbone: nn.Module) -> dict[str, str]:
+    """What a saved file's metadata has of it; nothing where nothing is known."""
+    config = attached(backbone)
+    return {} if config is None else {ENTRY: config.model_dump_json()}
+
+
+def of_file(metadata: Mapping[str, str], path: str | Path, num_classes: int) -> DataConfig | None:
+    """What a saved file says; None for one that says nothing.
+
+    Raises:
+        CheckpointError: an entry that is none, or names of another number of outputs.
+    """
+    if ENTRY not in metadata:
+        return None
+    try:
+        config = parse(DataConfig, json.loads(metadata[ENTRY]))
+    except (SpecError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}': its {ENTRY} cannot be used: {error}") from error
+    if config.label_names is not None and len(config.label_names) != num_classes:
+        raise CheckpointError(
+            f"'{path}': its {ENTRY} has {len(config.label_names)} label_names for {num_classes} outputs"
+        )
+    return config
+
+
+def channels(backbone: nn.Module) -> int:
+    """C of the images (C, H, W) that a backbone takes: its stem's."""
+    cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+    for name in stems(backbone):
+        stem = getattr(backbone.get_submodule(name), "in_channels", None)
+        if stem is not None:
+            return int(stem)
+    return int(getattr(backbone, "in_chans", None) or (cfg.get("input_size") or (3,))[0])
+
+
+def stems(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that read images, as timm's description of the model has them, where they are there."""
+    cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+    names = cfg.get("first_conv") or ()
+    there = dict(backbone.named_modules())
+    return tuple(name for name in ((names,) if isinstance(names, str) else names) if name in there)

@@ -1,0 +1,1 @@
+"""A trained model made faster: exact rewrites, break-evens, capacity, int8 weights."""

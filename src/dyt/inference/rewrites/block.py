@@ -1,0 +1,128 @@
+"""The rewritten blocks: one for most, one for the last block of a model whose head reads leading tokens alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from dyt.adapters.none import NoAdapter
+from dyt.core.route import Tokens
+from dyt.errors import UnsupportedError
+from dyt.families.attention import mask_for
+from dyt.families.base import Family
+from dyt.inference.rewrites.adapter import FoldedAdapter
+from dyt.inference.rewrites.attention import FusedAttention, LeadingAttention
+from dyt.inference.rewrites.mlp import FusedMlp, KeptMlp
+from dyt.model.site import Site
+
+
+class KeptAttention(nn.Module):
+    """x + the attention branch, as the block has it, whatever its attention is."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.family: Family = block.family
+        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x + self.family.attn(self, x, Tokens(), attn_mask=mask)
+
+
+class RewrittenBlock(nn.Module):
+    """X' = X + Attn(X);  X'' = X' + M * MLP(X') + Adapter(X'), variant `mlp`, at inference.
+
+    The adapter is added to every token first; then the executor adds the MLP to the active ones, in place.
+
+    Args:
+        family: that of the block whose place it takes.
+        site: that block's, with what the rewrites have put into it.
+        attention: (x, mask) -> x + the attention branch.
+        mlp: the MLP branch.
+    """
+
+    def __init__(self, family: Family, site: Site, attention: nn.Module, mlp: FusedMlp | KeptMlp) -> None:
+        super().__init__()
+        self.family = family
+        self.attention, self.mlp = attention, mlp
+        self.sites = nn.ModuleDict({"mlp": site})
+        self.eval()
+
+    @property
+    def site(self) -> Site:
+        """Its one site."""
+        site = self.sites["mlp"]
+        assert isinstance(site, Site)
+        return site
+
+    def train(self, mode: bool = True) -> RewrittenBlock:
+        """Stays in eval mode.
+
+        Raises:
+            UnsupportedError: asked for train mode.
+        """
+        if mode:
+            raise UnsupportedError("an optimised model is for inference; train the model that it was made from")
+        super().train(False)
+        return self
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, N, C) -> (B, N, C), with the mask that the backbone passes to its blocks."""
+        site = self.site
+        after = self.attention(x, mask_for(x, Tokens(), attn_mask, is_causal))
+        padding = self.family.padding(self, x, attn_mask=attn_mask)
+        adapter = site.adapter
+        if not isinstance(adapter, FoldedAdapter):
+            route = site.route(after, padding)
+            delta = adapter(after, padding)
+            return site.onto(self.mlp, after, route, after if delta is None else after + delta)
+        hidden, logits = adapter.hidden(after)
+
+        def scores() -> Tensor:
+            patches = slice(site.prefix, None)
+            return adapter.scores(after[:, patches]) if logits is None else logits[:, patches]
+
+        route = site.route(after, padding, scores=None if adapter.router is None else scores)
+        return site.onto(self.mlp, after, route, adapter.onto(after, hidden))
+
+
+class LeadingBlock(RewrittenBlock):
+    """The last block, for the k leading tokens that the head reads, (B, N, C) -> (B, k, C).
+
+    They are prefix tokens, active whatever the dispatcher says: nothing is decided, and the route is the prefix alone.
+
+    Args:
+        family, site, attention, mlp: as for `RewrittenBlock`.
+    """
+
+    def __init__(self, family: Family, site: Site, attention: LeadingAttention, mlp: FusedMlp | KeptMlp) -> None:
+        super().__init__(family, site, attention, mlp)
+        site.settled = True
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        self.site.prefix_route(x)
+        after: Tensor = self.attention(x, mask_for(x, Tokens(), attn_mask, is_causal))
+        adapter = self.site.adapter
+        if isinstance(adapter, FoldedAdapter):
+            out = adapter.onto(after, adapter.hidden(after)[0])
+        else:
+            assert isinstance(adapter, NoAdapter)
+            out = after
+        return self.mlp.onto(after, out)
+
+
+for rewritten in (RewrittenBlock, LeadingBlock):
+    register_notrace_module(rewritten)  # as every dynamic block: FX feature extraction sees one node
+
+
+def attention_of(block: Any) -> tuple[FusedAttention | KeptAttention, str | None]:
+    """The attention of a dynamic block, and why it is left as it was, or None."""
+    reason = FusedAttention.refusal(block)
+    return (FusedAttention(block), None) if reason is None else (KeptAttention(block), reason)
+
+
+def mlp_of(block: Any) -> tuple[FusedMlp | KeptMlp, str | None]:
+    """The MLP of a dynamic block, and why it is left as it was, or None."""
+    reason = FusedMlp.refusal(block)
+    return (FusedMlp(block), None) if reason is None else (KeptMlp(block), reason)

@@ -1,0 +1,1 @@
+"""Models in files: saved, loaded, exported, and those of the authors' release."""

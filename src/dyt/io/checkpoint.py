@@ -1,0 +1,231 @@
+"""Saving and loading: trainable tensors and spec in one safetensors file. All or nothing, and never unpickling."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dyt import families
+from dyt.assembly.build import assembled, is_dynamic
+from dyt.assembly.backbone import faults
+from dyt.config.spec import DyTSpec, parse
+from dyt.core import data_config
+from dyt.core.breakeven import BreakEven
+from dyt.core.holding import flat
+from dyt.core.interop import bridged
+from dyt.core.offloading import all_at_hand, plain_tensor
+from dyt.core.twins import without_memory
+from dyt.core.versions import reset_classifier
+from dyt.errors import CheckpointError, UnsupportedError
+from dyt.heads import Classifier
+from dyt.io.kept import Kept, frozen_entries
+from dyt.model.dynamic import DynamicModel, dynamic_of
+from dyt.model.origin import CHECKSUM, checksum, fingerprint
+from dyt.model.tensors import plain_state, put, stored
+
+__all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", "save", "stored"]
+
+FORMAT, VERSION = "dyt", "1"
+BREAK_EVEN = "break_even"
+"""The metadata entry with what `dyt.calibrate` found, as JSON by site name; absent where nothing was calibrated."""
+
+
+def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> None:
+    """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
+
+    Of the backbone it writes `modules_to_save`, and whatever else has been trained or changed since the model was
+    built, so that a load makes an equal model; with `trainable: full` or `whole` all of it. Stored keys are
+    `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`,
+    independent of how modules nest. What `dyt.calibrate` found is in the metadata, and what the model was trained on
+    (`model.data_config`). The file is written beside its place and moved there whole, so that an interrupted save
+    leaves what was there.
+
+    Args:
+        model: the dynamic model, or what wraps it. Where its tensors are sharded over ranks they are gathered: call it
+            on all ranks. Each that calls it writes the same file.
+        path: the file.
+        whole: store the whole backbone, so that a load needs neither its weights nor `backbone=`; None does so where
+            the model is from such a file.
+
+    Raises:
+        CheckpointError: a directory that does not exist; a model that was optimised; or one that no load would make
+            again, by name (`model.save_refusal()` tells beforehand). Nothing was written.
+        DyTError: not one dynamic model.
+        UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
+    """
+    inside = dynamic_of(model)
+    if flat(model):
+        raise UnsupportedError(
+            "save: parameters are in the flat shards of FullyShardedDataParallel; shard with torch's fully_shard, or "
+            "save .module of a model wrapped as a whole inside FullyShardedDataParallel.summon_full_params(model)"
+        )
+    with all_at_hand(inside):
+        _save(inside, Path(path), whole)
+
+
+def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
+    reason = model.save_refusal()
+    if reason is not None:
+        raise CheckpointError(f"cannot save this model to '{path}': {reason}")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
+    spec, origin = spec_of(model), model.origin
+    whole = (origin is not None and origin.whole) if whole is None else whole
+    every = whole or spec.trainable == "full"
+    also = () if every or origin is None else origin.changed(model)
+    tensors = {key: plain_tensor(t, key).clone() for key, t in stored(model, every, also).items()}
+    metadata = {"format": FORMAT, "version": VERSION, "spec": spec.model_dump_json()}
+    found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
+    if found:
+        metadata[BREAK_EVEN] = json.dumps(found)
+    metadata |= data_config.entry(model.backbone)
+    metadata |= frozen_entries(model, also, every, whole)
+    metadata[CHECKSUM] = checksum(tensors, metadata)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def spec_of(model: DynamicModel) -> DyTSpec:
+    """The model's spec, with the number of classes that its classifier has by now."""
+    classes = getattr(model.backbone, "num_classes", model.spec.head.classifier)
+    if type(model.head) is not Classifier or classes == model.spec.head.num_classes:
+        return model.spec
+    return model.spec.model_copy(update={"head": model.spec.head.model_copy(update={"num_classes": classes})})
+
+
+def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Path | None = None) -> DynamicModel:
+    """Loads a model that `save` wrote.
+
+    Args:
+        path: the file.
+        backbone: the plain timm model to wrap (or that of transformers, as for `build`), changed in place once
+            everything is known to fit; its head is replaced by the stored one. It may be made for another image size.
+            Needed for a spec with `weights: none` or `given`, unless the file has the whole backbone. Without it the
+            spec's backbone is made.
+        weights: where the spec's weights are now, as `backbone.weights` of a spec: a file, or `pretrained`.
+
+    Returns:
+        A model equal to the saved one, in eval mode. On a backbone of another image size its position embeddings are
+        that backbone's.
+
+    Raises:
+        CheckpointError: not such a file, of another version, with missing, unknown or wrongly shaped tensors, or made
+            for another backbone. Nothing was changed.
+        WeightsError: weights that cannot be had.
+    """
+    metadata, tensors = _read(Path(path))
+    try:
+        spec = parse(DyTSpec, json.loads(metadata["spec"]))
+    except (KeyError, ValueError, RecursionError) as error:  # a SpecError is a ValueError
+        raise CheckpointError(f"'{path}': its spec cannot be used: {error}") from error
+    calibrated, kept = _break_evens(metadata, path), Kept.read(metadata, spec, path)
+    config = data_config.of_file(metadata, path, spec.head.num_classes)
+    if backbone is None:
+        spec = kept.with_weights(spec, weights, path)
+        backbone = kept.made(spec, path)
+        # thresholds are float32 in any model, and a batch norm counts its batches
+        dtypes = {t.dtype for key, t in tensors.items() if t.is_floating_point() and not _is_threshold(key)}
+        backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
+        kept.check(backbone, spec, path)
+    elif weights is not None:
+        raise CheckpointError(f"'{path}': give backbone= or weights=, not both; a backbone has its weights")
+    else:
+        backbone = _given(backbone, spec)
+        spec = kept.check(backbone, spec, path, resizable=True)
+    twin = without_memory(backbone)
+    reset_classifier(twin, spec.head.classifier)
+    wanted = stored(assembled(spec, twin), kept.every, kept.also)
+    wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
+    if wrong:
+        raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
+    if backbone.num_classes != spec.head.classifier:
+        reset_classifier(backbone, spec.head.classifier)
+    model = assembled(spec, backbone)
+    put(model, tensors, kept.every, kept.also)
+    if kept.whole and model.origin is not None:
+        model.origin = model.origin.again(model, whole=True)
+    for site in model.sites:
+        site.break_even = calibrated.get(site.name)
+    if config is not None:
+        data_config.attach(model.backbone, config)
+    return model.eval()
+
+
+def _given(backbone: nn.Module, spec: DyTSpec) -> nn.Module:
+    if is_dynamic(backbone):
+        raise CheckpointError(
+            f"the given backbone, a {type(backbone).__name__}, is already dynamic; give the plain timm model that the "
+            f"file was made on (dyt.unwrap makes it one again)"
+        )
+    backbone, _ = bridged(backbone, spec.head.classifier)
+    if families.find(backbone) is None:
+        raise CheckpointError(
+            f"the given backbone is a {type(backbone).__name__}, not a plain timm model that a family knows"
+        )
+    return backbone
+
+
+def _break_evens(metadata: Mapping[str, str], path: str | Path) -> dict[str, BreakEven]:
+    try:
+        found = json.loads(metadata.get(BREAK_EVEN, "{}"))
+        return {
+            name: BreakEven(tuple(each["batches"]), tuple(each["shares"]), each["expected"])
+            for name, each in found.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a DyTError is a ValueError
+        raise CheckpointError(f"'{path}': its break-even cannot be used: {error}") from error
+
+
+def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In words, the first tensor whose dtype differs; empty when none does."""
+    wrong = (
+        f"{key} is {given[key].dtype}, not {t.dtype}"
+        for key, t in wanted.items()
+        if given[key].dtype != t.dtype and not (_is_threshold(key) and given[key].is_floating_point())
+    )
+    return next(wrong, "")
+
+
+def _is_threshold(key: str) -> bool:
+    """Whether a stored key is a site's threshold, which older files have in the model's dtype."""
+    return key.startswith("sites.") and key.endswith(".threshold")
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"no file '{path}'")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path}' is not a safetensors file, or is cut off: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' was not written by dyt.save; plain weights go into backbone.weights of a spec")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"'{path}' has format version {metadata.get('version')}, this dyt reads {VERSION}; upgrade dyt"
+        )
+    if metadata.get(CHECKSUM) != checksum(tensors, metadata):
+        raise CheckpointError(f"'{path}' is damaged: its checksum does not match; copy or download it again")
+    return metadata, tensors
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

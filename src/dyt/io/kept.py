@@ -1,0 +1,155 @@
+"""What a file knows of the backbone that it was made on: a fingerprint of what is frozen, or the backbone itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from dyt.assembly.build import tuner_of
+from dyt.assembly.backbone import GIVEN, create, own_size
+from dyt.config.spec import BackboneSpec, DyTSpec
+from dyt.errors import CheckpointError, SpecError, WeightsError
+from dyt.model.dynamic import DynamicModel
+from dyt.model.origin import fingerprint
+
+FINGERPRINT = "backbone_sha256"
+"""The metadata entry with the fingerprint of the frozen backbone; absent where the file has all of it."""
+BACKBONE = "backbone"
+"""The metadata entry with what else of the backbone is in the file: `whole`, or names as JSON; absent for nothing."""
+SIZED = "resizable"
+"""The metadata entry, as JSON, with the image size and a fingerprint without what depends on it."""
+WHOLE = "whole"
+
+
+def frozen_entries(model: DynamicModel, also: Collection[str], every: bool, whole: bool) -> dict[str, str]:
+    """The metadata that tells of the backbone.
+
+    Args:
+        model: that is saved.
+        also: plain names of what else of the backbone is in the file.
+        every: whether all of it is.
+        whole: whether it is there though the spec would not have it.
+    """
+    entries = {BACKBONE: WHOLE if whole else json.dumps(list(also))} if whole or also else {}
+    if every:
+        return entries
+    parts = model.backbone, model.tuner, model.spec.modules_to_save, also
+    entries[FINGERPRINT] = fingerprint(*parts)
+    sized = {"sha256": fingerprint(*parts, sized=False), "size": own_size(model.backbone)}
+    entries[SIZED] = json.dumps(sized)
+    return entries
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of the backbone a file has, and how it knows the rest again.
+
+    Attributes:
+        every: whether all of it is in the file.
+        whole: whether it is there though the spec would not have it.
+        also: plain names of what else of it is in the file.
+        sha256: fingerprint of the rest; None where there is none.
+        unsized: fingerprint of the rest without what depends on the image size; None in older files.
+        size: (H, W) pixels that the backbone was made for; None where it does not say, and in older files.
+    """
+
+    every: bool
+    whole: bool
+    also: tuple[str, ...]
+    sha256: str | None
+    unsized: str | None
+    size: tuple[int, ...] | None
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], spec: DyTSpec, path: str | Path) -> Kept:
+        """From a file's metadata.
+
+        Raises:
+            CheckpointError: entries that cannot be used.
+        """
+        told = metadata.get(BACKBONE)
+        try:
+            also = () if told in {None, WHOLE} else tuple(map(str, json.loads(str(told))))
+            sized = json.loads(metadata.get(SIZED, "{}"))
+            unsized, size = sized.get("sha256"), sized.get("size")
+            size = None if size is None else tuple(map(int, size))
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"'{path}': what it says of its backbone cannot be used: {error}") from error
+        whole = told == WHOLE
+        every = whole or spec.trainable == "full"
+        return cls(every, whole, also, metadata.get(FINGERPRINT), unsized, size)
+
+    def with_weights(self, spec: DyTSpec, weights: str | Path | None, path: str | Path) -> DyTSpec:
+        """The spec with the place where its weights are said to be now.
+
+        Raises:
+            CheckpointError: weights for a file that has them, or none where they are needed.
+            WeightsError: the file of the weights is not where it was.
+        """
+        given = spec.backbone.weights if weights is None else str(weights)
+        if self.every:
+            if weights is not None:
+                raise CheckpointError(f"'{path}' has its whole backbone, and takes no weights; leave weights= out")
+            return spec
+        if given in {"none", GIVEN}:
+            what = f"a backbone with weights: none ({spec.backbone.name})"
+            what = f"a {spec.backbone.name} that was given" if given == GIVEN else what
+            raise CheckpointError(
+                f"'{path}' was made on {what}, which is not in the file; give load(..., backbone=) the timm model it "
+                f"was made on, or weights= the file of its weights"
+            )
+        if given != "pretrained" and not Path(given).is_file():
+            raise WeightsError(
+                f"'{path}' was made on weights from a file, and there is no file '{given}'; give load(..., weights=) "
+                f"or --weights the place where it is now"
+            )
+        return _with(spec, weights=given)
+
+    def made(self, spec: DyTSpec, path: str | Path) -> nn.Module:
+        """The backbone of the spec, plain.
+
+        Raises:
+            CheckpointError: one that timm does not make by its name.
+            WeightsError, UnsupportedError: as `dyt.build`.
+        """
+        wanted = spec.backbone.model_copy(update={"weights": "none"}) if self.every else spec.backbone
+        try:
+            return create(wanted, spec.head.classifier)[0]
+        except SpecError as error:
+            raise CheckpointError(
+                f"'{path}' was made on a {spec.backbone.name}, which cannot be made by that name ({error}); give "
+                f"load(..., backbone=) one"
+            ) from error
+
+    def check(self, backbone: nn.Module, spec: DyTSpec, path: str | Path, resizable: bool = False) -> DyTSpec:
+        """Refuses a plain backbone other than that of the file.
+
+        Args:
+            resizable: whether it may be made for another image size; the spec then says so.
+
+        Returns:
+            The spec of the model on this backbone.
+
+        Raises:
+            CheckpointError: its frozen weights differ.
+        """
+        if self.every:
+            return spec
+        parts = backbone, tuner_of(spec), spec.modules_to_save, self.also
+        given, size = fingerprint(*parts), own_size(backbone)
+        resized = resizable and None not in {size, self.size} and size != self.size
+        if given == self.sha256 or (resized and fingerprint(*parts, sized=False) == self.unsized):
+            return _with(spec, args={**spec.backbone.args, "img_size": list(size or ())}) if resized else spec
+        raise CheckpointError(
+            f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the "
+            f"frozen weights differ (sha256 {str(self.sha256)[:12]}, given {given[:12]})"
+        )
+
+
+def _with(spec: DyTSpec, **changes: object) -> DyTSpec:
+    backbone: BackboneSpec = spec.backbone.model_copy(update=changes)
+    return spec.model_copy(update={"backbone": backbone})

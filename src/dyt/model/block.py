@@ -1,0 +1,230 @@
+"""What every variant is: a block in which some branches are dispatched, in the place of the original one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import getattr_static
+from types import FunctionType, MethodType
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import field_validator
+from timm.layers import DropPath  # type: ignore[attr-defined]
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.checkpoint import checkpoint
+
+from dyt.config.base import ComponentSpec
+from dyt.core import context as steer
+from dyt.core.route import Tokens
+from dyt.errors import UnsupportedError
+from dyt.executors.base import MLPBranch, Pointwise
+from dyt.families.base import Family
+from dyt.model.site import Site
+from dyt.model.token_state import Stage
+from dyt.registry import variants
+
+T = TypeVar("T")
+POINTWISE = frozenset({"mlp"})
+"""Branches that treat tokens independently; in all others tokens see one another."""
+
+
+class VariantSpec(ComponentSpec):
+    """Fields that every variant has.
+
+    `layers`: which blocks are dynamic, counted from 0 (from the end when negative), in ascending order; None for all.
+    The others stay plain timm blocks, without dispatcher and adapter.
+    """
+
+    layers: tuple[int, ...] | None = None
+
+    @field_validator("layers")
+    @classmethod
+    def _some(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and (not layers or len(set(layers)) != len(layers)):
+            raise ValueError("layers names at least one block, and none twice; leave it out for all blocks")
+        return layers
+
+
+class DynamicBlock(nn.Module, ABC):
+    """Base of variants: set `dispatched`, implement `forward` with `branch` and `dispatch`, register it.
+
+    The original block's children, parameters, buffers and plain attributes are taken over under their own names, so
+    that timm's state-dict keys and whatever addresses a child by name keep working. What is new is `sites`.
+
+    Args:
+        spec: the variant's own spec.
+        block: the block whose place is taken; kept for `restored`, and without use until then.
+        family: how that block splits into branches.
+        sites: one site per name in `dispatched`.
+        stage: what the block does about the number of tokens; None where the model has no reducer.
+    """
+
+    Spec: ClassVar[type[VariantSpec]] = VariantSpec
+    dispatched: ClassVar[tuple[str, ...]]
+    """The branches that have a site: of `attn`, `mlp`, `layer`."""
+    reduces: ClassVar[bool] = False
+    """Whether every token takes part in its attention, and `forward` starts with `enter` and ends with `leave`, so that
+    a reducer may act in it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register_notrace_module(cls)  # FX feature extraction sees the block as one node, whatever its tokens do
+
+    def __init__(
+        self,
+        spec: VariantSpec,
+        block: nn.Module,
+        family: Family,
+        sites: Mapping[str, Site],
+        stage: Stage | None = None,
+    ) -> None:
+        super().__init__()
+        self._adopt(block)
+        self._replaced = (block,)  # in a tuple, so that it is no child
+        self.family = family
+        self.grad_checkpointing = False
+        self.sites = nn.ModuleDict(dict(sites))
+        self.stage = stage
+        self.train(block.training)
+
+    def _adopt(self, block: nn.Module) -> None:
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        for name, parameter in block.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in block._buffers.items():  # named_buffers leaves out those that are None
+            self.register_buffer(name, buffer, persistent=name not in block._non_persistent_buffers_set)
+        for name, value in vars(block).items():
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
+        self._original = type(block)
+
+    def restored(self) -> nn.Module:
+        """The block whose place was taken, with the children, parameters, buffers and attributes that are here now."""
+        block = self._replaced[0]
+        for kept, here in (
+            (block._modules, {name: child for name, child in self._modules.items() if name not in {"sites", "stage"}}),
+            (block._parameters, self._parameters),
+            (block._buffers, self._buffers),
+        ):
+            kept.clear()
+            kept.update(here)  # type: ignore[arg-type]
+        own = {"family", "grad_checkpointing", "training"}
+        for name, value in vars(self).items():
+            if name in vars(block) and not name.startswith("_") and name not in own:
+                setattr(block, name, value)
+        return block
+
+    def __getattr__(self, name: str) -> Any:
+        """The original block's own methods (`set_input_size`, say), which find here all that they work on."""
+        for held in ("_modules", "_parameters", "_buffers"):  # first: an older torch.compile cannot trace what follows
+            if name in (found := self.__dict__.get(held, {})):
+                return found[name]
+        original = self.__dict__.get("_original")
+        method = None if original is None or name.startswith("__") else getattr_static(original, name, None)
+        return MethodType(method, self) if isinstance(method, FunctionType) else super().__getattr__(name)
+
+    def site(self, name: str) -> Site:
+        """The site of a dispatched branch."""
+        site = self.sites[name]
+        assert isinstance(site, Site)
+        return site
+
+    @abstractmethod
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, C) -> (B, N, C), with whatever the backbone passes to its blocks beside x."""
+
+    def enter(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The tokens that the block works on, for those that are passed to it: fewer where a reducer acts here.
+
+        Raises:
+            UnsupportedError: an attention mask, which is for tokens in their places, in a model with a reducer.
+        """
+        if self.stage is None:
+            return x
+        if any(value is not None and value is not False for value in (*args, *kwargs.values())):
+            raise UnsupportedError(
+                "a reducer changes the tokens from block to block, and does not combine with attn_mask or is_causal"
+            )
+        return self.stage.enter(x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The tokens that the block passes on."""
+        return x if self.stage is None else self.stage.leave(x)
+
+    def attended(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens after the attention, and what the MLP branch reads, for the attention branch's output."""
+        after = self.family.attend(self, x, branch)
+        if self.stage is not None:
+            after = self.stage.middle(after, partial(self.family.class_attention, self, x))
+        return after, self.family.mlp_input(self, x, after)
+
+    def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The whole branch, every token computed: what the original block's residual adds."""
+        site = next(iter(self.sites.values()))
+        assert isinstance(site, Site)
+        stem = steer.current(site.key).stem
+        if stem is not None and stem.entered is x and not self.stochastic(name):
+            return stem.once(name, lambda: self._computed(name, x, *args, **kwargs))
+        return self._computed(name, x, *args, **kwargs)
+
+    def _computed(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        method: Callable[..., Tensor] = getattr(self.family, name)
+        if name in POINTWISE:
+            return self._frozen(partial(method, self))(x, *args, **kwargs)
+        tokens = Tokens() if self.stage is None else self.stage.tokens()
+        if self.stage is not None and self.stage.needs_keys:
+            with_keys = self._frozen(lambda y: self.family.attn_with_keys(self, y, tokens))
+            out, keys = with_keys(x)
+            self.stage.hear(keys)
+            return out
+        return self._frozen(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
+
+    def dispatch(self, name: str, x: Tensor, entered: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X), in the shape of x.
+
+        Args:
+            name: the branch.
+            x: the tokens that it reads, (B, N, C) or (B, H, W, C).
+            entered: the tokens that entered the block, for dispatchers that ask for its attention.
+            *args: what the backbone passes to its blocks beside x.
+            **kwargs: the same by name.
+        """
+        site, family = self.site(name), self.family
+        flat = x.flatten(1, -2)
+        attention = None
+        if site.dispatcher.needs_attention:
+            attention = partial(family.class_attention, self, entered, *args, **kwargs)
+        dropped = None if self.stage is None else self.stage.dropped()
+        route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
+        method, noisy, norm = getattr(family, name), self.stochastic(name), partial(family.normalised, self, name)
+        if name in POINTWISE:
+            fn: Pointwise = self._frozen(lambda y: method(self, y, *args, **kwargs))
+            parts = None if self.training else family.mlp_parts(self)
+            fn = fn if parts is None else MLPBranch(fn, *parts)
+            return site.pointwise(fn, flat, route, noisy, norm).reshape(x.shape)
+        mixed = self._frozen(lambda y, t: method(self, y, t, *args, **kwargs))
+        return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)
+
+    def _frozen(self, fn: Callable[..., T]) -> Callable[..., T]:
+        """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""
+        if not (self.grad_checkpointing and self.training):
+            return fn
+        return partial(checkpoint, fn, use_reentrant=False)
+
+    def stochastic(self, name: str) -> bool:
+        """Whether the branch draws drop path or dropout in train mode."""
+        if not self.training:
+            return False
+        children = (getattr(self, child, None) for child in self.family.children[name])
+        modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
+        return self.family.stochastic(self, name) or any(
+            (isinstance(m, _DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
+            for m in modules
+        )
+
+
+variants.accepts(DynamicBlock)

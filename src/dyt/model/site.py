@@ -1,0 +1,225 @@
+"""Site: one dispatched branch of one block. Forced masks, thresholds, checkpoints and statistics all address sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dyt.adapters.base import Adapter
+from dyt.core import context as steer
+from dyt.core import ties
+from dyt.core.breakeven import BreakEven
+from dyt.core.route import Route
+from dyt.dispatchers.base import Dispatcher, Moment
+from dyt.errors import DyTError, UnsupportedError
+from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch, Room
+
+
+class Site(nn.Module):
+    """A dispatcher, an adapter and a threshold, at one branch of one block.
+
+    Args:
+        index: position among the model's sites, in forward order.
+        name: `blocks.3.mlp`; stored keys are `sites.<name>.adapter.down.weight` and so on.
+        prefix: number of prefix tokens.
+        key: the identity of the model, for steering.
+        executors: (in train mode, in eval mode) when the steering names none.
+        rate: the activation rate that is asked of it, where the objective tells rates per layer.
+        raster: the order of its patch tokens, as `Route.raster`.
+        room: how many of its tokens executors with static shapes make room for; None for all.
+
+    Attributes:
+        break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
+            calibrated. An executor that the steering names is used whatever it says.
+        settled: whether a rewrite left nothing to decide and nothing to skip.
+        threshold: () float32, also of a model in half precision. At token level ties are broken by place where it is
+            not 0 (`dyt.core.ties`).
+    """
+
+    threshold: Tensor
+    break_even: BreakEven | None
+
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        dispatcher: Dispatcher,
+        adapter: Adapter,
+        prefix: int,
+        key: steer.Key,
+        executors: tuple[Executor, Executor],
+        rate: float = 1.0,
+        raster: Tensor | None = None,
+        room: Room | None = None,
+    ) -> None:
+        super().__init__()
+        self.index, self.name, self.prefix, self.key = index, name, prefix, key
+        self.dispatcher, self.adapter = dispatcher, adapter
+        self.executors, self.rate, self.raster, self.room = executors, rate, raster, room
+        self.break_even, self.settled = None, False
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def extra_repr(self) -> str:
+        return self.name
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves, and casts all but the threshold, which stays float32: in bfloat16 it would miss the rate."""
+        threshold = self.threshold
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.threshold.dtype != threshold.dtype:
+            self.threshold = threshold.to(self.threshold.device)
+        return self
+
+    def route(self, x: Tensor, *args: Any, **kwargs: Any) -> Route:
+        """The decision for tokens x (B, N, C), as a call of the module (`forward`): hooks and offloading see it."""
+        route: Route = self(x, *args, **kwargs)
+        return route
+
+    def forward(
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        attention: Callable[[], Tensor] | None = None,
+        dropped: Tensor | None = None,
+        scores: Callable[[], Tensor] | None = None,
+    ) -> Route:
+        """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
+
+        `attention` computes the class token's attention (B, P), for dispatchers that need it. `dropped` (B, N) bool is
+        True at tokens that a reducer has dropped and that hold their place in fine-tuning: as padding, they are never
+        active and not counted; but where every token is active they are computed as the others. `scores` computes the
+        patch tokens' logits (B, P), for a rewrite's dispatcher that has them of another product.
+
+        Raises:
+            DyTError: a forced mask that does not fit the batch.
+        """
+        steering = steer.current(self.key)
+        if steering.probe:
+            active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
+            gate = active.float().requires_grad_()
+            route = Route(active, self.prefix, gate, padding, site=self.name)
+        elif steering.complete:
+            route = Route.all(x, self.prefix, padding, self.name)
+        elif steering.masks is not None:
+            hidden = _either(padding, dropped)
+            route = Route(self._forced(steering.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
+        else:
+            route = self._decided(x, padding, steering.progress, attention, dropped, scores)
+        return self._recorded(route, x)
+
+    def prefix_route(self, x: Tensor) -> Route:
+        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, however steered.
+
+        Raises:
+            DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
+        """
+        masks = steer.current(self.key).masks
+        if masks is not None:
+            self._forced(masks, x, None)
+        active = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        active[:, : self.prefix] = True
+        return self._recorded(Route(active, self.prefix, site=self.name), x)
+
+    def _recorded(self, route: Route, x: Tensor) -> Route:
+        steering = steer.current(self.key)
+        if steering.keep_tokens:
+            route = replace(route, entered=x)
+        if self.raster is not None:
+            route = replace(route, raster=self.raster)
+        for record in steering.records:
+            record.append(route)
+        return route
+
+    def _decided(
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        progress: float,
+        attention: Callable[[], Tensor] | None,
+        dropped: Tensor | None,
+        scores: Callable[[], Tensor] | None,
+    ) -> Route:
+        patches = x[:, self.prefix :]
+        either = _either(padding, dropped)
+        hidden = None if either is None else either[:, self.prefix :]
+        alike = self.dispatcher.level == "sample"  # the tokens of an image are one decision, which has no place
+        threshold = self.threshold if alike else ties.by_place(self.threshold, patches.shape[1])
+        moment = Moment(self.training, progress, threshold, hidden, attention, scores)
+        decision = self.dispatcher(patches, moment)
+        if decision.dense:
+            return Route.all(x, self.prefix, padding, self.name)
+        padding = either
+        head = x.shape[0], self.prefix
+        active = torch.cat([decision.active.new_ones(head), decision.active], 1)
+        gate = None if decision.gate is None else torch.cat([decision.gate.new_ones(head), decision.gate], 1)
+        if padding is not None:
+            active = active & ~padding
+            gate = None if gate is None else gate * ~padding
+        logits = None if decision.logits is None else decision.logits.detach()
+        return Route(active, self.prefix, gate, padding, logits, site=self.name)
+
+    def _forced(self, masks: tuple[Tensor, ...], x: Tensor, padding: Tensor | None) -> Tensor:
+        mask = masks[self.index].to(x.device)
+        if mask.shape != x.shape[:2]:
+            given, wanted = tuple(mask.shape), tuple(x.shape[:2])
+            raise DyTError(
+                f"forced mask of site {self.name} has shape {given}, its tokens {wanted} (images, tokens with prefix)"
+            )
+        return mask if padding is None else mask & ~padding
+
+    def executor(self, stochastic: bool, route: Route) -> Executor:
+        """The executor of the present steering for this route, or else the mode's, as the break-even says.
+
+        `stochastic` says whether the branch draws drop path or dropout.
+
+        Raises:
+            UnsupportedError: an executor that regroups tokens, in train mode, for a stochastic branch.
+        """
+        chosen = steer.current(self.key).executor
+        if chosen is None:
+            computes_all, skips = self.executors
+            dense = self.training or (self.break_even is not None and self.break_even.prefers_dense(route))
+            chosen = computes_all if dense else skips
+        if chosen.regroups and self.training and stochastic:
+            raise UnsupportedError(
+                f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
+                f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
+            )
+        return chosen.at(self.room)
+
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
+        return self.executor(False, route).onto(branch, x, route, out)
+
+    def pointwise(
+        self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
+    ) -> Tensor:
+        """M * fn(X) + Adapter(X), (B, N, C), for a branch that treats tokens independently.
+
+        `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + M * fn(X).
+        """
+        return self._adapted(self.executor(stochastic, route).pointwise(fn, x, route), x, route, norm)
+
+    def mixing(
+        self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
+    ) -> Tensor:
+        """M * fn(X) + Adapter(X), (B, N, C), for a branch in which only active tokens see one another."""
+        return self._adapted(self.executor(stochastic, route).mixing(fn, x, route), x, route, norm)
+
+    def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
+        if steer.current(self.key).plain:
+            return out
+        seen = x + out if self.adapter.placement == "sequential" else x
+        if self.adapter.input == "normalised":
+            assert norm is not None, "refused when the model was built"
+            seen = norm(seen)
+        delta = self.adapter(seen, route.padding)
+        return out if delta is None else out + delta
+
+
+def _either(padding: Tensor | None, dropped: Tensor | None) -> Tensor | None:
+    return dropped if padding is None else padding if dropped is None else padding | dropped

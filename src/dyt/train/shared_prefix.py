@@ -1,0 +1,125 @@
+"""The passes of one tuning step over the same images: what precedes the first dispatcher's effect is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from timm.layers import DropPath, PatchDropout  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from dyt.core import context as steer
+from dyt.model.block import DynamicBlock
+from dyt.model.dynamic import DynamicModel
+
+
+class Stem:
+    """What was computed before the first dispatcher decided.
+
+    Attributes:
+        entered: (B, N, C) the tokens that entered the first dynamic block; None until they have.
+        branches: the branches of that block that read `entered` itself, and so no dispatcher's effect, (B, N, C).
+    """
+
+    def __init__(self, entered: Tensor | None = None, branches: dict[str, Tensor] | None = None) -> None:
+        self.entered, self.branches = entered, branches or {}
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The branch of that name, computed at the first call."""
+        if name not in self.branches:
+            self.branches[name] = compute()
+        return self.branches[name]
+
+    def of(self, images: int) -> Stem:
+        """The stem of the first images."""
+        assert self.entered is not None
+        if images == len(self.entered):
+            return self
+        return Stem(self.entered[:images], {name: found[:images] for name, found in self.branches.items()})
+
+
+class Passes:
+    """Runs a model over the same images several times, each as it is steered then; exact, gradients included.
+
+    The first pass keeps its stem; later ones are given one image, in the place of whose tokens the stem's go on from
+    the first dynamic block. Where that is not known to be exact, every pass computes everything.
+
+    Args:
+        model: the dynamic model.
+        images: (B, 3, H, W), or what the backbone takes in their place.
+        share: False computes everything in every pass.
+    """
+
+    def __init__(self, model: DynamicModel, images: Tensor, share: bool = True) -> None:
+        self.model, self.images = model, images
+        self.first = first_block(model) if share else None
+        self.stem: Stem | None = None
+
+    def __call__(self, count: int | None = None) -> Any:
+        """The outputs for the first `count` images, all by default; the first pass is one of all."""
+        images = self.images if count is None else first_images(self.images, count)
+        if self.first is None:
+            return self.model(images)
+        if self.stem is None:
+            assert count is None
+            stem = self.stem = Stem()
+        else:
+            stem, images = self.stem if count is None else self.stem.of(count), first_images(images, 1)
+        hook = self.first.register_forward_pre_hook(self._entering)
+        try:
+            with steer.steered(self.model.key, stem=stem):
+                found = self.model(images)
+        finally:
+            hook.remove()
+        return found
+
+    def _entering(self, block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        stem = steer.current(self.model.key).stem  # not this object's: another thread's forward has none
+        if stem is None:
+            return None
+        if stem.entered is None:
+            stem.entered = args[0]
+            return None
+        return stem.entered, *args[1:]
+
+
+def first_images(images: Tensor, count: int) -> Tensor:
+    """The first of a batch; of a mapping of tensors, which NaFlexViT takes, the first of each."""
+    if isinstance(images, Mapping):
+        return type(images)({name: each[:count] for name, each in images.items()})
+    return images[:count]
+
+
+def first_block(model: DynamicModel) -> DynamicBlock | None:
+    """The block at which passes over the same images part; None where they are not known to agree until there.
+
+    They are where the family says that its blocks see the images through their tokens alone, nothing outside the
+    dynamic blocks draws noise or keeps statistics in train mode, and neither tuner nor reducer acts before.
+    """
+    if model.tuner is not None or model.stages or torch.compiler.is_compiling():
+        return None
+    blocks = [module for module in model.backbone.modules() if isinstance(module, DynamicBlock)]
+    if not blocks or not blocks[0].family.resumable(model.backbone):
+        return None
+    inside = {id(module) for block in blocks for module in block.modules()}
+    outside = (module for module in model.backbone.modules() if id(module) not in inside)
+    return None if any(module.training and _changes(module) for module in outside) else blocks[0]
+
+
+def _changes(module: nn.Module) -> bool:
+    """Whether a module in train mode gives something else at every call."""
+    return (
+        (isinstance(module, _DropoutNd) and module.p > 0)
+        or (isinstance(module, DropPath) and bool(module.drop_prob))
+        or (isinstance(module, PatchDropout) and module.prob > 0)
+        or isinstance(module, _BatchNorm)
+    )
+
+
+def stochastic(model: DynamicModel) -> bool:
+    """Whether a dispatched branch draws drop path or dropout in the model's present mode."""
+    blocks = (module for module in model.backbone.modules() if isinstance(module, DynamicBlock))
+    return any(block.stochastic(branch) for block in blocks for branch in block.dispatched)

@@ -1,0 +1,318 @@
+"""The fine-tuning loss (paper section 3.5): its terms as pure functions, and TuningStep, which joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dyt.config.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
+from dyt.core import context as steer
+from dyt.core.holding import runner
+from dyt.core.route import Route
+from dyt.errors import DyTError
+from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
+from dyt.registry import executors
+from dyt.train.accumulation import ALONE, Turn, Turns, image_count, uncounted
+from dyt.train.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
+from dyt.train.shared_prefix import Passes, stochastic
+from dyt.train.thresholds import follow, thresholds_of
+
+__all__ = ["TuningStep", "asked_rates", "feature_distance", "mean_over_ranks"]
+
+
+class _Ran(NamedTuple):
+    """What the passes of a step, or of a part of one, gave: the dynamic one, the complete one, the teacher's routes."""
+
+    routes: list[Route]
+    logits: Any
+    penalties: list[Tensor]
+    complete: Any
+    teacher: list[Route]
+
+
+def asked_rates(model: DynamicModel, objective: ObjectiveSpec) -> list[float]:
+    """The rate that is asked of each of the model's sites: its block's of `layer_rates`, or `rate` of all.
+
+    Raises:
+        DyTError: another number of `layer_rates` than the model has dynamic blocks.
+    """
+    blocks = [site.name.rpartition(".")[0] for site in model.sites]
+    if objective.layer_rates is None:
+        return [objective.rate] * len(blocks)
+    distinct = list(dict.fromkeys(blocks))
+    if len(objective.layer_rates) != len(distinct):
+        given, wanted = len(objective.layer_rates), len(distinct)
+        raise DyTError(f"layer_rates: {given} rates given for {wanted} dynamic blocks; give one each")
+    of = dict(zip(distinct, objective.layer_rates, strict=True))
+    return [of[block] for block in blocks]
+
+
+def _held(model: nn.Module) -> DynamicModel:
+    """The dynamic model inside; refused where a step that runs it would pass by what wraps it."""
+    inside, name = dynamic_of(model), runner(model)
+    if name is not None:
+        raise DyTError(
+            f"TuningStep runs the model several times, which a model inside {name} does not know of; wrap the step: "
+            f"{name}(dyt.TuningStep(model))"
+        )
+    return inside
+
+
+class TuningStep(nn.Module):
+    """One fine-tuning step's forward: the dynamic pass, then the complete pass, and the loss of both.
+
+    A module, so that it can be wrapped by DistributedDataParallel (find_unused_parameters=False) as a whole.
+
+    What the passes have in common is computed once: everything before the first dispatcher's effect (`dyt.train.shared_prefix`), where
+    that is known to be exact. In train mode the dynamic pass runs with the executor `sparse_backward`, which has the
+    gradients of `masked` without its work at inactive tokens; with `masked` where a dispatched branch draws drop path
+    or dropout, or torch.compile traces the step; with what `dyt.execution` names inside that.
+
+    Args:
+        model: the dynamic model, or what holds it; but not what runs it in another way (DistributedDataParallel,
+            DataParallel, torch.compile): that is put around the step.
+        objective: an ObjectiveSpec, a dict of its fields, or None for the model's spec.
+        economical: False computes every pass whole and with the model's own executor, the plain form of the same step.
+
+    Raises:
+        DyTError: another number of `layer_rates` than the model has dynamic blocks.
+        DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
+        DyTError: a head that cannot be trained as it is: without outputs, or one output under cross entropy.
+        DyTError: not one dynamic model, or what runs it in another way.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: ObjectiveSpec | Mapping[str, Any] | None = None,
+        economical: bool = True,
+    ) -> None:
+        super().__init__()
+        model = _held(model)
+        self.model, self.economical = model, economical
+        self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
+        self.rates = asked_rates(model, self.objective)
+        if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
+            raise DyTError(NO_PRETRAINED)
+        reason = model.head.training_refusal(model.spec.head)
+        if reason is not None:
+            raise DyTError(reason)
+        dispatcher = model.spec.dispatcher
+        timed = getattr(dispatcher, "over_training", ())
+        schedules = [self.objective.features, *(getattr(dispatcher, field) for field in timed)]
+        self.scheduled = self.objective.asked is not None or any(isinstance(s, Ramp) for s in schedules)
+        self._turns: Turns | None = None
+        self.train(model.training)
+
+    def forward(
+        self, images: Tensor, labels: Any, progress: float | None = None, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the loss of a batch.
+
+        Args:
+            images: (B, C, H, W).
+            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with.
+            progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
+            step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
+
+        Returns:
+            The loss (), and its parts, all () float32: `cls` (the head's loss), `complete`, `distill`, `features` and
+            `rate` (unweighted), `total` (the loss), `active_rate` (detached); and `reducer`, weight included, where a
+            reducer asks for a term of its own. Terms that are off are 0; a complete pass, or one of the pretrained
+            backbone, is run only for terms that need it, the complete one only at every `complete_every`-th step. The
+            rate is the mean of M over all patch tokens of all sites and ranks, weighted by count; with `layer_rates`
+            the `rate` term is the mean over the sites of each one's own square. Inside `accumulating` the mean of a
+            part of the loss over the step's parts is that of the whole step.
+
+        With `control: threshold` and in train mode, the sites' thresholds are moved for the next step.
+
+        Raises:
+            DyTError: an empty batch; labels that the head's loss does not take; progress missing though the spec has
+                schedules, or outside [0, 1]; step missing though `complete_every` is above 1; `control: threshold` with
+                a dispatcher that scores nothing.
+        """
+        if image_count(images) == 0:
+            raise DyTError("the batch is empty, and a mean over no images is no loss; leave it out")
+        turns = self._turns
+        if turns is None:
+            return self._loss(images, labels, self._progress(progress), self._due(step), ALONE)
+        now = self._progress(turns.progress if progress is None else progress)
+        due = self._due(turns.step if step is None else step)
+        if turns.looking:
+            needed = self._joins(now) and not turns.alone
+            turns.look(images, (lambda: self._looked(images, now, due)) if needed else None)
+            return torch.zeros(()), {}
+        with turns.turn(images) as turn:
+            return self._loss(images, labels, now, due, turn)
+
+    @contextmanager
+    def accumulating(
+        self, parts: Iterable[Any], progress: float | None = None, step: int | None = None
+    ) -> Iterator[None]:
+        """Inside, forwards are those of the parts of one step, in order: their losses' mean is the whole step's loss.
+
+        Terms that are of all images of a step together (`rate`, also by layer, and `features`) take what they need of
+        the other parts from a pass without gradients over all of them, which is run first: one more forward a part,
+        with the teacher's where features are compared. It is left out where the weights of both are 0. Each part's
+        forward inside draws the noise that it drew then. With `control: threshold` the thresholds are moved at the end,
+        from the logits of all parts.
+
+            with step.accumulating([images for images, _ in parts]):
+                for images, labels in parts:
+                    loss, terms = step(images, labels)
+                    (loss / len(parts)).backward()
+            optimizer.step()
+
+        Enter it under the autocast, and in the mode, in which the parts are run. Under DistributedDataParallel it is a
+        method of the module inside, and every rank has as many parts.
+
+        Args:
+            parts: the images of each part, as `forward` takes them, as many in each; gone through once. A list of one
+                part is the step itself, and costs nothing.
+            progress: as for `forward`, of the whole step; that of forwards inside may be left out.
+            step: likewise.
+
+        Raises:
+            DyTError: inside another one, no parts, parts of unequal size, or other forwards inside than one for each.
+        """
+        if self._turns is not None:
+            raise DyTError("accumulating: one step's parts inside another's; leave the first `with` before the next")
+        alone = isinstance(parts, Sized) and len(parts) == 1
+        turns = self._turns = Turns(self.model, progress, step, alone)
+        try:
+            with torch.no_grad(), uncounted(self.model):
+                for images in parts:
+                    self(images, None)
+            torch.clear_autocast_cache()  # older versions of torch keep what was cast here, cut off from its gradient
+            turns.begin()
+            yield
+        finally:
+            self._turns = None
+        turns.end()
+        if turns.values:
+            self._follow(turns.values, self._progress(progress))
+
+    def _loss(self, images: Any, labels: Any, now: float, due: bool, turn: Turn) -> tuple[Tensor, dict[str, Tensor]]:
+        o, head = self.objective, self.model.head
+        count, weight = turn.complete(image_count(images), o.complete_share)
+        ran = self._run(images, now, due, count)
+        parts = {"cls": head.loss(ran.logits, labels)}
+        zero = parts["cls"].new_zeros(())
+        parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
+        if ran.complete is not None:
+            if o.complete > 0:
+                parts["complete"] = weight * head.loss(ran.complete, labels[:count])
+            if o.distill > 0:
+                parts["distill"] = weight * head.divergence(ran.complete, ran.logits[:count], o.temperature)
+        features, whole = at(o.features, now), turn.whole
+        if ran.routes:
+            whole = joined([self._sums(ran, now)]) if whole is None else whole
+            parts["rate"], parts["active_rate"] = self._rate(ran.routes, whole, now)
+            if features > 0:
+                parts["features"] = feature_distance(ran.routes, ran.teacher, head.reads_patches, whole)
+            if o.control == "threshold" and self.training:
+                values = [thresholds_of(r, s) for r, s in zip(ran.routes, self.model.sites, strict=True)]
+                if turn.values is None:
+                    self._follow([values], now)
+                else:
+                    turn.values.append(values)
+        loss = parts["cls"] + o.complete_every * (o.complete * parts["complete"] + o.distill * parts["distill"])
+        loss = loss + features * parts["features"] + o.rate_weight * parts["rate"]
+        if ran.penalties:
+            parts["reducer"] = torch.stack(ran.penalties).sum()
+            loss = loss + parts["reducer"]
+        return loss, {**parts, "total": loss}
+
+    def _run(self, images: Any, now: float, due: bool, count: int) -> _Ran:
+        """The passes of a step, or of a part of it; the complete one of the first `count` images."""
+        o, features, head = self.objective, at(self.objective.features, now), self.model.head
+        run = Passes(self.model, images, share=self.economical and head.shares_stem)
+        penalties: list[Tensor] = []
+        complete: Any = None
+        teacher: list[Route] = []
+        with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
+            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,), **self._chosen()):
+                logits = run()
+            asked = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
+            if due and asked and count:
+                with execution(self.model, "complete"), record(self.model) as teacher:
+                    complete = run(count)
+            if features > 0 and o.teacher == "pretrained":
+                teacher = self._pretrained(run, images)
+        return _Ran(routes, logits, penalties, complete, teacher)
+
+    def _joins(self, now: float) -> bool:
+        """Whether a term is of all images of the step together."""
+        return bool(self.model.sites) and (self.objective.rate_weight > 0 or at(self.objective.features, now) > 0)
+
+    def _sums(self, ran: _Ran, now: float) -> Sums:
+        compared = at(self.objective.features, now) > 0
+        return sums(ran.routes, ran.teacher if compared else (), self.model.head.reads_patches)
+
+    def _looked(self, images: Any, now: float, due: bool) -> Sums:
+        """Of a part that is looked at: the dynamic pass alone, or with the teacher's where features are compared."""
+        if at(self.objective.features, now) > 0:
+            count = image_count(images) if self.objective.teacher == "complete" else 0
+            return self._sums(self._run(images, now, due, count), now)
+        with steer.steered(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
+            self.model(images)
+        return sums(routes)
+
+    def _rate(self, routes: Sequence[Route], whole: Whole, now: float) -> tuple[Tensor, Tensor]:
+        """The rate term, and the rate itself, detached."""
+        o, (active, total), copies = self.objective, whole.counts, whole.copies
+        own, number = counted(routes)[0], total.sum().clamp_min(1)
+        rate = shared(own.sum(), active.sum(), number, copies)
+        if o.layer_rates is None:
+            return (rate - o.asked_rate(now)) ** 2, rate.detach()
+        each = shared(own, active, total.clamp_min(1), copies)
+        return (each - each.new_tensor(self._asked(now))).square().mean(), rate.detach()
+
+    def _asked(self, now: float) -> list[float]:
+        return [self.objective.asked_of(rate, now) for rate in self.rates]
+
+    def _follow(self, values: Sequence[Sequence[Tensor]], now: float) -> None:
+        """Moves the thresholds, by what each part's sites gave."""
+        by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
+        o = self.objective
+        follow(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
+
+    def _chosen(self) -> dict[str, Any]:
+        """The executor of the dynamic pass, as a change of the steering; none where it is to stay as it is."""
+        named = steer.current(self.model.key).executor is not None
+        if named or not (self.economical and self.training) or torch.compiler.is_compiling() or stochastic(self.model):
+            return {}
+        return {"executor": executors.get("sparse_backward")()}
+
+    def _due(self, step: int | None) -> bool:
+        """Whether the complete pass is run at this step."""
+        every = self.objective.complete_every
+        if every == 1:
+            return True
+        if step is None:
+            raise DyTError(f"complete_every is {every}: pass step, the number of the training step, from 0")
+        return step % every == 0
+
+    def _pretrained(self, run: Passes, images: Tensor) -> list[Route]:
+        """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
+
+        Only the backbone is run where the head is more than its classifier: that would cost, and its batch norms would
+        take features into their statistics that are not the model's.
+        """
+        plain, head = steer.steered(self.model.key, complete=True, plain=True), self.model.head
+        with torch.no_grad(), plain, record(self.model) as routes:
+            run() if head.shares_stem else self.model.forward_features(head.frames(images))
+        return routes
+
+    def _progress(self, progress: float | None) -> float:
+        if progress is None:
+            if self.scheduled:
+                raise DyTError("this spec has schedules: pass progress, the fraction of the training done, from 0 to 1")
+            return 0.0
+        if not 0.0 <= progress <= 1.0:
+            raise DyTError(f"progress is {progress}; it is the fraction of the training done, from 0 to 1")
+        return progress
