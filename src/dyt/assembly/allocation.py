@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dyt.errors import SpecError
-from dyt.executors.base import Room
 from dyt.config.base import ComponentSpec
 from dyt.config.spec import DyTSpec
+from dyt.core.execution import Room
+from dyt.errors import SpecError
 
 
 def dynamic_paths(paths: Sequence[str], spec: ComponentSpec) -> list[str]:

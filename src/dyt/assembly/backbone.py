@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from dyt import families
 from dyt.assembly import hub
-from dyt.core.data_config import attached, stems
+from dyt.assembly.window_attention import put_windows, window_refusal
+from dyt.config.spec import BackboneSpec
+from dyt.core.data_config import any_size, attached, own_size, stems
 from dyt.errors import DyTError, SpecError, UnsupportedError, WeightsError, nearest
 from dyt.model.dynamic import head_keys
-from dyt.config.spec import BackboneSpec
-from dyt.assembly.window_attention import put_windows, window_refusal
 
 GIVEN = "given"
 """`weights` of a model that was built on a backbone that was handed over."""
@@ -223,19 +223,6 @@ def input_size(backbone: nn.Module) -> tuple[int, int]:
         return config.input_size[1], config.input_size[2]
     height, width = own or backbone.pretrained_cfg["input_size"][1:]  # type: ignore[index]
     return int(height), int(width)
-
-
-def own_size(backbone: nn.Module) -> tuple[int, int] | None:
-    """(H, W) pixels of the images that a timm model was made for; None where it does not say."""
-    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
-    if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
-        own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
-    return None if own is None else (int(own[0]), int(own[1]))
-
-
-def any_size(backbone: nn.Module) -> bool:
-    """Whether this backbone's patch embedding takes images of other sizes than its own."""
-    return getattr(getattr(backbone, "patch_embed", None), "strict_img_size", True) is False
 
 
 def _alike(name: str) -> str:

@@ -9,25 +9,26 @@ from typing import Any, cast
 
 from torch import nn
 
-from dyt.assembly import backbone as backbones
 from dyt import families, registry
-from dyt.core import interop as bridges
-from dyt.core import context as steer
+from dyt.assembly import backbone as backbones
 from dyt.assembly.allocation import dynamic_paths, rates_of, rooms_of
+from dyt.assembly.window_attention import combination_refusal
+from dyt.config.files import read
+from dyt.config.presets import preset, presets
+from dyt.config.spec import DyTSpec, parse
+from dyt.core import context as steer
+from dyt.core import interop as bridges
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
+from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel, heads, start_head, tuned_keys
-from dyt.config.presets import preset, presets
 from dyt.model.origin import Origin
-from dyt.reducers import Position, Reducer, ReducerSpec, Stage, Underway
 from dyt.model.site import Site
-from dyt.config.spec import DyTSpec, parse
-from dyt.config.files import read
 from dyt.model.tensors import check_modules, trainable
 from dyt.model.timm_surface import checkpoint_blocks
+from dyt.model.token_state import Stage, Underway
+from dyt.reducers import Position, Reducer, ReducerSpec
 from dyt.tuners.base import Tuner
-from dyt.model.block import DynamicBlock
-from dyt.assembly.window_attention import combination_refusal
 
 DEFAULT_EXECUTORS = ("masked", "sparse")
 """(in train mode, in eval mode)."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dyt.core import data_config
-from dyt.assembly.backbone import any_size, input_size, on_meta
-from dyt.errors import SpecError, UnsupportedError
+from dyt.assembly.backbone import input_size, on_meta
 from dyt.config.spec import BackboneSpec
+from dyt.core import data_config
+from dyt.core.data_config import any_size
+from dyt.errors import SpecError, UnsupportedError
 
 
 def sized(spec: BackboneSpec, size: tuple[int, int]) -> BackboneSpec:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dyt.assembly import backbone as backbones
 from dyt import families, registry
+from dyt.assembly import backbone as backbones
 from dyt.assembly.build import refusal, unknown_blocks
 from dyt.model.block import DynamicBlock
 

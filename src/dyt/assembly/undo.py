@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from dyt.assembly.window_attention import take_windows
 from dyt.errors import UnsupportedError
 from dyt.families.hearing import forget
-from dyt.model.dynamic import DynamicModel, dynamic_of, heads
 from dyt.model.block import DynamicBlock
-from dyt.assembly.window_attention import take_windows
+from dyt.model.dynamic import DynamicModel, dynamic_of, heads
 
 
 class Unwrapped(nn.Module):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.config.spec import BackboneSpec, DyTSpec
 from dyt.dispatchers.base import Dispatcher
 from dyt.errors import DyTError
 from dyt.families.base import Family
-from dyt.config.spec import BackboneSpec, DyTSpec
 from dyt.model.block import DynamicBlock
 
 PARTS = 4

@@ -13,16 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dyt.core.route import Route
-    from dyt.executors.base import Executor
-    from dyt.train.shared_prefix import Stem
+from dyt.core.execution import Executor
+from dyt.core.route import Route, SharedPrefix
 
 
 class Key:
@@ -59,7 +56,7 @@ class Steering:
     keep_tokens: bool = False
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
-    stem: Stem | None = None
+    stem: SharedPrefix | None = None
     counting: bool = False
     progress: float = 0.0
 

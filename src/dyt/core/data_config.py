@@ -118,3 +118,16 @@ def stems(backbone: nn.Module) -> tuple[str, ...]:
     names = cfg.get("first_conv") or ()
     there = dict(backbone.named_modules())
     return tuple(name for name in ((names,) if isinstance(names, str) else names) if name in there)
+
+
+def own_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """(H, W) pixels of the images that a timm model was made for; None where it does not say."""
+    own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if own is None and hasattr(backbone, "tokens_spatial_shape"):  # Hiera, which keeps the size of its token grid
+        own = [n * s for n, s in zip(backbone.tokens_spatial_shape, backbone.patch_stride, strict=True)]  # type: ignore[arg-type]
+    return None if own is None else (int(own[0]), int(own[1]))
+
+
+def any_size(backbone: nn.Module) -> bool:
+    """Whether this backbone's patch embedding takes images of other sizes than its own."""
+    return getattr(getattr(backbone, "patch_embed", None), "strict_img_size", True) is False

@@ -5,7 +5,7 @@ Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens (paddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +105,31 @@ class Route:
             return Route(~padding, prefix, padding=padding, site=site)
         active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         return Route(active, prefix, dense=True, site=site)
+
+
+class SharedPrefix:
+    """What was computed before the first dispatcher decided.
+
+    Attributes:
+        entered: (B, N, C) the tokens that entered the first dynamic block; None until they have.
+        branches: the branches of that block that read `entered` itself, and so no dispatcher's effect, (B, N, C).
+    """
+
+    def __init__(self, entered: Tensor | None = None, branches: dict[str, Tensor] | None = None) -> None:
+        self.entered, self.branches = entered, branches or {}
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The branch of that name, computed at the first call."""
+        if name not in self.branches:
+            self.branches[name] = compute()
+        return self.branches[name]
+
+    def of(self, images: int) -> SharedPrefix:
+        """That of the first images."""
+        assert self.entered is not None
+        if images == len(self.entered):
+            return self
+        return SharedPrefix(self.entered[:images], {name: found[:images] for name, found in self.branches.items()})
 
 
 def activation_rate(routes: Sequence[Route]) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,13 @@
 """MECHANISM, how the active tokens are computed: one file per executor."""
 
-from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, Room
+from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, Room
 from dyt.executors.capacity import Capacity
 from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
 from dyt.executors.sparse_backward import SparseBackward
 from dyt.executors.triton import Triton
 from dyt.executors.unseen import unseen, watching_unseen
+from dyt.registry import executors
 
 __all__ = [
     "Capacity",
@@ -23,3 +24,5 @@ __all__ = [
     "unseen",
     "watching_unseen",
 ]
+
+executors.accepts(Executor)

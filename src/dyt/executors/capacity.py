@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.execution import Executor, Mixing, Pointwise, Room
 from dyt.core.route import Route, Tokens
-from dyt.executors.base import Executor, Mixing, Pointwise, Room
 from dyt.executors.masked import Masked
 from dyt.registry import executors
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route, Tokens
-from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.registry import executors
 
 

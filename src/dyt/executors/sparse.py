@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.core.route import Route, Tokens
-from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch
 from dyt.executors.rows import filled, rounded
 from dyt.registry import executors
 

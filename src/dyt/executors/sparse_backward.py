@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route
-from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.masked import Masked
 from dyt.executors.rows import filled
 from dyt.registry import executors

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dyt import families
-from dyt.assembly.build import assembled, is_dynamic
 from dyt.assembly.backbone import faults
+from dyt.assembly.build import assembled, is_dynamic
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import data_config
 from dyt.core.breakeven import BreakEven

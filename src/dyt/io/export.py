@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dyt.core import context as steer
+from dyt.core.execution import Executor
 from dyt.core.offloading import refuse_absent
 from dyt.errors import DyTError, UnsupportedError
-from dyt.executors.base import Executor
 from dyt.model.block import POINTWISE
 from dyt.model.dynamic import COMPLETE, DynamicModel, dynamic_of, execution
 from dyt.registry import executors

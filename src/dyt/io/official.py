@@ -11,8 +11,8 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor
 
-from dyt.assembly.build import build
 from dyt.assembly.backbone import check_name, faults, make
+from dyt.assembly.build import build
 from dyt.errors import CheckpointError
 from dyt.model.dynamic import DynamicModel
 from dyt.model.tensors import put, stored

@@ -1,6 +1,5 @@
 """Multiply-accumulates, activation statistics, latency, and plots (`dyt.measure.plots`, which imports matplotlib)."""
 
-from dyt.inference.break_even import Calibration, calibrate
 from dyt.measure.activity import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.measure.flops import MacCounter
 from dyt.measure.frames import frame_rates
@@ -8,11 +7,9 @@ from dyt.measure.latency import Comparison, Interval, median_interval, paired
 from dyt.measure.macs import count_macs, executed_macs
 
 __all__ = [
-    "Calibration",
     "Comparison",
     "Interval",
     "MacCounter",
-    "calibrate",
     "count_macs",
     "executed_macs",
     "frame_rates",

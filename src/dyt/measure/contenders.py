@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyt.assembly.build import build
 from dyt.assembly.backbone import GIVEN, create, with_windows
+from dyt.assembly.build import build
 from dyt.assembly.undo import unwrap, unwrap_refusal
 from dyt.config.presets import preset
 from dyt.config.spec import DyTSpec
+from dyt.core.execution import Executor
 from dyt.errors import DyTError, UnsupportedError, nearest
-from dyt.executors.base import Executor
 from dyt.heads import Head
 from dyt.measure.costs import without_weights
 from dyt.measure.plain import PlainGather

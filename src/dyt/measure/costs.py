@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyt.assembly.build import build
 from dyt.assembly.backbone import create, input_size
+from dyt.assembly.build import build
 from dyt.config.spec import DyTSpec
 from dyt.heads import Head
 from dyt.measure.activity import random_masks

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dyt.core import context as steer
+from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route, Tokens
 from dyt.executors import Sparse
-from dyt.executors.base import Executor, Mixing, Pointwise
 from dyt.executors.rows import rounded
 from dyt.measure.flops import MacCounter
 from dyt.model.dynamic import dynamic_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route
 from dyt.errors import UnsupportedError
-from dyt.executors.base import Executor, Mixing, Pointwise
 
 
 class PlainGather(Executor):

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dyt.config.base import ComponentSpec
 from dyt.core import context as steer
+from dyt.core.execution import MLPBranch, Pointwise
 from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
-from dyt.executors.base import MLPBranch, Pointwise
 from dyt.families.base import Family
 from dyt.model.site import Site
 from dyt.model.token_state import Stage

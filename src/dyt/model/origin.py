@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyt.assembly.backbone import own_size
 from dyt.core import twins
+from dyt.core.data_config import own_size
 from dyt.core.offloading import plain_parts
 from dyt.model.dynamic import DynamicModel, head_keys, heads
 from dyt.model.tensors import aside, bare, plain_state, stored

@@ -13,10 +13,10 @@ from dyt.adapters.base import Adapter
 from dyt.core import context as steer
 from dyt.core import ties
 from dyt.core.breakeven import BreakEven
+from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, Room
 from dyt.core.route import Route
 from dyt.dispatchers.base import Dispatcher, Moment
 from dyt.errors import DyTError, UnsupportedError
-from dyt.executors.base import Executor, Mixing, Pointwise, ResidualBranch, Room
 
 
 class Site(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dyt.errors import SpecError, nearest
 from dyt.model.dynamic import DynamicModel, head_keys, tuned_keys
 from dyt.model.site import Site
-from dyt.reducers import Stage
+from dyt.model.token_state import Stage
 from dyt.tuners.base import Tuner
 
 _SHELLS = re.compile(r"(_orig_mod|_checkpoint_wrapped_module)\.")

@@ -1,6 +1,5 @@
 """Fewer tokens from block to block: the token-reduction peers of the paper's table 5, one file per reducer."""
 
-from dyt.model.token_state import Stage, Underway
 from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
 from dyt.reducers.dynamicvit import DynamicViT, DynamicViTSpec
 from dyt.reducers.evit import EViT, EViTSpec
@@ -17,8 +16,6 @@ __all__ = [
     "Reducer",
     "ReducerSpec",
     "Scene",
-    "Stage",
     "ToMe",
     "ToMeSpec",
-    "Underway",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,33 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from dyt.core import context as steer
+from dyt.core.route import SharedPrefix
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel
-
-
-class Stem:
-    """What was computed before the first dispatcher decided.
-
-    Attributes:
-        entered: (B, N, C) the tokens that entered the first dynamic block; None until they have.
-        branches: the branches of that block that read `entered` itself, and so no dispatcher's effect, (B, N, C).
-    """
-
-    def __init__(self, entered: Tensor | None = None, branches: dict[str, Tensor] | None = None) -> None:
-        self.entered, self.branches = entered, branches or {}
-
-    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The branch of that name, computed at the first call."""
-        if name not in self.branches:
-            self.branches[name] = compute()
-        return self.branches[name]
-
-    def of(self, images: int) -> Stem:
-        """The stem of the first images."""
-        assert self.entered is not None
-        if images == len(self.entered):
-            return self
-        return Stem(self.entered[:images], {name: found[:images] for name, found in self.branches.items()})
 
 
 class Passes:
@@ -56,7 +32,7 @@ class Passes:
     def __init__(self, model: DynamicModel, images: Tensor, share: bool = True) -> None:
         self.model, self.images = model, images
         self.first = first_block(model) if share else None
-        self.stem: Stem | None = None
+        self.stem: SharedPrefix | None = None
 
     def __call__(self, count: int | None = None) -> Any:
         """The outputs for the first `count` images, all by default; the first pass is one of all."""
@@ -65,7 +41,7 @@ class Passes:
             return self.model(images)
         if self.stem is None:
             assert count is None
-            stem = self.stem = Stem()
+            stem = self.stem = SharedPrefix()
         else:
             stem, images = self.stem if count is None else self.stem.of(count), first_images(images, 1)
         hook = self.first.register_forward_pre_hook(self._entering)

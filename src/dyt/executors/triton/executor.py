@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise
 from dyt.core.route import Route
 from dyt.errors import UnsupportedError
-from dyt.executors.base import Executor, Mixing, MLPBranch, Pointwise
 from dyt.executors.capacity import pack
 from dyt.registry import executors
 

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from dyt.executors.base import MLPBranch
+from dyt.core.execution import MLPBranch
 from dyt.executors.triton.kernels import gather_norm, linear
 from dyt.executors.unseen import unseen
 

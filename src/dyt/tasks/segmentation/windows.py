@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt.assembly.backbone import any_size
+from dyt.core.data_config import any_size
 from dyt.errors import DyTError
 from dyt.heads.pyramid import layers_of
 from dyt.tasks.sizes import pair

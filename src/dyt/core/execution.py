@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from dyt.core.route import Route, Tokens
-from dyt.registry import executors
 
 Pointwise = Callable[[Tensor], Tensor]
 """A branch that treats tokens independently: (B, N, C) -> (B, N, C)."""
@@ -112,5 +111,3 @@ class Executor(ABC):
         """out + M * branch(X), (B, N, C); `out` may be overwritten, by an executor that writes active tokens alone."""
         return branch.onto(x, out) if route.dense else out + self.pointwise(branch, x, route)
 
-
-executors.accepts(Executor)
