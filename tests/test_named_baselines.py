@@ -6,7 +6,7 @@ import torch
 
 import dyt
 from dyt.measure.flops import MacCounter
-from dyt.model.dynamic import head_keys
+from dyt.model.parts import head_keys
 
 PAPER = {  # millions of trained parameters without the head, GMACs; tables 3 (names in _vtab, bitfit) and 6
     "full": (85.8, 17.58),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.model.dynamic import start_head
+from dyt.model.parts import start_head
 from families.zoo_hierarchical import HIERARCHICAL
 from laws.models import spec
 

@@ -12,7 +12,7 @@ import dyt
 from dyt.core.interop import bridged
 from dyt.io.checkpoint import plain_state
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
-from dyt.model.dynamic import head_keys
+from dyt.model.parts import head_keys
 from dyt.testing.laws import executed
 from dyt.train.calibrate import calibrate_rate
 from families.tiny import Tiny, labels

@@ -12,7 +12,7 @@ import torch
 import dyt
 from dyt.cli.paper import COLUMNS, cells
 from dyt.measure.paper import ROWS, Line, Row, lines, rows_of, tables
-from dyt.model.dynamic import head_keys
+from dyt.model.parts import head_keys
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 PRESETS = sorted({row.preset: row for row in ROWS}.values(), key=lambda row: row.preset)

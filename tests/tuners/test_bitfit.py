@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import dyt
 from dyt.io.checkpoint import stored
-from dyt.model.dynamic import tuned_keys
+from dyt.model.parts import tuned_keys
 from dyt.tuners import BitFit, BitFitSpec
 from laws.models import TINY, Case, spec
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import dyt
 from dyt.io.checkpoint import fingerprint, plain_state, stored
 from dyt.model.block import DynamicBlock
-from dyt.model.dynamic import head_keys, tuned_keys
+from dyt.model.parts import head_keys, tuned_keys
 from dyt.testing.laws import executed
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec

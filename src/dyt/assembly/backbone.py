@@ -19,7 +19,7 @@ from dyt.assembly.window_attention import put_windows, window_refusal
 from dyt.config.spec import BackboneSpec
 from dyt.core.data_config import any_size, attached, own_size, stems
 from dyt.errors import DyTError, SpecError, UnsupportedError, WeightsError, nearest
-from dyt.model.dynamic import head_keys
+from dyt.model.parts import head_keys
 
 GIVEN = "given"
 """`weights` of a model that was built on a backbone that was handed over."""

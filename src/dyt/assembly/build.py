@@ -21,8 +21,9 @@ from dyt.core import interop as bridges
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model.block import DynamicBlock
-from dyt.model.dynamic import DynamicModel, heads, start_head, tuned_keys
+from dyt.model.dynamic import DynamicModel
 from dyt.model.origin import Origin
+from dyt.model.parts import classifiers, start_head, tuned_keys
 from dyt.model.site import Site
 from dyt.model.tensors import check_modules, trainable
 from dyt.model.timm_surface import checkpoint_blocks
@@ -327,5 +328,5 @@ def _freeze(backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None) -> None:
     for module in backbone.modules():
         if isinstance(module, (Site, Stage)):
             module.requires_grad_(True)
-    for head in heads(backbone):
+    for head in classifiers(backbone):
         head.requires_grad_(True)

@@ -10,7 +10,8 @@ from dyt.assembly.window_attention import take_windows
 from dyt.errors import UnsupportedError
 from dyt.families.hearing import forget
 from dyt.model.block import DynamicBlock
-from dyt.model.dynamic import DynamicModel, dynamic_of, heads
+from dyt.model.dynamic import DynamicModel, dynamic_of
+from dyt.model.parts import classifiers
 
 
 class Unwrapped(nn.Module):
@@ -64,7 +65,7 @@ def unwrap(model: nn.Module) -> Any:
     thawed = frozenset() if model.origin is None else model.origin.thawed
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name in thawed)
-    for head in heads(backbone):
+    for head in classifiers(backbone):
         head.requires_grad_(True)
     if checkpointing:
         backbone.set_grad_checkpointing(True)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dyt.core import twins
 from dyt.core.data_config import own_size
 from dyt.core.offloading import plain_parts
-from dyt.model.dynamic import DynamicModel, head_keys, heads
+from dyt.model.parts import Composed, classifiers, head_keys
 from dyt.model.tensors import aside, bare, plain_state, stored
 from dyt.tuners.base import Tuner
 
@@ -108,7 +108,7 @@ class Origin:
     whole: bool = False
 
     @classmethod
-    def of(cls, model: DynamicModel, thawed: Collection[str] = (), whole: bool = False) -> Origin:
+    def of(cls, model: Composed, thawed: Collection[str] = (), whole: bool = False) -> Origin:
         """Of a model as it is now. Reads every frozen tensor once: a tenth of what making them takes."""
         full = model.spec.trainable == "full"
         frozen = {} if full else frozen_state(model.backbone, model.tuner, model.spec.modules_to_save)
@@ -117,15 +117,15 @@ class Origin:
         layout, head, classes = _layout(model), _head(model.backbone), _classes(model.backbone)
         return cls(layout, head, values, classes, size, pooling, frozenset(thawed), whole)
 
-    def again(self, model: DynamicModel, whole: bool) -> Origin:
+    def again(self, model: Composed, whole: bool) -> Origin:
         """Of the same model whose frozen weights were replaced by those that it is to have."""
         return replace(Origin.of(model, self.thawed), whole=whole)
 
-    def resized(self, model: DynamicModel) -> Origin:
+    def resized(self, model: Composed) -> Origin:
         """Of the model at its present image size. What depends on that has changed, and so will be in the file."""
         return replace(self, layout=_layout(model), size=own_size(model.backbone))
 
-    def changed(self, model: DynamicModel) -> list[str]:
+    def changed(self, model: Composed) -> list[str]:
         """Plain names of what of the backbone is trained or has other values, and is not stored as the spec says."""
         frozen = frozen_state(model.backbone, model.tuner, model.spec.modules_to_save)
         return sorted(name for name, tensor in frozen.items() if tensor.requires_grad or self._differs(name, tensor))
@@ -139,14 +139,14 @@ class Origin:
         found = _crc(now.detach().to(dtype))
         return found is not None and found != crc
 
-    def refusal(self, model: DynamicModel) -> str | None:
+    def refusal(self, model: Composed) -> str | None:
         """Why a file could not be made into this model again, in words; None when it could."""
         loose = _loose(model)
         if loose:
             return f"{_listed(loose)} would be lost: no part of the backbone or the head; train and save it by itself"
         return self._resized(model) or self._rebuilt(model) or self._reclassed(model) or self._reheaded(model)
 
-    def _resized(self, model: DynamicModel) -> str | None:
+    def _resized(self, model: Composed) -> str | None:
         size = own_size(model.backbone)
         if size == self.size:
             return None
@@ -155,7 +155,7 @@ class Origin:
             f"set that size again (backbone.set_input_size), or build on a backbone of the new one"
         )
 
-    def _rebuilt(self, model: DynamicModel) -> str | None:
+    def _rebuilt(self, model: Composed) -> str | None:
         now = _layout(model)
         gone, new = sorted(self.layout.keys() - now.keys()), sorted(now.keys() - self.layout.keys())
         other = sorted(k for k in now.keys() & self.layout.keys() if now[k] != self.layout[k])
@@ -168,7 +168,7 @@ class Origin:
             f"(merge, remove the parametrization), or make the change to the plain backbone before dyt.build"
         )
 
-    def _reclassed(self, model: DynamicModel) -> str | None:
+    def _reclassed(self, model: Composed) -> str | None:
         now, pooling = _classes(model.backbone), getattr(model.backbone, "global_pool", None)
         if pooling != self.pooling:
             return f"the backbone's global_pool is '{pooling}', and was '{self.pooling}' when the model was built"
@@ -183,7 +183,7 @@ class Origin:
                 )
         return None
 
-    def _reheaded(self, model: DynamicModel) -> str | None:
+    def _reheaded(self, model: Composed) -> str | None:
         """Why the classifier is none that timm would make; None when it is one, for whatever number of classes."""
         found = _head(model.backbone)
         if found == self.head:
@@ -194,9 +194,9 @@ class Origin:
         return f"the classifier is not timm's own: {_listed(other)}; use model.reset_classifier" if other else None
 
 
-def _layout(model: DynamicModel) -> dict[str, tuple[int, ...]]:
+def _layout(model: Composed) -> dict[str, tuple[int, ...]]:
     """Shapes by stored key, and the backbone's others as `backbone.*`; the classifier's left out."""
-    own = {id(t) for head in heads(model.backbone) for t in head.state_dict(keep_vars=True).values()}
+    own = {id(t) for head in classifiers(model.backbone) for t in head.state_dict(keep_vars=True).values()}
     every = stored(model, whole=True)
     return {key: tuple(t.shape) for key, t in every.items() if id(t) not in own}
 
@@ -212,7 +212,7 @@ def _inside(head: Any) -> Iterator[nn.Module]:
     return head.modules() if isinstance(head, nn.Module) else iter(())
 
 
-def _loose(model: DynamicModel) -> list[str]:
+def _loose(model: Composed) -> list[str]:
     """Names of trainable parameters that no file would have."""
     known = {id(t) for t in stored(model, whole=True).values()}
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.errors import SpecError, nearest
-from dyt.model.dynamic import DynamicModel, head_keys, tuned_keys
+from dyt.model.parts import Composed, head_keys, tuned_keys
 from dyt.model.site import Site
 from dyt.model.token_state import Stage
 from dyt.tuners.base import Tuner
@@ -68,13 +68,13 @@ def check_modules(backbone: nn.Module, modules: Sequence[str]) -> None:
             raise SpecError(f"modules_to_save: '{module}' has no tensors that could be trained; leave it out")
 
 
-def trainable(model: DynamicModel) -> list[nn.Parameter]:
+def trainable(model: Composed) -> list[nn.Parameter]:
     """The parameters of the backbone that `modules_to_save` asks to be trained."""
     plain, modules = plain_state(model.backbone, model.tuner), model.spec.modules_to_save
     return [t for name, t in plain.items() if within(name, modules) and isinstance(t, nn.Parameter)]
 
 
-def stored(model: DynamicModel, whole: bool | None = None, also: Collection[str] = ()) -> dict[str, Tensor]:
+def stored(model: Composed, whole: bool | None = None, also: Collection[str] = ()) -> dict[str, Tensor]:
     """Live tensors by stored key: sites, reducers, what the tuner trains, the head, and what else of the backbone.
 
     Args:
@@ -102,7 +102,7 @@ def stored(model: DynamicModel, whole: bool | None = None, also: Collection[str]
 
 
 def put(
-    model: DynamicModel, tensors: Mapping[str, Tensor], whole: bool | None = None, also: Collection[str] = ()
+    model: Composed, tensors: Mapping[str, Tensor], whole: bool | None = None, also: Collection[str] = ()
 ) -> None:
     """Copies tensors by stored key into the model; all of `stored(model, whole, also)` must be there."""
     with torch.no_grad():

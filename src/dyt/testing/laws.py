@@ -27,7 +27,8 @@ from dyt.core.route import activation_rate
 from dyt.io.checkpoint import load, save
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import count_macs, tokens_alone
-from dyt.model.dynamic import DynamicModel, execution, forced, head_keys, record, tuned_keys
+from dyt.model.dynamic import DynamicModel, execution, forced, record
+from dyt.model.parts import head_keys, tuned_keys
 from dyt.model.tensors import aside, plain_state, trainable
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images

@@ -9,7 +9,8 @@ from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import Optimizer
 
-from dyt.model.dynamic import DynamicModel, tuned_keys
+from dyt.model.dynamic import DynamicModel
+from dyt.model.parts import tuned_keys
 from dyt.train.spec import TrainSpec
 
 
