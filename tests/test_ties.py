@@ -72,7 +72,9 @@ def test_files_with_thresholds_in_the_model_s_dtype_still_load(tmp_path: Any) ->
     loaded = dyt.load(path)
     assert {site.threshold.dtype for site in loaded.sites} == {torch.float32}
     assert [float(site.threshold) for site in loaded.sites] == [0.375] * len(loaded.sites)
-    assert {t.dtype for key, t in dyt.io.checkpoint.stored(loaded).items() if "threshold" not in key} == {torch.bfloat16}
+    assert {t.dtype for key, t in dyt.io.checkpoint.stored(loaded).items() if "threshold" not in key} == {
+        torch.bfloat16
+    }
     assert set(dyt.io.checkpoint.stored(loaded)) == set(whole)
 
 

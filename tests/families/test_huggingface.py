@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import dyt
 from dyt.core.interop import bridged
 from dyt.registry import families
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from families.zoo_hf import HUGGINGFACE, SIZE, TEXT, WIDE
 from laws.models import CLASSES, shaken, spec
 

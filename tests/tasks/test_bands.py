@@ -26,7 +26,8 @@ from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import files
-from dyt.tasks.loading import Images, Preparation
+from dyt.tasks.loading import Images
+from dyt.tasks.preparation import Preparation
 from dyt.train import RunSpec, fit
 
 ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -19,7 +19,7 @@ from dyt.tasks.detection.metric import AveragePrecision
 from dyt.tasks.detection.outlines import run_lengths
 from dyt.tasks.images import ImageError
 from dyt.tasks.layouts import DataError
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from tasks.coco_data import write
 from tasks.odd_images import DAMAGES, MODES, harm, put
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import DataError, Split
-from dyt.tasks.loading import Images, Preparation, loader, seeded
+from dyt.tasks.loading import Images, loader, seeded
+from dyt.tasks.preparation import Preparation
 
 PREPARATION = Preparation((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from dyt.tasks.detection import Detection, DetectionSpec
 from dyt.tasks.detection.metric import AveragePrecision, in_original
 from dyt.tasks.detection.precision import NAMES
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 
 READY = Preparation(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 KINDS = {"bbox": "", "segm": "mask_"}

@@ -14,7 +14,7 @@ from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
 from dyt.tasks.images import ImageError
 from dyt.tasks.layouts import DataError
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.segmentation import Segmentation, SegmentationSpec, windows
 from dyt.tasks.segmentation.layout import open_mask
 from dyt.tasks.segmentation.metrics import Overlap

@@ -19,7 +19,8 @@ from dyt.errors import SpecError
 from dyt.tasks.classification import Labels
 from dyt.tasks.data import DataSpec, open_data, open_split
 from dyt.tasks.layouts import DataError
-from dyt.tasks.loading import Images, Preparation
+from dyt.tasks.loading import Images
+from dyt.tasks.preparation import Preparation
 from dyt.train import RunSpec
 
 ARGS: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 1}

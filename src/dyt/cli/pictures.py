@@ -36,7 +36,7 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     from dyt.tasks.described import data_of
     from dyt.tasks.kinds import task_of
     from dyt.tasks.layouts import files
-    from dyt.tasks.loading import Preparation
+    from dyt.tasks.preparation import Preparation
     from dyt.train.state import run_of
 
     if len(model.head.input_shape((1, 1))) != 3:

@@ -110,4 +110,3 @@ class Executor(ABC):
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
         """out + M * branch(X), (B, N, C); `out` may be overwritten, by an executor that writes active tokens alone."""
         return branch.onto(x, out) if route.dense else out + self.pointwise(branch, x, route)
-

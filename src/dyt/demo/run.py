@@ -19,7 +19,8 @@ from dyt.measure.costs import dense_macs
 from dyt.measure.plots import activity_picture
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.data import DataSpec, open_data
-from dyt.tasks.loading import Preparation, transform
+from dyt.tasks.loading import transform
+from dyt.tasks.preparation import Preparation
 from dyt.train.loop import fit
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec

@@ -101,9 +101,7 @@ def stored(model: Composed, whole: bool | None = None, also: Collection[str] = (
     return {bare(k): v for k, v in (sites | tuned | behind).items()} | plain
 
 
-def put(
-    model: Composed, tensors: Mapping[str, Tensor], whole: bool | None = None, also: Collection[str] = ()
-) -> None:
+def put(model: Composed, tensors: Mapping[str, Tensor], whole: bool | None = None, also: Collection[str] = ()) -> None:
     """Copies tensors by stored key into the model; all of `stored(model, whole, also)` must be there."""
     with torch.no_grad():
         for key, target in stored(model, whole, also).items():

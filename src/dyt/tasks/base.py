@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,10 @@ from torch.utils.data import Dataset
 
 from dyt.assembly.image_size import check_size
 from dyt.model.dynamic import DynamicModel
+from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.sizes import pair
-
-if TYPE_CHECKING:
-    from dyt.tasks.data import Data
-    from dyt.tasks.loading import Preparation
 
 
 class Measure(ABC):

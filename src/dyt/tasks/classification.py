@@ -18,7 +18,8 @@ from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Measure, Task
 from dyt.tasks.data import Data, DataSpec, layout_of, open_data, open_split, split_name
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Images, Preparation
+from dyt.tasks.loading import Images
+from dyt.tasks.preparation import Preparation
 
 
 class Accuracy(Measure):

@@ -9,7 +9,7 @@ from dyt.config.spec import parse
 from dyt.core.data_config import DataConfig
 from dyt.errors import CheckpointError, SpecError
 from dyt.tasks.kinds import TASKS, AnyDataSpec
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 
 PLACE = frozenset({"root", "workers", "cache"})
 """Fields of data specs that say where data lies and how it is read, which is nobody's but the run's."""

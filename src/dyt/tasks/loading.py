@@ -6,78 +6,27 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
+from timm.data import create_transform  # type: ignore[attr-defined]
 from timm.data.transforms import ResizeKeepRatio
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import InterpolationMode, v2
 
-from dyt.assembly.backbone import input_size
-from dyt.core.data_config import channels
 from dyt.errors import DyTError
 from dyt.tasks.bands import Picture
 from dyt.tasks.base import Examples
 from dyt.tasks.data import DataSpec
 from dyt.tasks.layouts import Split
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.processes import deaf, ended, started
-from dyt.tasks.sizes import pair
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes of decoded images that a split may take in memory when `cache` is not given."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What a backbone wants of its images: (H, W) in pixels, mean and standard deviation of each of its channels."""
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @staticmethod
-    def of(backbone: nn.Module, size: int | Sequence[int] | None = None) -> Preparation:
-        """As timm resolves it; the image size is the model's own where it has one.
-
-        The statistics of RGB weights are taken for other channels as timm takes their stem: in turn, or their mean for
-        a single one.
-        """
-        config: dict[str, Any] = resolve_data_config({}, model=backbone)  # type: ignore[no-untyped-call]
-        mean, std = (_for_channels(config[name], channels(backbone)) for name in ("mean", "std"))
-        return Preparation(input_size(backbone) if size is None else pair(size), mean, std)
-
-    @property
-    def channels(self) -> int:
-        """C of the images."""
-        return len(self.mean)
-
-    @property
-    def colour(self) -> tuple[int, ...]:
-        """The mean as C values of 8 bits, to fill up with."""
-        return tuple(round(255 * value) for value in self.mean)
-
-    def normalized(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> float32, (x / 255 - mean) / std; float images are so already."""
-        if images.dtype != torch.uint8:
-            return images
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std
-
-    def shown(self, images: Tensor) -> Tensor:
-        """What `normalized` made, (B, C, H, W), as it was in [0, 1]."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images * std + mean).clamp(0, 1)
-
-
-def _for_channels(values: Sequence[float], count: int) -> tuple[float, ...]:
-    if len(values) == count:
-        return tuple(values)
-    return (sum(values) / len(values),) if count == 1 else tuple(values[i % len(values)] for i in range(count))
 
 
 def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Callable[[Picture], Tensor]:

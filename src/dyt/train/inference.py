@@ -14,7 +14,8 @@ from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Examples
 from dyt.tasks.kinds import task_of
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Preparation, loader
+from dyt.tasks.loading import loader
+from dyt.tasks.preparation import Preparation
 from dyt.train.calibrate import calibrate_rate
 from dyt.train.evaluation import Report, evaluate
 from dyt.train.importance import start_routers

@@ -18,7 +18,8 @@ from dyt.tasks.base import Task
 from dyt.tasks.described import data_of
 from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.tasks.layouts import DataError, Split, read_lines
-from dyt.tasks.loading import Preparation, loader
+from dyt.tasks.loading import loader
+from dyt.tasks.preparation import Preparation
 from dyt.train.state import CLASSES, run_of
 from dyt.train.workers import worker_count
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dyt.tasks.layouts import files
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.video import VideoError, VideoSpec
 from dyt.tasks.video.clips import Clips, crops
 

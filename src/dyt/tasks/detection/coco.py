@@ -13,38 +13,13 @@ import numpy as np
 
 from dyt.errors import DyTError
 from dyt.tasks.bands import Picture, open_picture, size_of
-from dyt.tasks.detection.outlines import FAR, is_number, wrong_outline
+from dyt.tasks.detection.outlines import FAR, Objects, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
 from dyt.tasks.layouts import DataError, Split, found, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
 SLACK = 1.0
 """Pixels by which a box may reach over its image, by rounding; it is cut."""
-
-
-@dataclass(frozen=True)
-class Objects:
-    """The objects of one image, n of them, which may be none.
-
-    Attributes:
-        size: (height, width) of the image in pixels.
-        boxes: (n, 4) float32, xyxy in pixels, cut to the image.
-        given: (n, 4) float64, xywh in pixels, as the file says; what is measured against.
-        labels: (n,) int64, positions among the classes, from 0.
-        crowd: (n,) bool, a region of many objects that are not told apart.
-        areas: (n,) float64, pixels of the object, as the file says; of its box where it does not.
-        order: place of the image among all of the file by their ids, in which COCO's own measure goes through them.
-        outlines: n polygons or run lengths as COCO has them; none when they are not read.
-    """
-
-    size: tuple[int, int]
-    boxes: np.ndarray
-    given: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
-    order: int
-    outlines: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

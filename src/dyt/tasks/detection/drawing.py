@@ -18,7 +18,7 @@ from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.base import Answer
 from dyt.tasks.detection.examples import squared
 from dyt.tasks.detection.metric import in_original, run_lengths
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 
 SHOWN = 0.5
 """Score from which a detection is drawn and told."""

@@ -12,10 +12,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from dyt.tasks.bands import Picture, size_of
 from dyt.tasks.base import Examples
-from dyt.tasks.detection.coco import Objects, ObjectSplit
-from dyt.tasks.detection.outlines import outlines
+from dyt.tasks.detection.coco import ObjectSplit
+from dyt.tasks.detection.outlines import Objects, outlines
 from dyt.tasks.detection.spec import DetectionSpec
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.sizes import pair
 
 

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dyt.tasks.detection.coco import Objects
-
 FAR = 1e6
 """Pixels; what is farther away is no coordinate."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one image, n of them, which may be none.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        boxes: (n, 4) float32, xyxy in pixels, cut to the image.
+        given: (n, 4) float64, xywh in pixels, as the file says; what is measured against.
+        labels: (n,) int64, positions among the classes, from 0.
+        crowd: (n,) bool, a region of many objects that are not told apart.
+        areas: (n,) float64, pixels of the object, as the file says; of its box where it does not.
+        order: place of the image among all of the file by their ids, in which COCO's own measure goes through them.
+        outlines: n polygons or run lengths as COCO has them; none when they are not read.
+    """
+
+    size: tuple[int, int]
+    boxes: np.ndarray
+    given: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    order: int
+    outlines: tuple[Any, ...] = ()
 
 
 def is_number(value: Any) -> bool:

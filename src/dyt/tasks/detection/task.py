@@ -19,7 +19,7 @@ from dyt.tasks.detection.examples import ObjectImages
 from dyt.tasks.detection.metric import AveragePrecision
 from dyt.tasks.detection.spec import DetectionSpec
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 
 
 class Detection(Task):

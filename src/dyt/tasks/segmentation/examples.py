@@ -14,7 +14,8 @@ from dyt.heads.pixelwise import IGNORED
 from dyt.tasks.bands import tensor_of
 from dyt.tasks.base import Examples
 from dyt.tasks.layouts import DataError
-from dyt.tasks.loading import Preparation, seeded
+from dyt.tasks.loading import seeded
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.segmentation.layout import Masked
 from dyt.tasks.segmentation.spec import SegmentationSpec
 

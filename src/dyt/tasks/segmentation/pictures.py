@@ -20,10 +20,10 @@ from dyt.measure.activity import patch_maps
 from dyt.measure.plots import activity_picture, as_rgb
 from dyt.model.dynamic import DynamicModel, record
 from dyt.tasks.base import Answer, stems
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.spec import SegmentationSpec
-from dyt.tasks.segmentation.task import over
+from dyt.tasks.segmentation.windows import over
 
 STRENGTH = 0.55
 """How much of a pixel its class's colour covers."""

@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dyt.assembly.backbone import input_size
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.segmentation import windows
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.layout import Masked, class_names, open_split, reader, test_split
 from dyt.tasks.segmentation.metrics import Overlap
 from dyt.tasks.segmentation.spec import SegmentationSpec
-from dyt.tasks.sizes import pair
 
 
 class Segmentation(Task):
@@ -47,7 +45,7 @@ class Segmentation(Task):
         return class_names(Path(spec.root), spec.classes)
 
     def check(self, model: DynamicModel, spec: SegmentationSpec) -> None:
-        windows.check(model.backbone, side(model, spec), spec.inference, spec.stride)
+        windows.check(model.backbone, windows.side(model, spec), spec.inference, spec.stride)
 
     def examples(self, spec: SegmentationSpec, split: Split, preparation: Preparation, training: bool) -> Pairs:
         return Pairs(_masked(split), spec, preparation, "crops" if training else "whole")
@@ -61,7 +59,7 @@ class Segmentation(Task):
 
     def infer(self, model: DynamicModel, inputs: Tensor, spec: SegmentationSpec | None) -> Tensor:
         """Logits (B, K, H, W) of images (B, C, H, W) of any size, in windows or whole; without a spec as they are."""
-        return model(inputs) if spec is None else over(model, inputs, spec, model)
+        return model(inputs) if spec is None else windows.over(model, inputs, spec, model)
 
     def draw(
         self,
@@ -81,25 +79,6 @@ class Segmentation(Task):
         from dyt.tasks.segmentation.pictures import draw
 
         return draw(model, spec, self.examples(spec, alone(files), _prepared(model, spec), False), classes, out)
-
-
-def side(model: DynamicModel, spec: SegmentationSpec) -> tuple[int, int]:
-    """(H, W) of crops and windows, in pixels."""
-    return input_size(model.backbone) if spec.size is None else pair(spec.size)
-
-
-def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) -> Tensor:
-    """What `run` makes of images of any size, (B, C, H, W), window by window or whole, as the spec says.
-
-    Raises:
-        DyTError: the model's backbone cannot be given what the spec asks for.
-    """
-    size = side(model, spec)
-    windows.check(model.backbone, size, spec.inference, spec.stride)
-    if spec.inference == "whole":
-        return windows.whole(run, images, windows.multiple(model.backbone))
-    stride = (spec.stride, spec.stride) if spec.stride else (max(size[0] * 2 // 3, 1), max(size[1] * 2 // 3, 1))
-    return windows.slide(run, images, size, stride, spec.batch)
 
 
 def alone(files: Sequence[Path]) -> Masked:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyt.assembly.backbone import input_size
 from dyt.core.data_config import any_size
 from dyt.errors import DyTError
 from dyt.heads.pyramid import layers_of
+from dyt.model.dynamic import DynamicModel
+from dyt.tasks.segmentation.spec import SegmentationSpec
 from dyt.tasks.sizes import pair
 
 
@@ -99,3 +102,22 @@ def slide(
             count[y : y + h, x : x + w] += 1
     assert total is not None  # there is one window at least
     return (total / count)[:, :, :height, :width]
+
+
+def side(model: DynamicModel, spec: SegmentationSpec) -> tuple[int, int]:
+    """(H, W) of crops and windows, in pixels."""
+    return input_size(model.backbone) if spec.size is None else pair(spec.size)
+
+
+def over(model: DynamicModel, images: Tensor, spec: SegmentationSpec, run: Any) -> Tensor:
+    """What `run` makes of images of any size, (B, C, H, W), window by window or whole, as the spec says.
+
+    Raises:
+        DyTError: the model's backbone cannot be given what the spec asks for.
+    """
+    size = side(model, spec)
+    check(model.backbone, size, spec.inference, spec.stride)
+    if spec.inference == "whole":
+        return whole(run, images, multiple(model.backbone))
+    stride = (spec.stride, spec.stride) if spec.stride else (max(size[0] * 2 // 3, 1), max(size[1] * 2 // 3, 1))
+    return slide(run, images, size, stride, spec.batch)

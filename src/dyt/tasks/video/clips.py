@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional as F
 
 from dyt.tasks.base import Examples
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Preparation, seeded
+from dyt.tasks.loading import seeded
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.sizes import cover, pair
 from dyt.tasks.video.decoding import decoded
 from dyt.tasks.video.lists import checked

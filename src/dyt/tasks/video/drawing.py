@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,18 +12,15 @@ from dyt.measure.activity import patch_maps, routes_of
 from dyt.measure.frames import rates_by_frame
 from dyt.measure.plots import activity_picture
 from dyt.model.dynamic import DynamicModel
-from dyt.tasks.base import Answer, stems
+from dyt.tasks.base import Answer, Task, stems
 from dyt.tasks.layouts import files as split_of
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.video.spec import VideoSpec
-
-if TYPE_CHECKING:
-    from dyt.tasks.video.task import Video
 
 
 @torch.no_grad()
 def drawn(
-    task: Video,
+    task: Task,
     model: DynamicModel,
     spec: VideoSpec,
     files: Sequence[Path],

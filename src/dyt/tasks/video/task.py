@@ -15,7 +15,7 @@ from dyt.tasks.base import Answer, Measure, Task
 from dyt.tasks.classification import Accuracy
 from dyt.tasks.data import Data
 from dyt.tasks.layouts import Split
-from dyt.tasks.loading import Preparation
+from dyt.tasks.preparation import Preparation
 from dyt.tasks.video.clips import Clips
 from dyt.tasks.video.lists import list_split, listed_classes, open_lists
 from dyt.tasks.video.spec import VideoSpec
