@@ -17,7 +17,7 @@ import torch
 import dyt
 from dyt.executors import Sparse
 from dyt.measure import paired, random_masks, token_counts
-from dyt.core.context import steered
+from dyt.core.context import changed
 
 ROUNDED, EXACT = "rounded rows", "a row for each token"
 
@@ -44,7 +44,7 @@ def main() -> None:
 
         def forward() -> None:
             masks = random_masks(tokens, options.batch, rate + drawn.uniform(-0.05, 0.05), drawn.randrange(2**31))
-            with torch.no_grad(), dyt.forced(model, masks), steered(model.key, executor=executor):
+            with torch.no_grad(), dyt.forced(model, masks), changed(model.key, executor=executor):
                 model(images)
 
         return forward

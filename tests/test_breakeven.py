@@ -52,7 +52,7 @@ def test_the_site_takes_the_executor_that_is_faster(limit: float, kind: type) ->
     assert type(site.executor(False, route(7))) is kind
 
 
-def test_the_steering_and_train_mode_overrule_it() -> None:
+def test_the_forward_context_and_train_mode_overrule_it() -> None:
     model = tiny()
     site = model.sites[0]
     site.break_even = BreakEven((1,), (0.0,), 0.5)

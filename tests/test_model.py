@@ -224,7 +224,7 @@ def _dynamo() -> Any:
 
 
 @pytest.mark.usefixtures("_dynamo")
-def test_compiled_models_follow_the_steering() -> None:
+def test_compiled_models_follow_the_forward_context() -> None:
     model = tiny()
     compiled = torch.compile(model, fullgraph=WHOLE, backend="eager")
     for context in (dyt.execution(model, "masked"), dyt.execution(model, "complete"), dyt.execution(model, "sparse")):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import dyt
 from dyt.config.spec import parse
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.heads import classification, distillation
@@ -247,7 +247,7 @@ def test_a_progress_outside_0_and_1_is_refused(progress: float) -> None:
 def test_progress_does_not_leak() -> None:
     model = still()
     dyt.TuningStep(model)(X, Y, 0.9)
-    assert steer.current(model.key).progress == 0.0
+    assert context.current(model.key).progress == 0.0
 
 
 def test_forced_masks_have_a_rate_without_gradient() -> None:

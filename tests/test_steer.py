@@ -1,4 +1,4 @@
-"""Steering: contexts nest, restore, and never leak into another model, thread or copy."""
+"""ForwardContext: contexts nest, restore, and never leak into another model, thread or copy."""
 
 import asyncio
 import copy
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.core import context as steer
+from dyt.core import context
 from laws.models import masks, tiny
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_an_exception_restores() -> None:
     ):
         with pytest.raises(ZeroDivisionError), context:
             raise ZeroDivisionError
-        assert steer.current(model.key) == steer.current(steer.Key()), context
+        assert context.current(model.key) == context.current(context.ModelKey()), context
 
 
 def test_a_forward_that_fails_leaves_no_trace() -> None:
@@ -120,7 +120,7 @@ def test_coroutines_do_not_meet() -> None:
     model = tiny()
     free = run(model)
 
-    async def steered() -> torch.Tensor:
+    async def forced() -> torch.Tensor:
         with dyt.execution(model, "complete"):
             await asyncio.sleep(0)
             return run(model)
@@ -130,7 +130,7 @@ def test_coroutines_do_not_meet() -> None:
         return run(model)
 
     async def both() -> list[torch.Tensor]:
-        return await asyncio.gather(steered(), plain())
+        return await asyncio.gather(forced(), plain())
 
     complete, other = asyncio.run(both())
     assert torch.equal(other, free)
@@ -140,7 +140,7 @@ def test_coroutines_do_not_meet() -> None:
 def test_the_policy_is_named() -> None:
     model = tiny()
     with dyt.forced(model, masks(model, X, ["none"], 0)):
-        assert steer.current(model.key).policy == "forced"
+        assert context.current(model.key).policy == "forced"
         with dyt.execution(model, "complete"):
-            assert steer.current(model.key).policy == "complete"
-    assert steer.current(model.key).policy == "routed"
+            assert context.current(model.key).policy == "complete"
+    assert context.current(model.key).policy == "routed"

@@ -124,7 +124,7 @@ def test_a_part_of_the_batch_reads_its_own_images():
 
 
 def test_a_forward_between_the_passes_is_not_touched():
-    """The hook answers only forwards that are steered by it."""
+    """The hook answers only forwards that are in its forward context."""
     model, other = tiny().eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         wanted, found = model(other), []

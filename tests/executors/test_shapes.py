@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dyt
-from dyt.core.context import steered
+from dyt.core.context import changed
 from dyt.executors import Sparse
 from laws.models import tiny, token_shapes
 
@@ -98,7 +98,7 @@ def test_so_do_those_of_an_optimised_model() -> None:
 def test_with_a_row_for_each_token_there_are_many(variant: str) -> None:
     """That this would be seen: what counts the tokens' work has another shape for nearly every batch."""
     model = tiny(VIT | {"depth": 1}, variant={"type": variant})
-    assert seen(model, lambda: steered(model.key, executor=Sparse(exact=True))) > 32
+    assert seen(model, lambda: changed(model.key, executor=Sparse(exact=True))) > 32
 
 
 def test_each_product_of_a_training_step_takes_few_shapes() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.core.context import steered
+from dyt.core.context import changed
 from dyt.errors import DyTError, SpecError, UnsupportedError
 from dyt.measure.flops import MacCounter
 from dyt.measure.macs import tokens_alone
@@ -153,7 +153,7 @@ def test_macs_are_those_of_the_flop_counter_without_the_regions(backbone: str) -
     model = built(backbone=backbone).eval()
     images, _ = batch()
     whole = executed(model, images[:1])
-    with torch.no_grad(), steered(model.key, executor=tokens_alone()), MacCounter() as everything:
+    with torch.no_grad(), changed(model.key, executor=tokens_alone()), MacCounter() as everything:
         model(images[:1])
     assert int(dyt.count_macs(model, images[:1])) == whole
     per_region = 8 * 7 * 7 * 16 + 16 * 16 + 16 * 3 + 16 * 3 * 4

@@ -11,7 +11,7 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 import dyt
-from dyt.core.context import steered
+from dyt.core.context import changed
 from dyt.executors import unseen
 from dyt.measure import executed_macs
 from dyt.measure.flops import MacCounter, formula_of, register, table
@@ -153,7 +153,7 @@ def test_what_a_batch_executes_is_told_apart_from_what_its_images_need() -> None
     """The rows of a shorter image are computed and thrown away."""
     model = tiny(variant={"type": "attn"})
     given = [mask.clone() for mask in masks(model, X, ["all"], 0)]
-    with dyt.forced(model, given), steered(model.key, executor=tokens_alone()):
+    with dyt.forced(model, given), changed(model.key, executor=tokens_alone()):
         assert executed_macs(model, X) == int(dyt.count_macs(model, X).sum())
     for mask in given:
         mask[1, 5:] = False

@@ -87,7 +87,7 @@ def test_gradients_reach_every_predictor(checkpointing: bool) -> None:
     loss, parts = dyt.TuningStep(model).train()(X, Y)
     loss.backward()
     predictors = {k: p.grad for k, p in model.named_parameters() if ".predictor." in k}
-    assert len({k.split(".stage.")[0] for k in predictors}) == 3
+    assert len({k.split(".reduction.")[0] for k in predictors}) == 3
     assert all(grad is not None and bool(grad.any()) for grad in predictors.values())
     assert float(parts["reducer"].detach()) == 0.0
 

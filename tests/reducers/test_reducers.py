@@ -138,10 +138,10 @@ def test_saved_and_loaded(name: str, tmp_path: Any) -> None:
     assert {type(module) for module in loaded.modules()} == {type(module) for module in model.modules()}
     with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own = {f"reducers.{s.name}.{key}" for s in model.stages for key in s.reducer_state()}
+    own = {f"reducers.{s.name}.{key}" for s in model.reductions for key in s.reducer_state()}
     assert own == {key for key in tensors if key.startswith("reducers.")}
     if own:
-        assert f"reducers.blocks.1.{next(iter(model.stages[1].reducer_state()))}" in own
+        assert f"reducers.blocks.1.{next(iter(model.reductions[1].reducer_state()))}" in own
         tensors.pop(min(own))
         save_file(tensors, path, metadata | {CHECKSUM: checksum(tensors, metadata)})
         with pytest.raises(dyt.CheckpointError, match=r"1 missing \(reducers.blocks"):
@@ -211,10 +211,10 @@ def test_nothing_is_left_after_a_forward(name: str) -> None:
         run(model, X[:1])
     hook.remove()
     assert torch.equal(run(model), expected)  # an interrupted forward does not disturb the next
-    underway = {id(each.underway) for each in model.stages}
-    assert len(underway) == 1
-    assert model.stages[0].underway.carried is None
-    assert model.stages[0].underway.keys == []
+    state = {id(each.state) for each in model.reductions}
+    assert len(state) == 1
+    assert model.reductions[0].state.carried is None
+    assert model.reductions[0].state.keys == []
 
 
 def test_a_block_alone_says_what_it_lacks() -> None:
@@ -286,7 +286,7 @@ def test_attention_without_one_key_per_token_is_refused() -> None:
 
 def test_no_reducer_is_the_default_and_a_wrong_one_is_answered() -> None:
     assert dyt.DyTSpec().reducer is None
-    assert not made("tome", reducer=None).stages
+    assert not made("tome", reducer=None).reductions
     with pytest.raises(dyt.SpecError, match=r"reducer: reducers has no 'tom'; did you mean 'tome'"):
         made("tome", reducer={"type": "tom"})
 

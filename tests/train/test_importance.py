@@ -87,7 +87,7 @@ def test_it_starts_at_the_rate_and_tells_importance(weights: Path, rate: float, 
 
 def started_rate(tuned: dyt.DynamicModel, images: torch.Tensor = X) -> float:
     """Of what the routers say of the complete pass's tokens, on which they were started."""
-    keeping, active, total = dyt.core.context.steered(tuned.key, keep_tokens=True), 0, 0
+    keeping, active, total = dyt.core.context.changed(tuned.key, keep_tokens=True), 0, 0
     with torch.no_grad(), dyt.execution(tuned.eval(), "complete"), keeping, dyt.record(tuned) as routes:
         tuned(images)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_it_starts_at_the_rate_where_logits_tie(weights: Path, rate: float, dtyp
             tuned.backbone.pos_embed.zero_()
             tuned.backbone.patch_embed.proj.weight.zero_()
     start_routers(tuned, [X.to(dtype)[:3], X.to(dtype)[3:]], rate)
-    keeping = dyt.core.context.steered(tuned.key, keep_tokens=True)
+    keeping = dyt.core.context.changed(tuned.key, keep_tokens=True)
     with torch.no_grad(), dyt.execution(tuned.eval(), "complete"), keeping, dyt.record(tuned) as routes:
         tuned(X.to(dtype))
     for site, route in list(zip(tuned.sites, routes, strict=True))[-1 if tied == "one site" else 0 :]:

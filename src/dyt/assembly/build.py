@@ -16,7 +16,7 @@ from dyt.assembly.window_attention import combination_refusal
 from dyt.config.files import read
 from dyt.config.presets import preset, presets
 from dyt.config.spec import DyTSpec, parse
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core import interop as bridges
 from dyt.dispatchers.base import Dispatcher, Place
 from dyt.errors import SpecError, UnsupportedError, nearest
@@ -27,7 +27,7 @@ from dyt.model.parts import classifiers, start_head, tuned_keys
 from dyt.model.site import Site
 from dyt.model.tensors import check_modules, trainable
 from dyt.model.timm_surface import checkpoint_blocks
-from dyt.model.token_state import Stage, Underway
+from dyt.model.token_state import TokenReduction, TokenState
 from dyt.reducers import Position, Reducer, ReducerSpec
 from dyt.tuners.base import Tuner
 
@@ -97,7 +97,7 @@ def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> Dyn
     Raises:
         SpecError, UnsupportedError: as `build`. Nothing was changed.
     """
-    key, tuner = steer.Key(), tuner_of(spec)
+    key, tuner = context.ModelKey(), tuner_of(spec)
     # everything that can be refused is refused before the first change
     replaced = _dynamic_blocks(backbone, spec, key, tuner)
     head_class = registry.heads.get(spec.head.type)
@@ -112,7 +112,7 @@ def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> Dyn
     for path, block in replaced.items():
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, block)
-        if block.stage is not None and block.stage.needs_keys:
+        if block.reduction is not None and block.reduction.needs_keys:
             block.family.listen(block)
     if tuner is not None:
         tuner.apply(backbone, next(iter(replaced.values())).family)
@@ -120,7 +120,7 @@ def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> Dyn
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key, head_class(spec.head, backbone), tuner)
-    asked = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())  # Swin's stages have it
+    asked = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())  # Swin's reductions have it
     if asked:
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
@@ -172,7 +172,7 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
         )
 
 
-def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: Tuner | None) -> dict[str, DynamicBlock]:
+def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: context.ModelKey, tuner: Tuner | None) -> dict[str, DynamicBlock]:
     found = families.find(backbone)
     if found is None:
         raise UnsupportedError(f"{unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
@@ -193,7 +193,7 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
     paths = dynamic_paths(family.blocks(backbone), spec.variant)
     rates = rates_of(spec, len(paths))
     rooms = rooms_of(spec, len(paths) * len(variant.dispatched))
-    stages = _stages(family, backbone, spec, variant, dispatcher, key)
+    reductions = _reductions(family, backbone, spec, variant, dispatcher, key)
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
     for path, rate in zip(paths, rates, strict=True):
         block = backbone.get_submodule(path)
@@ -208,7 +208,7 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: steer.Key, tuner: T
             site = Site(index, name, *parts, prefix, key, executors, rate, raster, rooms[index])
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
-        blocks[path] = variant(spec.variant, block, family, sites, stages.get(path))
+        blocks[path] = variant(spec.variant, block, family, sites, reductions.get(path))
     return blocks
 
 
@@ -257,15 +257,15 @@ def _check_tuner(
         raise UnsupportedError(f"tuner '{spec.tuner.type}' is not available for {type(backbone).__name__}: {reason}")
 
 
-def _stages(
+def _reductions(
     family: families.Family,
     backbone: nn.Module,
     spec: DyTSpec,
     variant: type[DynamicBlock],
     dispatcher: type[Dispatcher],
-    key: steer.Key,
-) -> dict[str, Stage]:
-    """The stage of every block by its path; none without a reducer."""
+    key: context.ModelKey,
+) -> dict[str, TokenReduction]:
+    """The reduction of every block by its path; none without a reducer."""
     if spec.reducer is None:
         return {}
     reducer: type[Reducer] = registry.reducers.get(spec.reducer.type)
@@ -277,15 +277,15 @@ def _stages(
     paths, prefix, whole = family.blocks(backbone), family.prefix_tokens(backbone), family.reads_patches(backbone)
     own = cast(ReducerSpec, spec.reducer)
     layers = reducer.layers(own, len(paths))
-    stages, underway = {}, Underway()
+    reductions, state = {}, TokenState()
     for i, path in enumerate(paths):
         block, acts = backbone.get_submodule(path), None
         if i in layers:
             acts = reducer(own, Position(family.dim(backbone, block), layers.index(i), i, len(layers)))
         like = next(block.parameters())
-        stage = Stage(path, acts, prefix, key, underway, path == paths[0], path == paths[-1], whole)
-        stages[path] = stage.to(device=like.device, dtype=like.dtype)
-    return stages
+        reduction = TokenReduction(path, acts, prefix, key, state, path == paths[0], path == paths[-1], whole)
+        reductions[path] = reduction.to(device=like.device, dtype=like.dtype)
+    return reductions
 
 
 def _reducer_refusal(
@@ -326,7 +326,7 @@ def _freeze(backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None) -> None:
         if name in tuned:
             parameter.requires_grad_(True)
     for module in backbone.modules():
-        if isinstance(module, (Site, Stage)):
+        if isinstance(module, (Site, TokenReduction)):
             module.requires_grad_(True)
     for head in classifiers(backbone):
         head.requires_grad_(True)

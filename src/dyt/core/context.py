@@ -1,8 +1,8 @@
-"""Steering: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
+"""ForwardContext: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
 
 Nothing is stored on modules, so that two models, two threads or a nested context never disturb one another.
 
-torch.compile guards on the steering of the context that compiled code is called in. It cannot trace a change of a
+torch.compile guards on the forward context of the context that compiled code is called in. It cannot trace a change of a
 ContextVar, so that contexts entered inside compiled code (those of a tuning step) are noted on the model's key while it
 traces: the tracer undoes what it noted before compiled code runs, and no run ever sees it.
 """
@@ -22,15 +22,15 @@ from dyt.core.execution import Executor
 from dyt.core.route import Route, SharedPrefix
 
 
-class Key:
+class ModelKey:
     """The identity of a model, shared by its sites; a deepcopy of the model gets a new one, shared by its sites."""
 
-    traced: Steering | None = None
-    """The steering inside a context that torch.compile is tracing; None at all other times."""
+    traced: ForwardContext | None = None
+    """The forward context inside a context that torch.compile is tracing; None at all other times."""
 
 
 @dataclass(frozen=True, eq=False)
-class Steering:
+class ForwardContext:
     """How one model's forwards run inside a context.
 
     Attributes:
@@ -66,30 +66,30 @@ class Steering:
         return "complete" if self.complete else "routed" if self.masks is None else "forced"
 
 
-_PLAIN = Steering()
-_steerings: ContextVar[Mapping[Key, Steering]] = ContextVar("dyt_steerings", default={})  # noqa: B039 - never changed in place
+_PLAIN = ForwardContext()
+_contexts: ContextVar[Mapping[ModelKey, ForwardContext]] = ContextVar("dyt_contexts", default={})  # noqa: B039 - never changed in place
 
 
-def current(key: Key) -> Steering:
-    """The steering of the model with this key in the present context."""
+def current(key: ModelKey) -> ForwardContext:
+    """The forward context of the model with this key in the present context."""
     if torch.compiler.is_dynamo_compiling() and key.traced is not None:
         return key.traced
-    return _steerings.get().get(key, _PLAIN)
+    return _contexts.get().get(key, _PLAIN)
 
 
 @contextmanager
-def steered(key: Key, **changes: Any) -> Iterator[Steering]:
-    """Changes fields of the model's steering inside the context; what is not named stays as it is outside."""
-    steering = replace(current(key), **changes)
+def changed(key: ModelKey, **changes: Any) -> Iterator[ForwardContext]:
+    """Changes fields of the model's forward context inside the context; what is not named stays as it is outside."""
+    now = replace(current(key), **changes)
     if torch.compiler.is_dynamo_compiling():
-        outer, key.traced = key.traced, steering
+        outer, key.traced = key.traced, now
         try:
-            yield steering
+            yield now
         finally:
             key.traced = outer
         return
-    token = _steerings.set({**_steerings.get(), key: steering})
+    token = _contexts.set({**_contexts.get(), key: now})
     try:
-        yield steering
+        yield now
     finally:
-        _steerings.reset(token)
+        _contexts.reset(token)

@@ -53,7 +53,7 @@ class Route:
         logits: (B, P) float32, the router's logits before noise, detached; None when no threshold decided.
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
         site: the name of the branch, `blocks.3.mlp`.
-        entered: (B, N, C) the tokens that entered the branch, in the graph; None unless the steering keeps them.
+        entered: (B, N, C) the tokens that entered the branch, in the graph; None unless the forward context keeps them.
         raster: (P,) int64 on the CPU, which patch token lies at each place of the image, row by row; None when the
             tokens are in that order.
     """
@@ -70,7 +70,7 @@ class Route:
 
     def summary(self) -> Tensor:
         """(B, C) float32: what stands for an image in the tokens that entered: the class token, or the mean patch."""
-        assert self.entered is not None, "only routes recorded while the steering keeps tokens have them"
+        assert self.entered is not None, "only routes recorded while the forward context keeps tokens have them"
         if self.prefix:
             return self.entered[:, 0].float()
         kept = self.entered.float()
@@ -81,7 +81,7 @@ class Route:
 
     def patches(self) -> Tensor:
         """(M, C) float32: the patch tokens that entered, of all images; padding left out."""
-        assert self.entered is not None, "only routes recorded while the steering keeps tokens have them"
+        assert self.entered is not None, "only routes recorded while the forward context keeps tokens have them"
         entered = self.entered[:, self.prefix :].float()
         return entered.flatten(0, 1) if self.padding is None else entered[~self.padding[:, self.prefix :]]
 

@@ -86,7 +86,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The outputs for a batch, as the backbone's present steering makes its tokens."""
+        """The outputs for a batch, as the backbone's present forward context makes its tokens."""
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.breakeven import BreakEven
 from dyt.core.offloading import refuse_absent
 from dyt.errors import DyTError, UnsupportedError
@@ -158,7 +158,7 @@ def _break_even(model: DynamicModel, call: _Call, site: Site, tokens: Sequence[t
 
         def run() -> None:
             site.break_even = choice
-            with steer.steered(model.key, masks=masks):
+            with context.changed(model.key, masks=masks):
                 call.block(*call.args, **call.kwargs)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.execution import Executor
 from dyt.core.offloading import refuse_absent
 from dyt.errors import DyTError, UnsupportedError
@@ -49,8 +49,8 @@ def program(model: nn.Module, images: Tensor, executor: str = "capacity") -> Exp
     if len(images) == 0:
         raise DyTError("export needs an image, for its size and dtype; given a batch of none")
     _check(model, executor)
-    steering = steer.current(model.key)
-    if steering.masks is not None or steering.records:
+    now = context.current(model.key)
+    if now.masks is not None or now.records:
         raise UnsupportedError("forced masks and records would be part of the file: export outside of their contexts")
     traced = images[:1].expand(TRACED, *images.shape[1:]).contiguous()
     with torch.no_grad(), execution(model, executor):

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.route import activation_rate
 from dyt.errors import DyTError, UnsupportedError
 from dyt.measure.activity import random_masks, routes_of, token_counts
@@ -142,7 +142,7 @@ def compare(
     found, left = contenders(model, executor_names, peers, rewrites)
     prepared: dict[str, _Prepared] = {}
     with torch.inference_mode():
-        with steer.steered(model.key, masks=_masks(model, images, rate)), execution(model, "masked"):
+        with context.changed(model.key, masks=_masks(model, images, rate)), execution(model, "masked"):
             expected = model(images)
         if not isinstance(expected, Tensor):
             raise UnsupportedError(
@@ -198,7 +198,7 @@ class _Prepared:
     def _context(self) -> AbstractContextManager[Any]:
         if not isinstance(self.model, DynamicModel):
             return nullcontext()
-        return steer.steered(self.model.key, masks=self.masks, executor=self.contender.executor)
+        return context.changed(self.model.key, masks=self.masks, executor=self.contender.executor)
 
     def run(self) -> Tensor:
         """One call, finished when it returns."""

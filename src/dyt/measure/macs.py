@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route, Tokens
 from dyt.executors import Sparse
@@ -81,7 +81,7 @@ def count_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> Tenso
     count = len(next(iter(images.values())) if isinstance(images, Mapping) else images)
     metered = _Metered(counter, count)
     model = dynamic_of(model)
-    with _evaluating(model), counter, steer.steered(model.key, executor=metered, counting=True):
+    with _evaluating(model), counter, context.changed(model.key, executor=metered, counting=True):
         model(images)
     shared = (counter.total - metered.dropped - metered.booked.sum()) / max(count, 1)
     return (metered.booked + shared).round().long()
@@ -102,7 +102,7 @@ def executed_macs(model: nn.Module, images: Tensor | Mapping[str, Tensor]) -> in
         UnsupportedError: as `count_macs`, or of the executor in force.
     """
     model = dynamic_of(model)
-    with _evaluating(model), MacCounter() as counter, steer.steered(model.key, counting=True):
+    with _evaluating(model), MacCounter() as counter, context.changed(model.key, counting=True):
         model(images)
     return counter.total
 

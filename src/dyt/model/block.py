@@ -17,13 +17,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from dyt.config.base import ComponentSpec
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.execution import MLPBranch, Pointwise
 from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
 from dyt.families.base import Family
 from dyt.model.site import Site
-from dyt.model.token_state import Stage
+from dyt.model.token_state import TokenReduction
 from dyt.registry import variants
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class DynamicBlock(nn.Module, ABC):
         block: the block whose place is taken; kept for `restored`, and without use until then.
         family: how that block splits into branches.
         sites: one site per name in `dispatched`.
-        stage: what the block does about the number of tokens; None where the model has no reducer.
+        reduction: what the block does about the number of tokens; None where the model has no reducer.
     """
 
     Spec: ClassVar[type[VariantSpec]] = VariantSpec
@@ -79,7 +79,7 @@ class DynamicBlock(nn.Module, ABC):
         block: nn.Module,
         family: Family,
         sites: Mapping[str, Site],
-        stage: Stage | None = None,
+        reduction: TokenReduction | None = None,
     ) -> None:
         super().__init__()
         self._adopt(block)
@@ -87,7 +87,7 @@ class DynamicBlock(nn.Module, ABC):
         self.family = family
         self.grad_checkpointing = False
         self.sites = nn.ModuleDict(dict(sites))
-        self.stage = stage
+        self.reduction = reduction
         self.train(block.training)
 
     def _adopt(self, block: nn.Module) -> None:
@@ -106,7 +106,7 @@ class DynamicBlock(nn.Module, ABC):
         """The block whose place was taken, with the children, parameters, buffers and attributes that are here now."""
         block = self._replaced[0]
         for kept, here in (
-            (block._modules, {name: child for name, child in self._modules.items() if name not in {"sites", "stage"}}),
+            (block._modules, {name: child for name, child in self._modules.items() if name not in {"sites", "reduction"}}),
             (block._parameters, self._parameters),
             (block._buffers, self._buffers),
         ):
@@ -143,30 +143,30 @@ class DynamicBlock(nn.Module, ABC):
         Raises:
             UnsupportedError: an attention mask, which is for tokens in their places, in a model with a reducer.
         """
-        if self.stage is None:
+        if self.reduction is None:
             return x
         if any(value is not None and value is not False for value in (*args, *kwargs.values())):
             raise UnsupportedError(
                 "a reducer changes the tokens from block to block, and does not combine with attn_mask or is_causal"
             )
-        return self.stage.enter(x)
+        return self.reduction.enter(x)
 
     def leave(self, x: Tensor) -> Tensor:
         """The tokens that the block passes on."""
-        return x if self.stage is None else self.stage.leave(x)
+        return x if self.reduction is None else self.reduction.leave(x)
 
     def attended(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens after the attention, and what the MLP branch reads, for the attention branch's output."""
         after = self.family.attend(self, x, branch)
-        if self.stage is not None:
-            after = self.stage.middle(after, partial(self.family.class_attention, self, x))
+        if self.reduction is not None:
+            after = self.reduction.middle(after, partial(self.family.class_attention, self, x))
         return after, self.family.mlp_input(self, x, after)
 
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The whole branch, every token computed: what the original block's residual adds."""
         site = next(iter(self.sites.values()))
         assert isinstance(site, Site)
-        stem = steer.current(site.key).stem
+        stem = context.current(site.key).stem
         if stem is not None and stem.entered is x and not self.stochastic(name):
             return stem.once(name, lambda: self._computed(name, x, *args, **kwargs))
         return self._computed(name, x, *args, **kwargs)
@@ -175,11 +175,11 @@ class DynamicBlock(nn.Module, ABC):
         method: Callable[..., Tensor] = getattr(self.family, name)
         if name in POINTWISE:
             return self._frozen(partial(method, self))(x, *args, **kwargs)
-        tokens = Tokens() if self.stage is None else self.stage.tokens()
-        if self.stage is not None and self.stage.needs_keys:
+        tokens = Tokens() if self.reduction is None else self.reduction.tokens()
+        if self.reduction is not None and self.reduction.needs_keys:
             with_keys = self._frozen(lambda y: self.family.attn_with_keys(self, y, tokens))
             out, keys = with_keys(x)
-            self.stage.hear(keys)
+            self.reduction.hear(keys)
             return out
         return self._frozen(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
 
@@ -198,7 +198,7 @@ class DynamicBlock(nn.Module, ABC):
         attention = None
         if site.dispatcher.needs_attention:
             attention = partial(family.class_attention, self, entered, *args, **kwargs)
-        dropped = None if self.stage is None else self.stage.dropped()
+        dropped = None if self.reduction is None else self.reduction.dropped()
         route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
         method, noisy, norm = getattr(family, name), self.stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:

@@ -1,4 +1,4 @@
-"""DynamicModel: a timm model whose blocks are dynamic, and the contexts that steer it."""
+"""DynamicModel: a timm model whose blocks are dynamic, and the contexts that change its forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.config.spec import DyTSpec
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.data_config import DataConfig, attach, attached, renamed
 from dyt.core.holding import held
 from dyt.core.offloading import called_with
@@ -23,7 +23,7 @@ from dyt.model.origin import Origin
 from dyt.model.parts import frozen_norms, head_keys, start_head
 from dyt.model.site import Site
 from dyt.model.timm_surface import TimmSurface, checkpoint_blocks
-from dyt.model.token_state import Stage
+from dyt.model.token_state import TokenReduction
 from dyt.registry import UnknownNameError, executors
 from dyt.tuners.base import Tuner
 
@@ -41,7 +41,7 @@ class DynamicModel(TimmSurface):
     Attributes:
         backbone: the timm model, its blocks replaced in place.
         spec: what it was built from.
-        key: its identity for steering.
+        key: its identity for forward contexts.
         head: what stands behind the backbone; without parameters where that is the backbone's own classifier.
         tuner: how the backbone itself is tuned; None for not at all.
         origin: what it was built on, by which a file is made; None for models that are not saved.
@@ -50,7 +50,7 @@ class DynamicModel(TimmSurface):
     origin: Origin | None = None
 
     def __init__(
-        self, backbone: nn.Module, spec: DyTSpec, key: steer.Key, head: Head, tuner: Tuner | None = None
+        self, backbone: nn.Module, spec: DyTSpec, key: context.ModelKey, head: Head, tuner: Tuner | None = None
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone
@@ -65,7 +65,7 @@ class DynamicModel(TimmSurface):
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Images (B, 3, H, W) -> logits (B, classes), or what else the head gives, in train and eval mode."""
         head: Any = self.head
-        if steer.current(self.key).counting:
+        if context.current(self.key).counting:
             return head.counted(self.backbone, images)
         return called_with(head, self.backbone, images, *args, **kwargs)
 
@@ -81,9 +81,9 @@ class DynamicModel(TimmSurface):
         return [*self.head.parameters(), *(p for name, p in self.backbone.named_parameters() if name in own)]
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def reductions(self) -> tuple[TokenReduction, ...]:
         """What each block does about the number of tokens, in forward order; none without a reducer."""
-        return tuple(module for module in self.backbone.modules() if isinstance(module, Stage))
+        return tuple(module for module in self.backbone.modules() if isinstance(module, TokenReduction))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the frozen branches of the dynamic blocks in the backward pass; timm's own flag stays off."""
@@ -180,9 +180,9 @@ def record(model: nn.Module) -> Iterator[list[Route]]:
     Raises:
         DyTError: not one dynamic model, or replicas of one.
     """
-    key = _steerable(model).key
+    key = _contextual(model).key
     routes: list[Route] = []
-    with steer.steered(key, records=(*steer.current(key).records, routes)):
+    with context.changed(key, records=(*context.current(key).records, routes)):
         yield routes
 
 
@@ -198,7 +198,7 @@ def forced(model: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     Raises:
         DyTError: a wrong number, dtype or shape, or a False prefix; not one dynamic model, or replicas of one.
     """
-    model = _steerable(model)
+    model = _contextual(model)
     sites = model.sites
     if len(masks) != len(sites):
         raise DyTError(f"forced needs one mask per site: given {len(masks)}, the model has {len(sites)} sites")
@@ -212,7 +212,7 @@ def forced(model: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
             raise DyTError(
                 f"forced mask of site {site.name} is False at a prefix token; the first {site.prefix} must be True"
             )
-    with steer.steered(model.key, masks=tuple(masks)):
+    with context.changed(model.key, masks=tuple(masks)):
         yield
 
 
@@ -230,16 +230,16 @@ def execution(model: nn.Module, name: str) -> Iterator[None]:
     Raises:
         DyTError: an unknown name; not one dynamic model, or replicas of one.
     """
-    key = _steerable(model).key
+    key = _contextual(model).key
     if name == COMPLETE:
-        with steer.steered(key, complete=True):
+        with context.changed(key, complete=True):
             yield
         return
     try:
         executor = executors.get(name)()
     except UnknownNameError:
         raise DyTError(f"no execution '{name}'; {nearest(name, [COMPLETE, *executors.names()])}") from None
-    with steer.steered(key, executor=executor):
+    with context.changed(key, executor=executor):
         yield
 
 
@@ -258,15 +258,15 @@ def plain(model: nn.Module) -> Iterator[None]:
             that was rewritten for inference.
         DyTError: not one dynamic model.
     """
-    inside = _steerable(model)
+    inside = _contextual(model)
     reason = inside.plain_refusal()
     if reason is not None:
         raise UnsupportedError(f"plain is not available for this model: {reason}")
-    with steer.steered(inside.key, complete=True, plain=True):
+    with context.changed(inside.key, complete=True, plain=True):
         yield
 
 
-def _steerable(model: nn.Module) -> DynamicModel:
+def _contextual(model: nn.Module) -> DynamicModel:
     """The dynamic model inside, for a context around calls of `model`."""
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise DyTError(

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from dyt.config.spec import DyTSpec
 from dyt.heads import Head
 from dyt.model.site import Site
-from dyt.model.token_state import Stage
+from dyt.model.token_state import TokenReduction
 from dyt.tuners.base import Tuner
 
 
@@ -28,7 +28,7 @@ class Composed(Protocol):
         """The dispatched branches, in forward order."""
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def reductions(self) -> tuple[TokenReduction, ...]:
         """What each block does about the number of tokens; none without a reducer."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -61,7 +61,7 @@ def frozen_norms(backbone: nn.Module, spec: DyTSpec) -> list[nn.Module]:
     """The backbone's norms with running statistics that neither `trainable` nor `modules_to_save` thaws."""
     if spec.trainable == "full":
         return []
-    ours = {id(m) for part in backbone.modules() if isinstance(part, (Site, Stage)) for m in part.modules()}
+    ours = {id(m) for part in backbone.modules() if isinstance(part, (Site, TokenReduction)) for m in part.modules()}
     thawed = {id(m) for name in spec.modules_to_save for m in _at(backbone, name)}
     return [
         module

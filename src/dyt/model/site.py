@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.adapters.base import Adapter
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core import ties
 from dyt.core.breakeven import BreakEven
 from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, Room
@@ -26,15 +26,15 @@ class Site(nn.Module):
         index: position among the model's sites, in forward order.
         name: `blocks.3.mlp`; stored keys are `sites.<name>.adapter.down.weight` and so on.
         prefix: number of prefix tokens.
-        key: the identity of the model, for steering.
-        executors: (in train mode, in eval mode) when the steering names none.
+        key: the identity of the model, for forward contexts.
+        executors: (in train mode, in eval mode) when the forward context names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
         room: how many of its tokens executors with static shapes make room for; None for all.
 
     Attributes:
         break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
-            calibrated. An executor that the steering names is used whatever it says.
+            calibrated. An executor that the forward context names is used whatever it says.
         settled: whether a rewrite left nothing to decide and nothing to skip.
         threshold: () float32, also of a model in half precision. At token level ties are broken by place where it is
             not 0 (`dyt.core.ties`).
@@ -50,7 +50,7 @@ class Site(nn.Module):
         dispatcher: Dispatcher,
         adapter: Adapter,
         prefix: int,
-        key: steer.Key,
+        key: context.ModelKey,
         executors: tuple[Executor, Executor],
         rate: float = 1.0,
         raster: Tensor | None = None,
@@ -87,7 +87,7 @@ class Site(nn.Module):
         dropped: Tensor | None = None,
         scores: Callable[[], Tensor] | None = None,
     ) -> Route:
-        """Decides for the tokens x (B, N, C) that enter the branch, as steered at present, and records the route.
+        """Decides for the tokens x (B, N, C) that enter the branch, as the forward context says, and records the route.
 
         `attention` computes the class token's attention (B, P), for dispatchers that need it. `dropped` (B, N) bool is
         True at tokens that a reducer has dropped and that hold their place in fine-tuning: as padding, they are never
@@ -97,27 +97,27 @@ class Site(nn.Module):
         Raises:
             DyTError: a forced mask that does not fit the batch.
         """
-        steering = steer.current(self.key)
-        if steering.probe:
+        now = context.current(self.key)
+        if now.probe:
             active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
             gate = active.float().requires_grad_()
             route = Route(active, self.prefix, gate, padding, site=self.name)
-        elif steering.complete:
+        elif now.complete:
             route = Route.all(x, self.prefix, padding, self.name)
-        elif steering.masks is not None:
+        elif now.masks is not None:
             hidden = _either(padding, dropped)
-            route = Route(self._forced(steering.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
+            route = Route(self._forced(now.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, steering.progress, attention, dropped, scores)
+            route = self._decided(x, padding, now.progress, attention, dropped, scores)
         return self._recorded(route, x)
 
     def prefix_route(self, x: Tensor) -> Route:
-        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, however steered.
+        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, whatever the forward context says.
 
         Raises:
             DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
         """
-        masks = steer.current(self.key).masks
+        masks = context.current(self.key).masks
         if masks is not None:
             self._forced(masks, x, None)
         active = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -125,12 +125,12 @@ class Site(nn.Module):
         return self._recorded(Route(active, self.prefix, site=self.name), x)
 
     def _recorded(self, route: Route, x: Tensor) -> Route:
-        steering = steer.current(self.key)
-        if steering.keep_tokens:
+        now = context.current(self.key)
+        if now.keep_tokens:
             route = replace(route, entered=x)
         if self.raster is not None:
             route = replace(route, raster=self.raster)
-        for record in steering.records:
+        for record in now.records:
             record.append(route)
         return route
 
@@ -172,14 +172,14 @@ class Site(nn.Module):
         return mask if padding is None else mask & ~padding
 
     def executor(self, stochastic: bool, route: Route) -> Executor:
-        """The executor of the present steering for this route, or else the mode's, as the break-even says.
+        """The executor of the present forward context for this route, or else the mode's, as the break-even says.
 
         `stochastic` says whether the branch draws drop path or dropout.
 
         Raises:
             UnsupportedError: an executor that regroups tokens, in train mode, for a stochastic branch.
         """
-        chosen = steer.current(self.key).executor
+        chosen = context.current(self.key).executor
         if chosen is None:
             computes_all, skips = self.executors
             dense = self.training or (self.break_even is not None and self.break_even.prefers_dense(route))
@@ -211,7 +211,7 @@ class Site(nn.Module):
         return self._adapted(self.executor(stochastic, route).mixing(fn, x, route), x, route, norm)
 
     def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
-        if steer.current(self.key).plain:
+        if context.current(self.key).plain:
             return out
         seen = x + out if self.adapter.placement == "sequential" else x
         if self.adapter.input == "normalised":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dyt.errors import SpecError, nearest
 from dyt.model.parts import Composed, head_keys, tuned_keys
 from dyt.model.site import Site
-from dyt.model.token_state import Stage
+from dyt.model.token_state import TokenReduction
 from dyt.tuners.base import Tuner
 
 _SHELLS = re.compile(r"(_orig_mod|_checkpoint_wrapped_module)\.")
@@ -25,7 +25,7 @@ def bare(name: str) -> str:
 
 def plain_state(backbone: nn.Module, tuner: Tuner | None = None) -> dict[str, Tensor]:
     """The backbone's state dict without what is ours, or the tuner's that it was tuned by: timm's keys alone."""
-    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, (Site, Stage))}
+    ours = {f"{name}." for name, module in backbone.named_modules() if isinstance(module, (Site, TokenReduction))}
     named = backbone.state_dict(keep_vars=True).items()
     theirs = {bare(k): v for k, v in named if not k.startswith(tuple(ours) or ("\0",))}
     if tuner is None:
@@ -85,8 +85,8 @@ def stored(model: Composed, whole: bool | None = None, also: Collection[str] = (
     """
     whole = model.spec.trainable == "full" if whole is None else whole
     sites = {f"sites.{site.name}.{k}": v for site in model.sites for k, v in site.state_dict(keep_vars=True).items()}
-    for stage in model.stages:
-        sites |= {f"reducers.{stage.name}.{k}": v for k, v in stage.reducer_state().items()}
+    for reduction in model.reductions:
+        sites |= {f"reducers.{reduction.name}.{k}": v for k, v in reduction.reducer_state().items()}
     head, tuner, tuned = {bare(k) for k in head_keys(model.backbone)}, model.tuner, {}
     if tuner is not None:
         parameters = dict(model.backbone.named_parameters())

@@ -1,4 +1,4 @@
-"""Stage: what a block does about the number of tokens, with what travels beside them from block to block."""
+"""TokenReduction: what a block does about the number of tokens, with what travels beside them from block to block."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.route import Tokens
 from dyt.errors import DyTError
 from dyt.reducers.base import Carried, Reduced, Reducer, Scene
 
 
-class Underway(threading.local):
-    """The forward that the present thread is in the middle of; one for each model, shared by its stages.
+class TokenState(threading.local):
+    """The forward that the present thread is in the middle of; one for each model, shared by its reductions.
 
     A forward never changes threads, and no other thread's can be seen. Not a ContextVar, which torch.compile cannot
     set. What the branches compute with is passed to them, so that recomputation in the backward pass needs none of it.
-    A copied or loaded model gets one of its own, shared by its stages.
+    A copied or loaded model gets one of its own, shared by its reductions.
     """
 
     carried: Carried | None = None
@@ -27,19 +27,19 @@ class Underway(threading.local):
     def __init__(self) -> None:
         self.keys: list[Tensor] = []  # of the attention before, or none; torch.compile guards a list, where it splits
 
-    def __reduce__(self) -> tuple[type[Underway], tuple[()]]:
-        return Underway, ()
+    def __reduce__(self) -> tuple[type[TokenState], tuple[()]]:
+        return TokenState, ()
 
 
-class Stage(nn.Module):
+class TokenReduction(nn.Module):
     """One per block of a model that has a reducer, with the reducer where one acts in the block.
 
     Args:
         name: of the block, `blocks.3`; stored keys are `reducers.<name>.predictor.embed.0.weight` and so on.
         reducer: what acts here, or None.
         prefix: number of prefix tokens.
-        key: the identity of the model, for steering.
-        underway: the model's, the same for all its stages.
+        key: the identity of the model, for forward contexts.
+        state: the model's, the same for all its reductions.
         first: whether a forward starts here.
         last: whether it ends here.
         whole: whether the head reads patch tokens, all of which it is then given.
@@ -50,14 +50,14 @@ class Stage(nn.Module):
         name: str,
         reducer: Reducer | None,
         prefix: int,
-        key: steer.Key,
-        underway: Underway,
+        key: context.ModelKey,
+        state: TokenState,
         first: bool,
         last: bool,
         whole: bool,
     ) -> None:
         super().__init__()
-        self.name, self.prefix, self.key, self.underway = name, prefix, key, underway
+        self.name, self.prefix, self.key, self.state = name, prefix, key, state
         self.first, self.last, self.whole = first, last, whole
         self.reducer = reducer
 
@@ -76,7 +76,7 @@ class Stage(nn.Module):
     def enter(self, x: Tensor) -> Tensor:
         """The tokens that the block works on, for those that are passed to it, (B, N, C)."""
         if self.first:
-            self.underway.carried = Carried(x.shape[1] - self.prefix)
+            self.state.carried = Carried(x.shape[1] - self.prefix)
         return self._reduced("entry", x)
 
     def tokens(self) -> Tokens:
@@ -85,7 +85,7 @@ class Stage(nn.Module):
 
     def hear(self, keys: Tensor) -> None:
         """Takes the keys (B, N, D) of the attention that has just been computed."""
-        self.underway.keys[:] = [keys]
+        self.state.keys[:] = [keys]
 
     def middle(self, x: Tensor, attention: Callable[[], Tensor]) -> Tensor:
         """The tokens that the MLP is given, for those after the attention, (B, N, C)."""
@@ -100,7 +100,7 @@ class Stage(nn.Module):
         """The tokens that the block passes on, (B, N, C); for a head that reads patch tokens, each patch's own."""
         if not self.last:
             return x
-        carried, self.underway.carried = self._carried(), None
+        carried, self.state.carried = self._carried(), None
         if not self.whole or carried.source is None:
             return x
         index = carried.source + self.prefix
@@ -108,19 +108,19 @@ class Stage(nn.Module):
         return torch.cat([x[:, : self.prefix], everywhere], 1)
 
     def _reduced(self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None) -> Tensor:
-        keys = self.underway.keys.pop() if self.underway.keys else None
-        steering = steer.current(self.key)
-        if self.reducer is None or self.reducer.where != where or steering.plain:
+        keys = self.state.keys.pop() if self.state.keys else None
+        now = context.current(self.key)
+        if self.reducer is None or self.reducer.where != where or now.plain:
             return x
-        scene = Scene(self.prefix, self.training and not steering.complete, keys, attention)
+        scene = Scene(self.prefix, self.training and not now.complete, keys, attention)
         reduced: Reduced = self.reducer(x, self._carried(), scene)
-        self.underway.carried = reduced.carried
+        self.state.carried = reduced.carried
         if reduced.penalty is not None:
-            for penalties in steering.penalties:
+            for penalties in now.penalties:
                 penalties.append(reduced.penalty)
         return reduced.x
 
     def _carried(self) -> Carried:
-        if self.underway.carried is None:
+        if self.state.carried is None:
             raise DyTError(f"{self.name} was run without the blocks before it, which tell the sizes of its tokens")
-        return self.underway.carried
+        return self.state.carried

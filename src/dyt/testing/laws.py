@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dyt.assembly.build import build
 from dyt.config.files import dump_yaml, parse_yaml
 from dyt.config.spec import DyTSpec, parse
-from dyt.core.context import steered
+from dyt.core.context import changed
 from dyt.core.route import activation_rate
 from dyt.io.checkpoint import load, save
 from dyt.measure.flops import MacCounter
@@ -76,7 +76,7 @@ def executor_equals_masked(case: Sample, chosen: Chosen, executor: str, kinds: S
     model, x = shaken(built(case, chosen)), case.images()
     given_masks, out = masks(model, x, kinds, case.seed), {}
     with torch.no_grad(), case.precision(), forced(model, given_masks):
-        if model.stages:
+        if model.reductions:
             x = steady_images(case, model)  # a reducer decides whatever the masks
         for name in ("masked", executor):
             with execution(model, name), record(model) as routes:
@@ -93,7 +93,7 @@ def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None
     """Law 2: what a dispatcher decides under an executor gives what `masked` makes of the same decisions."""
     model = shaken(built(case, chosen))
     drawn = any(site.dispatcher.draws_at_inference for site in model.sites)  # which no image keeps from changing
-    x = steady_images(case, model) if model.stages and not drawn else case.images()
+    x = steady_images(case, model) if model.reductions and not drawn else case.images()
     with torch.no_grad(), case.precision():
         with execution(model, executor), record(model) as routes:
             out = model(x)
@@ -116,7 +116,7 @@ def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: boo
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     tuned = {f"backbone.{key}" for key in tuned_keys(model.backbone, model.tuner)}
     require(tuned or model.tuner is None, "the tuner names nothing that it trains")
-    ours = {name for name, _ in model.named_parameters() if ".sites." in name or ".stage." in name}
+    ours = {name for name, _ in model.named_parameters() if ".sites." in name or ".reduction." in name}
     behind = {f"head.{name}" for name, _ in model.head.named_parameters()}
     listed = {id(p) for p in trainable(model)}
     saved = {name for name, p in model.named_parameters() if id(p) in listed}
@@ -258,12 +258,12 @@ def macs_are_what_sparse_executes(case: Sample, chosen: Chosen, policy: str, kin
         case = replace(case, dtype="float32")  # type: ignore[type-var]
     model, x = shaken(built(case, chosen), 0.3), case.images()
     given_masks = masks(model, x, kinds, case.seed)
-    steering: dict[str, AbstractContextManager[None]] = {
+    ways: dict[str, AbstractContextManager[None]] = {
         "forced": forced(model, given_masks), "routed": nullcontext(), "complete": execution(model, "complete")
     }  # fmt: skip
     with case.precision():
-        with steering[policy]:
-            if policy == "routed" or model.stages:
+        with ways[policy]:
+            if policy == "routed" or model.reductions:
                 x = steady_images(case, model)
             counted = count_macs(model, x)
             if policy == "forced":
@@ -292,7 +292,7 @@ def executed(model: DynamicModel, images: Any, name: str = "sparse", masks: Sequ
         stack.enter_context(torch.no_grad())
         stack.enter_context(execution(model, name))
         if name == "sparse":
-            stack.enter_context(steered(model.key, executor=tokens_alone()))
+            stack.enter_context(changed(model.key, executor=tokens_alone()))
         if masks is not None:
             stack.enter_context(forced(model, masks))
         counter = stack.enter_context(MacCounter())

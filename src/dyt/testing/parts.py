@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyt.core.context import Key, steered
+from dyt.core.context import ModelKey, changed
 from dyt.core.route import Route, Tokens
 from dyt.dispatchers.base import Place
 from dyt.model.site import Site
@@ -104,7 +104,7 @@ def padding_is_inactive(
     chosen, none = dispatchers.get(dispatcher["type"]), adapters.get("none")
     both = (executors.get("masked")(), executors.get("sparse")())
     parts = chosen(chosen.Spec(**dispatcher), Place(8)), none(none.Spec(), 8)
-    key = Key()
+    key = ModelKey()
     site = Site(0, "blocks.0.mlp", *parts, prefix, key, both).train(training)
     x, padding = torch.randn(3, prefix + 6, 8), torch.rand(3, prefix + 6) < 0.4
     padding[:, :prefix] = False
@@ -113,7 +113,7 @@ def padding_is_inactive(
     def attended() -> Tensor:
         return scores
 
-    with steered(key, complete=complete):
+    with changed(key, complete=complete):
         route = site.route(x, padding, attended)
         torch.manual_seed(seed + 1)
         first = site.route(x, padding, attended)

@@ -17,7 +17,7 @@ TRIES = 5
 def steady_images(case: Sample, model: DynamicModel) -> Tensor:
     """The case's first images, of several draws, of which no decision of the model hangs on rounding.
 
-    As the model is steered and in the mode in which it is. Of a case in less than float32, whose numbers are too coarse
+    In the forward context and the mode in which the model is. Of a case in less than float32, whose numbers are too coarse
     to be nudged, they are the first ones.
 
     Raises:
@@ -48,7 +48,7 @@ def steady(model: DynamicModel, images: Tensor) -> bool:
     for at, after, before in zip(routes, ahead, behind, strict=True):
         if not (torch.equal(at.active, after.active) and torch.equal(at.active, before.active)):
             return False
-    if not model.stages:
+    if not model.reductions:
         return True
     bend, change = (there + back - 2 * here).abs().max(), (there - back).abs().max()
     return bool(bend <= 0.1 * change + 1e-5 * here.abs().max())

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dyt.config.base import Spec
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.measure.macs import backbone_macs, count_macs
@@ -171,7 +171,7 @@ class _Meter:
             image = images[:1]
             with execution(self.model, "complete"):
                 complete = int(count_macs(self.model, image))
-            with steer.steered(self.model.key, complete=True, plain=True):
+            with context.changed(self.model.key, complete=True, plain=True):
                 dense = int(count_macs(self.model, image))
                 head = dense - backbone_macs(self.model.backbone, self.model.head.frames(image))
             others = torch.tensor([complete, dense, head], dtype=torch.float64)

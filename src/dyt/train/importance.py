@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.offloading import refuse_absent
 from dyt.core.route import Route, mean_token
 from dyt.dispatchers.scored import linear_scores
@@ -48,7 +48,7 @@ def token_importance(
     model = dynamic_of(model)
     with (
         torch.enable_grad(),
-        steer.steered(model.key, probe=True, keep_tokens=True, executor=Masked()),
+        context.changed(model.key, probe=True, keep_tokens=True, executor=Masked()),
         record(model) as routes,
     ):
         features = model.forward_features(model.head.frames(images))
@@ -191,7 +191,7 @@ def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[
     """
     found: list[list[Route]] = []
     for images in batches:
-        with execution(model, "complete"), steer.steered(model.key, keep_tokens=True), record(model) as routes:
+        with execution(model, "complete"), context.changed(model.key, keep_tokens=True), record(model) as routes:
             model(images)
         scored = zip(model.sites, routers, routes, strict=True)
         found.append([_scored(site, router, route) for site, router, route in scored])

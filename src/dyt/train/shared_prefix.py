@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.route import SharedPrefix
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel
 
 
 class Passes:
-    """Runs a model over the same images several times, each as it is steered then; exact, gradients included.
+    """Runs a model over the same images several times, each in its own forward context; exact, gradients included.
 
     The first pass keeps its stem; later ones are given one image, in the place of whose tokens the stem's go on from
     the first dynamic block. Where that is not known to be exact, every pass computes everything.
@@ -46,14 +46,14 @@ class Passes:
             stem, images = self.stem if count is None else self.stem.of(count), first_images(images, 1)
         hook = self.first.register_forward_pre_hook(self._entering)
         try:
-            with steer.steered(self.model.key, stem=stem):
+            with context.changed(self.model.key, stem=stem):
                 found = self.model(images)
         finally:
             hook.remove()
         return found
 
     def _entering(self, block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        stem = steer.current(self.model.key).stem  # not this object's: another thread's forward has none
+        stem = context.current(self.model.key).stem  # not this object's: another thread's forward has none
         if stem is None:
             return None
         if stem.entered is None:
@@ -75,7 +75,7 @@ def first_block(model: DynamicModel) -> DynamicBlock | None:
     They are where the family says that its blocks see the images through their tokens alone, nothing outside the
     dynamic blocks draws noise or keeps statistics in train mode, and neither tuner nor reducer acts before.
     """
-    if model.tuner is not None or model.stages or torch.compiler.is_compiling():
+    if model.tuner is not None or model.reductions or torch.compiler.is_compiling():
         return None
     blocks = [module for module in model.backbone.modules() if isinstance(module, DynamicBlock)]
     if not blocks or not blocks[0].family.resumable(model.backbone):

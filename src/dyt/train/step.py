@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.config.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
-from dyt.core import context as steer
+from dyt.core import context
 from dyt.core.holding import runner
 from dyt.core.route import Route
 from dyt.errors import DyTError
@@ -234,8 +234,8 @@ class TuningStep(nn.Module):
         penalties: list[Tensor] = []
         complete: Any = None
         teacher: list[Route] = []
-        with steer.steered(self.model.key, progress=now, keep_tokens=features > 0):
-            with record(self.model) as routes, steer.steered(self.model.key, penalties=(penalties,), **self._chosen()):
+        with context.changed(self.model.key, progress=now, keep_tokens=features > 0):
+            with record(self.model) as routes, context.changed(self.model.key, penalties=(penalties,), **self._chosen()):
                 logits = run()
             asked = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
             if due and asked and count:
@@ -258,7 +258,7 @@ class TuningStep(nn.Module):
         if at(self.objective.features, now) > 0:
             count = image_count(images) if self.objective.teacher == "complete" else 0
             return self._sums(self._run(images, now, due, count), now)
-        with steer.steered(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
+        with context.changed(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
             self.model(images)
         return sums(routes)
 
@@ -282,8 +282,8 @@ class TuningStep(nn.Module):
         follow(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
 
     def _chosen(self) -> dict[str, Any]:
-        """The executor of the dynamic pass, as a change of the steering; none where it is to stay as it is."""
-        named = steer.current(self.model.key).executor is not None
+        """The executor of the dynamic pass, as a change of the forward context; none where it is to stay as it is."""
+        named = context.current(self.model.key).executor is not None
         if named or not (self.economical and self.training) or torch.compiler.is_compiling() or stochastic(self.model):
             return {}
         return {"executor": executors.get("sparse_backward")()}
@@ -303,7 +303,7 @@ class TuningStep(nn.Module):
         Only the backbone is run where the head is more than its classifier: that would cost, and its batch norms would
         take features into their statistics that are not the model's.
         """
-        plain, head = steer.steered(self.model.key, complete=True, plain=True), self.model.head
+        plain, head = context.changed(self.model.key, complete=True, plain=True), self.model.head
         with torch.no_grad(), plain, record(self.model) as routes:
             run() if head.shares_stem else self.model.forward_features(head.frames(images))
         return routes

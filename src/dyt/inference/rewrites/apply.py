@@ -83,7 +83,7 @@ def _left_alone(block: DynamicBlock) -> str | None:
         return f"its variant is {type(block).__name__}, not mlp"
     if type(block.family) is not ViT:
         return f"its family is {type(block.family).__name__}, not vit"
-    if block.stage is not None:
+    if block.reduction is not None:
         return "a reducer changes its tokens"
     if any(_hooked(module) for module in block.modules()):
         return "forward hooks are registered in it"
