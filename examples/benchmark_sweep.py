@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dyt.demo.runs import shipped
 from dyt.config.spec import parse
+from dyt.demo.runs import shipped
 from dyt.sweeps import Job, sweep
 from dyt.train import RunSpec
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dyt.demo.runs import shipped
 from dyt.config.spec import parse
+from dyt.demo.runs import shipped
 from dyt.tasks.kinds import task_of
 from dyt.train import RunSpec, fit
 from dyt.train.saved import open_saved

@@ -42,14 +42,14 @@ def test_contexts_nest_and_restore() -> None:
 
 def test_an_exception_restores() -> None:
     model = tiny()
-    for context in (
+    for entered in (
         dyt.execution(model, "complete"),
         dyt.forced(model, masks(model, X, ["none"], 0)),
         dyt.record(model),
     ):
-        with pytest.raises(ZeroDivisionError), context:
+        with pytest.raises(ZeroDivisionError), entered:
             raise ZeroDivisionError
-        assert context.current(model.key) == context.current(context.ModelKey()), context
+        assert context.current(model.key) == context.current(context.ModelKey()), entered
 
 
 def test_a_forward_that_fails_leaves_no_trace() -> None:

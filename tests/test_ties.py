@@ -83,7 +83,7 @@ def test_a_moment_has_a_threshold_for_each_place_or_one_for_the_image(level: str
     model, seen = tiny(dispatcher={"type": "learned", "level": level}), []
     model.sites[0].threshold.fill_(0.2)
     decide = model.sites[0].dispatcher.decide
-    model.sites[0].dispatcher.decide = lambda tokens, moment: seen.append(moment.threshold) or decide(tokens, moment)
+    model.sites[0].dispatcher.decide = lambda tokens, context: seen.append(context.threshold) or decide(tokens, context)
     with torch.no_grad():
         model(X)
     assert seen[0].shape == ((16,) if level == "token" else ())

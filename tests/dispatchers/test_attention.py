@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import dyt
-from dyt.dispatchers import Attention, AttentionSpec, Moment, Place
+from dyt.dispatchers import Attention, AttentionSpec, BuildContext, DecisionContext
 from laws.models import TINY, Case, spec, tiny
 from laws.strategies import names
 
@@ -16,8 +16,8 @@ SCORES = torch.tensor([[0.1, 0.5, 0.1, 0.3], [0.2, 0.2, 0.2, 0.2]])
 
 
 def decided(training: bool, padding: Tensor | None = None, **fields: float) -> Tensor:
-    dispatcher = Attention(AttentionSpec.model_validate(fields), Place(3, rate=0.5))
-    return dispatcher(torch.randn(2, 4, 3), Moment(training, 0.0, ZERO, padding, lambda: SCORES)).active
+    dispatcher = Attention(AttentionSpec.model_validate(fields), BuildContext(3, rate=0.5))
+    return dispatcher(torch.randn(2, 4, 3), DecisionContext(training, 0.0, ZERO, padding, lambda: SCORES)).active
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -29,10 +29,10 @@ def test_the_largest_are_active_and_of_equal_ones_the_first(training: bool) -> N
 
 
 def test_nothing_is_learned_and_no_gradient_goes_through() -> None:
-    dispatcher = Attention(AttentionSpec(), Place(3))
+    dispatcher = Attention(AttentionSpec(), BuildContext(3))
     assert not list(dispatcher.parameters())
     scores = SCORES.clone().requires_grad_()
-    decision = dispatcher(torch.randn(2, 4, 3), Moment(True, 0.0, ZERO, None, lambda: scores))
+    decision = dispatcher(torch.randn(2, 4, 3), DecisionContext(True, 0.0, ZERO, None, lambda: scores))
     assert decision.gate is None
     assert decision.logits is None
 

@@ -9,35 +9,35 @@ from torch.nn import functional as F
 import dyt
 from dyt.config.files import parse_yaml
 from dyt.config.spec import Ramp
-from dyt.dispatchers import Learned, LearnedSpec, Moment, Place, sampling
+from dyt.dispatchers import BuildContext, DecisionContext, Learned, LearnedSpec, sampling
 from laws.models import tiny
 
 ZERO = torch.zeros(())
 
 
 def made(dim: int = 6, depth: float = 0.0, **fields: Any) -> Learned:
-    dispatcher = Learned(LearnedSpec(**fields), Place(dim, depth))
+    dispatcher = Learned(LearnedSpec(**fields), BuildContext(dim, depth))
     torch.nn.init.normal_(dispatcher.router.weight)
     return dispatcher
 
 
 def test_it_starts_as_the_released_code_s() -> None:
-    router = Learned(LearnedSpec(), Place(4096)).router
+    router = Learned(LearnedSpec(), BuildContext(4096)).router
     assert router.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert router.weight.abs().max().item() <= 2.0
     assert router.bias.item() == 0.0
-    assert Learned(LearnedSpec(bias=2.5), Place(4)).router.bias.item() == 2.5
+    assert Learned(LearnedSpec(bias=2.5), BuildContext(4)).router.bias.item() == 2.5
 
 
 def test_a_bias_may_run_over_depth() -> None:
     spec = LearnedSpec(bias=Ramp(start=4.0, end=0.0))
-    assert [Learned(spec, Place(4, depth)).router.bias.item() for depth in (0.0, 0.5, 1.0)] == [4.0, 2.0, 0.0]
+    assert [Learned(spec, BuildContext(4, depth)).router.bias.item() for depth in (0.0, 0.5, 1.0)] == [4.0, 2.0, 0.0]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.7, -0.7])
 def test_inference_is_a_threshold_on_logits(threshold: float) -> None:
     dispatcher, x = made(), torch.randn(3, 5, 6)
-    decision = dispatcher(x, Moment(False, 0.0, torch.tensor(threshold)))
+    decision = dispatcher(x, DecisionContext(False, 0.0, torch.tensor(threshold)))
     logits = F.linear(x, dispatcher.router.weight, dispatcher.router.bias).squeeze(-1)
     assert decision.logits is not None
     torch.testing.assert_close(decision.logits, logits)
@@ -58,7 +58,7 @@ def test_training_draws_once_and_has_the_gradient_of_eq_5(level: str, monkeypatc
         return drawn[-1]
 
     monkeypatch.setattr(sampling, "gumbel_difference", noise)
-    decision = dispatcher(x, Moment(True, 0.0, torch.tensor(0.25)))
+    decision = dispatcher(x, DecisionContext(True, 0.0, torch.tensor(0.25)))
     assert [d.shape for d in drawn] == [(2, 5 if level == "token" else 1)]
     tokens = x if level == "token" else x.mean(1, keepdim=True)
     excess = (tokens @ dispatcher.router.weight[0] + dispatcher.router.bias - 0.25 + drawn[0]).detach()
@@ -78,11 +78,11 @@ def test_training_draws_once_and_has_the_gradient_of_eq_5(level: str, monkeypatc
 def test_without_noise_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     dispatcher, x = made(noise=Ramp(start=1.0, end=0.0, until=0.5)), torch.randn(2, 5, 6)
     monkeypatch.setattr(sampling, "gumbel_difference", lambda like: torch.full_like(like, 100.0))
-    assert bool(dispatcher(x, Moment(True, 0.25, ZERO)).active.all())
+    assert bool(dispatcher(x, DecisionContext(True, 0.25, ZERO)).active.all())
     state = torch.get_rng_state()
     monkeypatch.setattr(sampling, "gumbel_difference", lambda like: pytest.fail("noise was drawn"))
-    last = dispatcher(x, Moment(True, 0.5, ZERO))
-    assert torch.equal(last.active, dispatcher(x, Moment(False, 0.0, ZERO)).active)
+    last = dispatcher(x, DecisionContext(True, 0.5, ZERO))
+    assert torch.equal(last.active, dispatcher(x, DecisionContext(False, 0.0, ZERO)).active)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -97,7 +97,7 @@ def test_noise_is_scaled_and_temperature_scheduled(monkeypatch: pytest.MonkeyPat
         return original(logits, noise, temperature)
 
     monkeypatch.setattr(sampling, "gumbel_sigmoid", spy)
-    dispatcher(x, Moment(True, 0.25, ZERO))
+    dispatcher(x, DecisionContext(True, 0.25, ZERO))
     assert seen == [(pytest.approx(0.75), pytest.approx(4.0))]
 
 
@@ -128,7 +128,7 @@ def test_autocast_does_not_round_the_logits() -> None:
 def test_the_mean_token_is_float32() -> None:
     dispatcher, x = made(8, level="sample"), (torch.randn(2, 33, 8) + 3).bfloat16()
     exact = dispatcher.logits(x.float().mean(1, keepdim=True))
-    decision = dispatcher(x, Moment(False, 0.0, ZERO))
+    decision = dispatcher(x, DecisionContext(False, 0.0, ZERO))
     assert decision.logits is not None
     torch.testing.assert_close(decision.logits, exact.expand(2, 33), atol=1e-5, rtol=1e-5)
 

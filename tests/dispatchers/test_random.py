@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.dispatchers import Moment, Place, Random, RandomSpec
+from dyt.dispatchers import BuildContext, DecisionContext, Random, RandomSpec
 from laws.models import tiny
 
 ZERO = torch.zeros(())
@@ -13,8 +13,8 @@ ZERO = torch.zeros(())
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("level", ["token", "sample"])
 def test_its_rate(training: bool, level: str) -> None:
-    dispatcher = Random(RandomSpec(rate=0.3, level=level), Place(2, rate=0.9))
-    active = dispatcher(torch.zeros(4000, 5, 2), Moment(training, 0.0, ZERO)).active
+    dispatcher = Random(RandomSpec(rate=0.3, level=level), BuildContext(2, rate=0.9))
+    active = dispatcher(torch.zeros(4000, 5, 2), DecisionContext(training, 0.0, ZERO)).active
     assert active.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert bool((active == active[:, :1]).all()) == (level == "sample")
 

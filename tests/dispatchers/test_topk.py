@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import dyt
 from dyt.config.spec import Ramp
-from dyt.dispatchers import Moment, Place, TopK, TopKSpec, sampling
+from dyt.dispatchers import BuildContext, DecisionContext, TopK, TopKSpec, sampling
 from dyt.dispatchers.counted import largest
 from dyt.dispatchers.topk import soft_top
 from dyt.train import calibrate_rate
@@ -21,7 +21,7 @@ ZERO = torch.zeros(())
 
 
 def made(dim: int = 6, asked: float = 0.5, **fields: Any) -> TopK:
-    dispatcher = TopK(TopKSpec(**fields), Place(dim, rate=asked))
+    dispatcher = TopK(TopKSpec(**fields), BuildContext(dim, rate=asked))
     torch.nn.init.normal_(dispatcher.router.weight)
     return dispatcher
 
@@ -54,7 +54,7 @@ def test_exactly_that_many_are_active_and_of_equal_scores_the_first(
 )
 def test_the_number(training: bool, fields: dict[str, Any], wanted: int) -> None:
     """The objective's rate is the default; a count is at most all."""
-    decision = made(asked=0.6, **fields)(torch.randn(3, 10, 6), Moment(training, 0.0, ZERO))
+    decision = made(asked=0.6, **fields)(torch.randn(3, 10, 6), DecisionContext(training, 0.0, ZERO))
     assert counts(decision.active) == [wanted] * 3
     assert decision.logits is None
     assert not decision.dense
@@ -64,7 +64,7 @@ def test_the_number(training: bool, fields: dict[str, Any], wanted: int) -> None
 def test_with_padding_the_share_is_of_an_image_s_own_tokens(training: bool) -> None:
     padding = torch.arange(10) >= torch.tensor([[10], [6], [3], [0]])
     found = [
-        made(**fields)(torch.randn(4, 10, 6), Moment(training, 0.0, ZERO, padding))
+        made(**fields)(torch.randn(4, 10, 6), DecisionContext(training, 0.0, ZERO, padding))
         for fields in ({"rate": 0.5}, {"count": 4})
     ]
     # half of 3 rounds to the even 2, as Python's round does where there is no padding
@@ -74,7 +74,7 @@ def test_with_padding_the_share_is_of_an_image_s_own_tokens(training: bool) -> N
 
 def test_inference_takes_the_largest_scores_whatever_the_threshold() -> None:
     dispatcher, x = made(count=2), torch.randn(3, 5, 6)
-    decision = dispatcher(x, Moment(False, 0.0, torch.tensor(1e9)))
+    decision = dispatcher(x, DecisionContext(False, 0.0, torch.tensor(1e9)))
     scores = (x @ dispatcher.router.weight[0]).detach()
     assert torch.equal(decision.active, torch.zeros(3, 5).scatter(1, scores.topk(2).indices, 1).bool())
     assert decision.gate is None
@@ -89,14 +89,14 @@ def test_training_draws_once_and_decides_by_the_noisy_scores(monkeypatch: pytest
         return drawn[-1]
 
     monkeypatch.setattr(sampling, "gumbel_difference", noise)
-    decision = dispatcher(x, Moment(True, 0.25, ZERO))
+    decision = dispatcher(x, DecisionContext(True, 0.25, ZERO))
     noisy = x @ dispatcher.router.weight[0] + drawn[0] * 1.5
     assert torch.equal(decision.active, torch.zeros(2, 5).scatter(1, noisy.topk(2).indices, 1).bool())
     assert decision.gate is not None
     assert torch.equal(decision.gate, decision.active.float())
-    last = dispatcher(x, Moment(True, 1.0, ZERO))
+    last = dispatcher(x, DecisionContext(True, 1.0, ZERO))
     assert len(drawn) == 1
-    assert torch.equal(last.active, dispatcher(x, Moment(False, 0.0, ZERO)).active)
+    assert torch.equal(last.active, dispatcher(x, DecisionContext(False, 0.0, ZERO)).active)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 5.0])
@@ -144,12 +144,12 @@ def test_the_rate_term_does_not_move_it() -> None:
 
 def test_scores_are_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     dispatcher, x = made(64, count=7), torch.randn(2, 50, 64)
-    plain = dispatcher(x, Moment(False, 0.0, ZERO)).active
+    plain = dispatcher(x, DecisionContext(False, 0.0, ZERO)).active
     seen: list[torch.dtype] = []
     original = F.linear
     monkeypatch.setattr(F, "linear", lambda *args: seen.append(args[0].dtype) or original(*args))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(dispatcher(x, Moment(False, 0.0, ZERO)).active, plain)
+        assert torch.equal(dispatcher(x, DecisionContext(False, 0.0, ZERO)).active, plain)
     assert seen == [torch.float32]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import dyt
 from dyt.dispatchers import sampling
-from dyt.reducers import Carried, DynamicViT, DynamicViTSpec, Position, Scene
+from dyt.reducers import BuildContext, Carried, DecisionContext, DynamicViT, DynamicViTSpec
 from laws.models import Case, shaken, spec
 
 ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -121,10 +121,10 @@ def test_the_complete_pass_drops_without_noise(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_once_dropped_is_dropped_and_prefix_tokens_stay() -> None:
-    first, second = (DynamicViT(DynamicViTSpec(), Position(8, index, index, 3)) for index in (0, 1))
+    first, second = (DynamicViT(DynamicViTSpec(), BuildContext(8, block=index, index=index, of=3)) for index in (0, 1))
     x = torch.randn(2, 18, 8)
-    one = first.reduce(x, Carried(16), Scene(2, training=True)).carried
-    two = second.reduce(x, one, Scene(2, training=True)).carried
+    one = first.reduce(x, Carried(16), DecisionContext(True, prefix=2)).carried
+    two = second.reduce(x, one, DecisionContext(True, prefix=2)).carried
     assert one.kept is not None
     assert two.kept is not None
     assert bool((two.kept <= one.kept).all())
@@ -133,7 +133,7 @@ def test_once_dropped_is_dropped_and_prefix_tokens_stay() -> None:
 
 
 def test_the_predictor_by_hand() -> None:
-    predictor = DynamicViT(DynamicViTSpec(), Position(8)).predictor
+    predictor = DynamicViT(DynamicViTSpec(), BuildContext(8)).predictor
     x, kept = torch.randn(2, 5, 8), torch.tensor([[1.0, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
     found = predictor(x, kept)
     for i in range(2):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dyt
-from dyt.reducers import Carried, EViT, EViTSpec, Position, Scene
+from dyt.reducers import BuildContext, Carried, DecisionContext, EViT, EViTSpec
 from laws.models import Case, spec
 from reducers.reference import attention, evit
 
@@ -22,8 +22,8 @@ X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 def test_keeps_what_a_sort_by_hand_keeps(count: int, keep: float, prefix: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, row = torch.randn(2, prefix + count, 4, generator=generator), torch.rand(2, count, generator=generator)
-    reducer = EViT(EViTSpec(keep=keep), Position(4))
-    reduced = reducer.reduce(x, Carried(count), Scene(prefix, training=False, attention=lambda: row))
+    reducer = EViT(EViTSpec(keep=keep), BuildContext(4))
+    reduced = reducer.reduce(x, Carried(count), DecisionContext(False, prefix=prefix, attention=lambda: row))
     assert torch.equal(reduced.x[:, :prefix], x[:, :prefix])
     for i in range(2):
         torch.testing.assert_close(reduced.x[i, prefix:], evit(x[i, prefix:], row[i], keep), atol=1e-5, rtol=1e-5)
@@ -64,9 +64,9 @@ def test_without_fusing_and_with_everything_kept() -> None:
 
 
 def test_the_fused_token_s_weights_have_a_gradient() -> None:
-    reducer, row = EViT(EViTSpec(keep=0.5), Position(4)), torch.rand(1, 4, requires_grad=True)
+    reducer, row = EViT(EViTSpec(keep=0.5), BuildContext(4)), torch.rand(1, 4, requires_grad=True)
     x = torch.randn(1, 5, 4)
-    reducer.reduce(x, Carried(4), Scene(1, training=True, attention=lambda: row)).x[:, -1].sum().backward()
+    reducer.reduce(x, Carried(4), DecisionContext(True, prefix=1, attention=lambda: row)).x[:, -1].sum().backward()
     assert row.grad is not None
     dropped = row[0] < row[0].median().nextafter(torch.tensor(1.0))
     torch.testing.assert_close(row.grad[0], torch.where(dropped, x[0, 1:].sum(-1), torch.zeros(())))

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 import dyt
 from dyt.adapters import Adapter, AdapterSpec
+from dyt.core.context import BuildContext
 from dyt.core.route import Route
-from dyt.dispatchers import Decision, Dispatcher, DispatcherSpec, Moment, RatedSpec
+from dyt.dispatchers import Decision, DecisionContext, Dispatcher, DispatcherSpec, RatedSpec
 from dyt.executors import Masked
 from dyt.families import Family, ViT
-from dyt.reducers import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
+from dyt.reducers import Carried, Reduced, Reducer, ReducerSpec
 from dyt.testing import check
 from dyt.testing.reduction import reducer_keeps_the_order
 from dyt.testing.schema import depths, stands, values
@@ -63,7 +64,7 @@ def test_one_that_draws_is_excused_from_law_4_when_it_says_so() -> None:
     assert 4 not in {law.number for law in check("dispatchers", "random", examples=1).laws}
 
     class Draws(Dispatcher):
-        def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
             return Decision(torch.rand(tokens.shape[:2]) < 0.5)
 
     broken("dispatchers", 4, Draws)
@@ -73,7 +74,7 @@ def test_a_dispatcher_that_compares_images() -> None:
     class Compares(Dispatcher):
         Spec = RatedSpec
 
-        def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
             size = tokens.detach().float().norm(dim=-1)
             return Decision(size > size.mean())
 
@@ -84,7 +85,7 @@ def test_a_dispatcher_that_compares_images() -> None:
 
 def test_a_dispatcher_that_looks_at_padding() -> None:
     class Looks(Dispatcher):
-        def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
             size = tokens.detach().float().norm(dim=-1)
             return Decision(size > size.mean(1, keepdim=True))
 
@@ -283,12 +284,12 @@ class First(Reducer):
     def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
 
-    def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+    def kept(self, patches: Tensor, context: DecisionContext) -> Tensor:
         return patches[:, : (patches.shape[1] + 1) // 2]
 
-    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-        prefix, patches = x[:, : scene.prefix], x[:, scene.prefix :]
-        return Reduced(torch.cat([prefix, self.kept(patches, scene)], 1), carried)
+    def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+        prefix, patches = x[:, : context.prefix], x[:, context.prefix :]
+        return Reduced(torch.cat([prefix, self.kept(patches, context)], 1), carried)
 
 
 def test_what_the_broken_reducers_start_from_is_whole() -> None:
@@ -306,7 +307,7 @@ def alone(reducer: type[Reducer]) -> str:
 
 def test_a_reducer_that_draws_at_inference() -> None:
     class Draws(First):
-        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+        def kept(self, patches: Tensor, context: DecisionContext) -> Tensor:
             order = torch.randperm(patches.shape[1])[: (patches.shape[1] + 1) // 2]
             return patches[:, order.sort().values]
 
@@ -315,16 +316,16 @@ def test_a_reducer_that_draws_at_inference() -> None:
 
 def test_a_reducer_with_a_parameter_that_nothing_reaches() -> None:
     class Idle(First):
-        def __init__(self, spec: ReducerSpec, position: Position) -> None:
-            super().__init__(spec, position)
-            self.idle = nn.Parameter(torch.zeros(position.dim))
+        def __init__(self, spec: ReducerSpec, context: BuildContext) -> None:
+            super().__init__(spec, context)
+            self.idle = nn.Parameter(torch.zeros(context.dim))
 
     assert "not reached by the gradient" in broken("reducers", 3, Idle)
 
 
 def test_a_reducer_that_compares_images() -> None:
     class Compares(First):
-        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
+        def kept(self, patches: Tensor, context: DecisionContext) -> Tensor:
             size = patches.detach().float().norm(dim=-1).sum(0)  # one order for the whole batch
             return patches[:, size.argsort(descending=True)[: (patches.shape[1] + 1) // 2].sort().values]
 
@@ -333,16 +334,16 @@ def test_a_reducer_that_compares_images() -> None:
 
 def test_a_reducer_that_touches_prefix_tokens() -> None:
     class Touches(First):
-        def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-            return super().reduce(x * 1.01, carried, scene)
+        def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+            return super().reduce(x * 1.01, carried, context)
 
     assert "block 0 of 2: a prefix token is not what it was" in alone(Touches)
 
 
 def test_a_reducer_that_changes_the_order() -> None:
     class Turns(First):
-        def kept(self, patches: Tensor, scene: Scene) -> Tensor:
-            return super().kept(patches, scene).flip(1)
+        def kept(self, patches: Tensor, context: DecisionContext) -> Tensor:
+            return super().kept(patches, context).flip(1)
 
     assert re.search(
         r"block 0 of \d: kept tokens are not in ascending order: \[(\d, )*1, 0\]", broken("reducers", 9, Turns, 3)
@@ -351,8 +352,8 @@ def test_a_reducer_that_changes_the_order() -> None:
 
 def test_a_reducer_whose_sizes_are_wrong() -> None:
     class Heavy(First):
-        def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-            x = super().reduce(x, carried, scene).x
+        def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+            x = super().reduce(x, carried, context).x
             return Reduced(x, replace(carried, sizes=torch.full(x.shape[:2], 3.0)))
 
     assert "a prefix token's size is not 1" in alone(Heavy)
@@ -383,7 +384,7 @@ class Errs(Dispatcher):
     Spec = DispatcherSpec
     said: ClassVar[str] = "cannot be had today"
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         raise RuntimeError(self.said)
 
 

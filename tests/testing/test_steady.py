@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import dyt
-from dyt.dispatchers import Decision, Dispatcher, DispatcherSpec, Moment
+from dyt.dispatchers import Decision, DecisionContext, Dispatcher, DispatcherSpec
 from dyt.dispatchers.counted import largest
 from dyt.testing import laws
 from dyt.testing.cases import Case, tiny
@@ -32,7 +32,7 @@ class Rounded(Dispatcher):
     Spec = DispatcherSpec
     share = 1.0
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         scores = self.share * tokens.detach().float().norm(dim=-1)
         scores = scores * (1 + 1e-6 * torch.randn(scores.shape))
         return Decision(largest(scores, torch.full((len(scores), 1), scores.shape[1] // 2), None))
@@ -50,7 +50,7 @@ def test_a_tie_is_called_one() -> None:
     class Tied(Rounded):
         share = 0.0
 
-        def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+        def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
             scores = torch.ones(tokens.shape[:2]) + 1e-7 * torch.randn(tokens.shape[:2])
             return Decision(largest(scores, torch.full((len(scores), 1), scores.shape[1] // 2), None))
 

@@ -18,7 +18,8 @@ from dyt.config.presets import preset, presets
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import context
 from dyt.core import interop as bridges
-from dyt.dispatchers.base import Dispatcher, Place
+from dyt.core.context import BuildContext
+from dyt.dispatchers.base import Dispatcher
 from dyt.errors import SpecError, UnsupportedError, nearest
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel
@@ -28,7 +29,7 @@ from dyt.model.site import Site
 from dyt.model.tensors import check_modules, trainable
 from dyt.model.timm_surface import checkpoint_blocks
 from dyt.model.token_state import TokenReduction, TokenState
-from dyt.reducers import Position, Reducer, ReducerSpec
+from dyt.reducers import Reducer, ReducerSpec
 from dyt.tuners.base import Tuner
 
 DEFAULT_EXECUTORS = ("masked", "sparse")
@@ -120,7 +121,9 @@ def assembled(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> Dyn
     if new_head:
         start_head(backbone)
     model = DynamicModel(backbone, spec, key, head_class(spec.head, backbone), tuner)
-    asked = any(getattr(module, "grad_checkpointing", False) for module in backbone.modules())  # Swin's reductions have it
+    asked = any(
+        getattr(module, "grad_checkpointing", False) for module in backbone.modules()
+    )  # Swin's reductions have it
     if asked:
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()
@@ -172,7 +175,9 @@ def _check_given(backbone: nn.Module, spec: DyTSpec) -> None:
         )
 
 
-def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: context.ModelKey, tuner: Tuner | None) -> dict[str, DynamicBlock]:
+def _dynamic_blocks(
+    backbone: nn.Module, spec: DyTSpec, key: context.ModelKey, tuner: Tuner | None
+) -> dict[str, DynamicBlock]:
     found = families.find(backbone)
     if found is None:
         raise UnsupportedError(f"{unknown_blocks(backbone)}; families: {', '.join(registry.families.names())}")
@@ -201,8 +206,8 @@ def _dynamic_blocks(backbone: nn.Module, spec: DyTSpec, key: context.ModelKey, t
         like = next(block.parameters())
         sites = {}
         for branch in variant.dispatched:
-            place = Place(dim, index / last, rate)
-            parts = dispatcher(spec.dispatcher, place), adapter(spec.adapter, dim)
+            build_context = BuildContext(dim, index / last, rate)
+            parts = dispatcher(spec.dispatcher, build_context), adapter(spec.adapter, dim)
             executors = train_executor, eval_executor
             raster, name = family.raster(backbone, path), f"{path}.{branch}"
             site = Site(index, name, *parts, prefix, key, executors, rate, raster, rooms[index])
@@ -281,7 +286,9 @@ def _reductions(
     for i, path in enumerate(paths):
         block, acts = backbone.get_submodule(path), None
         if i in layers:
-            acts = reducer(own, Position(family.dim(backbone, block), layers.index(i), i, len(layers)))
+            acts = reducer(
+                own, BuildContext(family.dim(backbone, block), block=i, index=layers.index(i), of=len(layers))
+            )
         like = next(block.parameters())
         reduction = TokenReduction(path, acts, prefix, key, state, path == paths[0], path == paths[-1], whole)
         reductions[path] = reduction.to(device=like.device, dtype=like.dtype)

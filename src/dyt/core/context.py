@@ -1,15 +1,16 @@
-"""ForwardContext: how this forward is to run. A frozen value in a ContextVar, keyed by model, read once by each site.
+"""The three contexts: BuildContext, where a component stands; DecisionContext, what a decision may depend on; and
+ForwardContext, how this forward is to run: a frozen value in a ContextVar, keyed by model, read once by each site.
 
 Nothing is stored on modules, so that two models, two threads or a nested context never disturb one another.
 
-torch.compile guards on the forward context of the context that compiled code is called in. It cannot trace a change of a
+torch.compile guards on the forward context in which compiled code is called. It cannot trace a change of a
 ContextVar, so that contexts entered inside compiled code (those of a tuning step) are noted on the model's key while it
 traces: the tracer undoes what it noted before compiled code runs, and no run ever sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,6 +21,59 @@ from torch import Tensor
 
 from dyt.core.execution import Executor
 from dyt.core.route import Route, SharedPrefix
+
+_ZERO = torch.zeros(())
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """Where a component stands in its model, for what it has to know when it is made.
+
+    Attributes:
+        dim: channels C of the tokens.
+        depth: 0 at the model's first site, 1 at its last, evenly spaced between.
+        rate: the objective's activation rate r, for dispatchers that keep a rate by construction.
+        block: of a reducer, which block it stands in, from 0.
+        index: of a reducer, which of the model's it is, from 0.
+        of: how many reducers the model has.
+    """
+
+    dim: int
+    depth: float = 0.0
+    rate: float = 0.5
+    block: int = 0
+    index: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionContext:
+    """What the decision of a dispatcher, or of a reducer, may depend on beside the tokens.
+
+    Attributes:
+        training: whether to decide as in fine-tuning (noise, gradient); for reducers False in the complete pass.
+        progress: fraction of the training done, for schedules.
+        threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
+            broken by place (`dyt.core.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted
+            from, or compared with, logits (B, P) or (B, 1).
+        padding: (B, P) bool, True at padding tokens, or None.
+        attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
+            None unless the component's class says `needs_attention`.
+        scores: computes (B, P) float32, the router's logits, where a rewrite has them of another product; None unless
+            the dispatcher is such a rewrite's.
+        prefix: of a reducer, number of prefix tokens, first in order; a dispatcher is given none of them.
+        keys: (B, N, D), the mean over heads of the block's attention keys, detached; None unless the reducer
+            `needs_keys`.
+    """
+
+    training: bool
+    progress: float = 0.0
+    threshold: Tensor = _ZERO
+    padding: Tensor | None = None
+    attention: Callable[[], Tensor] | None = None
+    scores: Callable[[], Tensor] | None = None
+    prefix: int = 0
+    keys: Tensor | None = None
 
 
 class ModelKey:
@@ -43,7 +97,7 @@ class ForwardContext:
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
         penalties: lists that each forward appends the loss terms of its reducers to.
         plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
-        stem: what the passes of one tuning step share; None where each computes everything.
+        prefix: what the passes of one tuning step share; None where each computes everything.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
@@ -56,7 +110,7 @@ class ForwardContext:
     keep_tokens: bool = False
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
-    stem: SharedPrefix | None = None
+    prefix: SharedPrefix | None = None
     counting: bool = False
     progress: float = 0.0
 

@@ -3,7 +3,7 @@
 from dyt.dispatchers import sampling
 from dyt.dispatchers.always import Always, AlwaysSpec
 from dyt.dispatchers.attention import Attention, AttentionSpec
-from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment, Place, RatedSpec
+from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher, DispatcherSpec, RatedSpec
 from dyt.dispatchers.counted import CountedSpec
 from dyt.dispatchers.learned import Learned, LearnedSpec
 from dyt.dispatchers.random import Random, RandomSpec
@@ -15,14 +15,14 @@ __all__ = [
     "AlwaysSpec",
     "Attention",
     "AttentionSpec",
+    "BuildContext",
     "CountedSpec",
     "Decision",
+    "DecisionContext",
     "Dispatcher",
     "DispatcherSpec",
     "Learned",
     "LearnedSpec",
-    "Moment",
-    "Place",
     "Random",
     "RandomSpec",
     "RatedSpec",

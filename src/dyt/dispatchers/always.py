@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, Moment
+from dyt.dispatchers.base import Decision, DecisionContext, Dispatcher, DispatcherSpec
 from dyt.registry import dispatchers
 
 
@@ -21,5 +21,5 @@ class Always(Dispatcher):
 
     Spec = AlwaysSpec
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         return Decision(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), dense=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
+from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher
 from dyt.dispatchers.counted import CountedSpec, largest, number
 from dyt.registry import dispatchers
 
@@ -28,13 +28,13 @@ class Attention(Dispatcher):
     Spec = AttentionSpec
     needs_attention: ClassVar[bool] = True
 
-    def __init__(self, spec: AttentionSpec, place: Place) -> None:
-        super().__init__(spec, place)
-        self.count, self.rate = spec.count, place.rate if spec.rate is None else spec.rate
+    def __init__(self, spec: AttentionSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
+        self.count, self.rate = spec.count, context.rate if spec.rate is None else spec.rate
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
-        assert moment.attention is not None, "given by the block to a dispatcher that needs it"
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
+        assert context.attention is not None, "given by the block to a dispatcher that needs it"
         # Not under no_grad: autocast would keep the weights that it casts there, cut off from their gradient.
-        attention = moment.attention().detach()
-        wanted = number(tokens, moment.padding, self.rate, self.count)
-        return Decision(largest(attention, wanted, moment.padding))
+        attention = context.attention().detach()
+        wanted = number(tokens, context.padding, self.rate, self.count)
+        return Decision(largest(attention, wanted, context.padding))

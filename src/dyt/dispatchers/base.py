@@ -6,7 +6,6 @@ Shapes: patches (B, P, C), prefix tokens already taken off; decisions (B, P), or
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from dyt.config.base import ComponentSpec
 from dyt.config.spec import Rate
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.core.route import mean_token
 from dyt.registry import dispatchers
 
@@ -39,46 +39,6 @@ class RatedSpec(DispatcherSpec):
     rate: Rate | None = None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a dispatcher stands, for what it has to know when it is made.
-
-    Attributes:
-        dim: channels C of the tokens.
-        depth: 0 at the model's first site, 1 at its last, evenly spaced between.
-        rate: the objective's activation rate r, for dispatchers that keep a rate by construction.
-    """
-
-    dim: int
-    depth: float = 0.0
-    rate: float = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """What a decision may depend on beside the tokens.
-
-    Attributes:
-        training: whether to decide as in fine-tuning (noise, gradient).
-        progress: fraction of the training done, for schedules.
-        threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
-            broken by place (`dyt.core.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted from, or
-            compared with, logits (B, P) or (B, 1).
-        padding: (B, P) bool, True at padding tokens, or None.
-        attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
-            None unless the dispatcher's class says `needs_attention`.
-        scores: computes (B, P) float32, the router's logits, where a rewrite has them of another product; None unless
-            the dispatcher is such a rewrite's.
-    """
-
-    training: bool
-    progress: float
-    threshold: Tensor
-    padding: Tensor | None = None
-    attention: Callable[[], Tensor] | None = None
-    scores: Callable[[], Tensor] | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Decision:
     """Who is active.
@@ -86,7 +46,7 @@ class Decision:
     Attributes:
         active: (B, P) bool, or (B, 1) at sample level.
         gate: float32 of that shape, equal to `active`, with the straight-through gradient; None when there is none.
-        logits: float32 of that shape, before noise and threshold, when `active` follows from them and the moment's
+        logits: float32 of that shape, before noise and threshold, when `active` follows from them and the context's
             threshold; None when no threshold was applied.
         dense: True when every token is active whatever the input.
     """
@@ -102,28 +62,28 @@ class Dispatcher(nn.Module, ABC):
 
     Args:
         spec: the component's own spec.
-        place: where it stands.
+        context: where it stands.
     """
 
     Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
     needs_attention: ClassVar[bool] = False
-    """Whether `decide` asks its moment for the class token's attention; refused on backbones that cannot tell it."""
+    """Whether `decide` asks its context for the class token's attention; refused on backbones that cannot tell it."""
     draws_at_inference: ClassVar[bool] = False
     """Whether `decide` draws random numbers at inference too, so that an image is not always routed alike (law 4)."""
 
-    def __init__(self, spec: DispatcherSpec, place: Place) -> None:
+    def __init__(self, spec: DispatcherSpec, context: BuildContext) -> None:
         super().__init__()
         self.level = spec.level
 
     @abstractmethod
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         """Decides for tokens (B, P, C), or (B, 1, C) at sample level."""
 
-    def forward(self, patches: Tensor, moment: Moment) -> Decision:
+    def forward(self, patches: Tensor, context: DecisionContext) -> Decision:
         """Decides for the patch tokens (B, P, C); at sample level from their mean, for all of an image alike."""
         if self.level == "token":
-            return self.decide(patches, moment)
-        decision = self.decide(mean_token(patches, moment.padding), moment)
+            return self.decide(patches, context)
+        decision = self.decide(mean_token(patches, context.padding), context)
         size = patches.shape[:2]
         spread = [None if t is None else t.expand(size) for t in (decision.active, decision.gate, decision.logits)]
         assert spread[0] is not None

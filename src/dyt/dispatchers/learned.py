@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dyt.config.spec import Schedule, at
 from dyt.core.linear import Router
 from dyt.dispatchers import sampling
-from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
+from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
 from dyt.registry import dispatchers
 
@@ -33,23 +33,23 @@ class Learned(Dispatcher):
 
     Spec = LearnedSpec
 
-    def __init__(self, spec: LearnedSpec, place: Place) -> None:
-        super().__init__(spec, place)
+    def __init__(self, spec: LearnedSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
         self.temperature, self.noise = spec.temperature, spec.noise
-        self.router = Router(place.dim, 1)
+        self.router = Router(context.dim, 1)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
-        nn.init.constant_(self.router.bias, at(spec.bias, place.depth))
+        nn.init.constant_(self.router.bias, at(spec.bias, context.depth))
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, P) float32 logits of tokens (B, P, C)."""
         return linear_scores(self.router, tokens)
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         logits = self.logits(tokens)
-        excess = logits - moment.threshold.float()
-        if not moment.training:
+        excess = logits - context.threshold.float()
+        if not context.training:
             return Decision(excess > 0, logits=logits)
-        scale = at(self.noise, moment.progress)
+        scale = at(self.noise, context.progress)
         noise = sampling.gumbel_difference(excess.detach()) * scale if scale > 0 else None
-        active, gate = sampling.gumbel_sigmoid(excess, noise, at(self.temperature, moment.progress))
+        active, gate = sampling.gumbel_sigmoid(excess, noise, at(self.temperature, context.progress))
         return Decision(active, gate, logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place, RatedSpec, bernoulli
+from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher, RatedSpec, bernoulli
 from dyt.registry import dispatchers
 
 
@@ -21,9 +21,9 @@ class Random(Dispatcher):
     Spec = RandomSpec
     draws_at_inference = True
 
-    def __init__(self, spec: RandomSpec, place: Place) -> None:
-        super().__init__(spec, place)
-        self.rate = place.rate if spec.rate is None else spec.rate
+    def __init__(self, spec: RandomSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
+        self.rate = context.rate if spec.rate is None else spec.rate
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         return Decision(bernoulli(tokens, self.rate))

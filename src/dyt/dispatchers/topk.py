@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dyt.config.spec import at
 from dyt.core.linear import Router
 from dyt.dispatchers import sampling
-from dyt.dispatchers.base import Decision, Dispatcher, Moment, Place
+from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher
 from dyt.dispatchers.counted import CountedSpec, largest, number
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
 from dyt.registry import dispatchers
@@ -31,23 +31,23 @@ class TopK(Dispatcher):
 
     Spec = TopKSpec
 
-    def __init__(self, spec: TopKSpec, place: Place) -> None:
-        super().__init__(spec, place)
+    def __init__(self, spec: TopKSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
         self.temperature, self.noise, self.count = spec.temperature, spec.noise, spec.count
-        self.rate = place.rate if spec.rate is None else spec.rate
-        self.router = Router(place.dim, 1, bias=False)
+        self.rate = context.rate if spec.rate is None else spec.rate
+        self.router = Router(context.dim, 1, bias=False)
         nn.init.trunc_normal_(self.router.weight, std=0.02)
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         scores = linear_scores(self.router, tokens)
-        wanted = number(tokens, moment.padding, self.rate, self.count)
-        if not moment.training:
-            return Decision(largest(scores, wanted, moment.padding))
-        scale = at(self.noise, moment.progress)
+        wanted = number(tokens, context.padding, self.rate, self.count)
+        if not context.training:
+            return Decision(largest(scores, wanted, context.padding))
+        scale = at(self.noise, context.progress)
         if scale > 0:
             scores = scores + sampling.gumbel_difference(scores.detach()) * scale
-        active = largest(scores, wanted, moment.padding)
-        soft = soft_top(scores, active, moment.padding, at(self.temperature, moment.progress))
+        active = largest(scores, wanted, context.padding)
+        soft = soft_top(scores, active, context.padding, at(self.temperature, context.progress))
         return Decision(active, sampling.straight_through(active, soft))
 
 

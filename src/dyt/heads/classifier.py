@@ -33,7 +33,7 @@ class Classifier(LogitsHead):
 
     Spec: ClassVar[type[HeadSpec]] = ClassifierSpec
     task: ClassVar[str] = "classification"
-    shares_stem: ClassVar[bool] = True
+    shares_prefix: ClassVar[bool] = True
 
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__(spec, backbone)

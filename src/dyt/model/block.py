@@ -106,7 +106,10 @@ class DynamicBlock(nn.Module, ABC):
         """The block whose place was taken, with the children, parameters, buffers and attributes that are here now."""
         block = self._replaced[0]
         for kept, here in (
-            (block._modules, {name: child for name, child in self._modules.items() if name not in {"sites", "reduction"}}),
+            (
+                block._modules,
+                {name: child for name, child in self._modules.items() if name not in {"sites", "reduction"}},
+            ),
             (block._parameters, self._parameters),
             (block._buffers, self._buffers),
         ):
@@ -166,9 +169,9 @@ class DynamicBlock(nn.Module, ABC):
         """The whole branch, every token computed: what the original block's residual adds."""
         site = next(iter(self.sites.values()))
         assert isinstance(site, Site)
-        stem = context.current(site.key).stem
-        if stem is not None and stem.entered is x and not self.stochastic(name):
-            return stem.once(name, lambda: self._computed(name, x, *args, **kwargs))
+        shared = context.current(site.key).prefix
+        if shared is not None and shared.entered is x and not self.stochastic(name):
+            return shared.once(name, lambda: self._computed(name, x, *args, **kwargs))
         return self._computed(name, x, *args, **kwargs)
 
     def _computed(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

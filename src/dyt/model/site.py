@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dyt.adapters.base import Adapter
-from dyt.core import context
-from dyt.core import ties
+from dyt.core import context, ties
 from dyt.core.breakeven import BreakEven
 from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, Room
 from dyt.core.route import Route
-from dyt.dispatchers.base import Dispatcher, Moment
+from dyt.dispatchers.base import DecisionContext, Dispatcher
 from dyt.errors import DyTError, UnsupportedError
 
 
@@ -112,7 +111,7 @@ class Site(nn.Module):
         return self._recorded(route, x)
 
     def prefix_route(self, x: Tensor) -> Route:
-        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, whatever the forward context says.
+        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, in any forward context.
 
         Raises:
             DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
@@ -148,8 +147,8 @@ class Site(nn.Module):
         hidden = None if either is None else either[:, self.prefix :]
         alike = self.dispatcher.level == "sample"  # the tokens of an image are one decision, which has no place
         threshold = self.threshold if alike else ties.by_place(self.threshold, patches.shape[1])
-        moment = Moment(self.training, progress, threshold, hidden, attention, scores)
-        decision = self.dispatcher(patches, moment)
+        decision_context = DecisionContext(self.training, progress, threshold, hidden, attention, scores)
+        decision = self.dispatcher(patches, decision_context)
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
         padding = either

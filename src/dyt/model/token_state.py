@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dyt.core import context
 from dyt.core.route import Tokens
 from dyt.errors import DyTError
-from dyt.reducers.base import Carried, Reduced, Reducer, Scene
+from dyt.reducers.base import Carried, DecisionContext, Reduced, Reducer
 
 
 class TokenState(threading.local):
@@ -112,8 +112,10 @@ class TokenReduction(nn.Module):
         now = context.current(self.key)
         if self.reducer is None or self.reducer.where != where or now.plain:
             return x
-        scene = Scene(self.prefix, self.training and not now.complete, keys, attention)
-        reduced: Reduced = self.reducer(x, self._carried(), scene)
+        decision_context = DecisionContext(
+            self.training and not now.complete, attention=attention, prefix=self.prefix, keys=keys
+        )
+        reduced: Reduced = self.reducer(x, self._carried(), decision_context)
         self.state.carried = reduced.carried
         if reduced.penalty is not None:
             for penalties in now.penalties:

@@ -1,21 +1,21 @@
 """Fewer tokens from block to block: the token-reduction peers of the paper's table 5, one file per reducer."""
 
-from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
+from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec
 from dyt.reducers.dynamicvit import DynamicViT, DynamicViTSpec
 from dyt.reducers.evit import EViT, EViTSpec
 from dyt.reducers.tome import ToMe, ToMeSpec
 
 __all__ = [
+    "BuildContext",
     "Carried",
+    "DecisionContext",
     "DynamicViT",
     "DynamicViTSpec",
     "EViT",
     "EViTSpec",
-    "Position",
     "Reduced",
     "Reducer",
     "ReducerSpec",
-    "Scene",
     "ToMe",
     "ToMeSpec",
 ]

@@ -6,7 +6,7 @@ Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens, C cha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.config.base import ComponentSpec
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.errors import SpecError
 from dyt.registry import reducers
 
@@ -25,23 +26,6 @@ below float32's rounding, and the product of the softmax's gradient with the log
 
 class ReducerSpec(ComponentSpec):
     """Base of the reducers' specs."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a reducer stands, for what it has to know when it is made.
-
-    Attributes:
-        dim: channels C of the tokens.
-        index: which of the model's reducers it is, from 0.
-        block: which block it stands in, from 0.
-        of: how many reducers the model has.
-    """
-
-    dim: int
-    index: int = 0
-    block: int = 0
-    of: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,25 +65,6 @@ class Carried:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """What a reduction may depend on beside the tokens.
-
-    Attributes:
-        prefix: number of prefix tokens, first in order.
-        training: whether to reduce as in fine-tuning (noise, gradient); False in the complete pass.
-        keys: (B, N, D), the mean over heads of the block's attention keys, detached; None unless the reducer
-            `needs_keys`.
-        attention: computes (B, P), the class token's attention in the block to each patch token that entered it; None
-            unless the reducer `needs_attention`.
-    """
-
-    prefix: int
-    training: bool
-    keys: Tensor | None = None
-    attention: Callable[[], Tensor] | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Reduced:
     """The tokens after a reduction.
 
@@ -121,7 +86,7 @@ class Reducer(nn.Module, ABC):
 
     Args:
         spec: the component's own spec.
-        position: where it stands.
+        context: where it stands.
     """
 
     Spec: ClassVar[type[ReducerSpec]] = ReducerSpec
@@ -134,7 +99,7 @@ class Reducer(nn.Module, ABC):
     restores: ClassVar[bool] = False
     """Whether it keeps `Carried.source`, so that a head which reads patch tokens can be given all of them again."""
 
-    def __init__(self, spec: ReducerSpec, position: Position) -> None:
+    def __init__(self, spec: ReducerSpec, context: BuildContext) -> None:
         super().__init__()
 
     @classmethod
@@ -146,15 +111,15 @@ class Reducer(nn.Module, ABC):
             SpecError: the spec does not fit that depth.
         """
 
-    def forward(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+    def forward(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
         """`reduce`, as a call of the module: hooks and offloading see it."""
-        return self.reduce(x, carried, scene)
+        return self.reduce(x, carried, context)
 
     @abstractmethod
-    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
+    def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
         """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places.
 
-        How many are left does not depend on what is in the tokens. Random numbers are drawn in `scene.training` alone.
+        How many are left does not depend on what is in the tokens. Random numbers are drawn where `context.training`.
         """
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dyt.config.spec import Rate
 from dyt.dispatchers import sampling
 from dyt.errors import SpecError
-from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene, ascending, chosen
+from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
 
@@ -82,12 +82,12 @@ class DynamicViT(Reducer):
     Spec = DynamicViTSpec
     where = "entry"
 
-    def __init__(self, spec: DynamicViTSpec, position: Position) -> None:
-        super().__init__(spec, position)
+    def __init__(self, spec: DynamicViTSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
         keep = spec.keep
-        self.share = keep[position.index] if isinstance(keep, tuple) else keep ** (position.index + 1)
-        self.ratio_weight, self.stages = spec.ratio_weight, position.of
-        self.predictor = Predictor(position.dim)
+        self.share = keep[context.index] if isinstance(keep, tuple) else keep ** (context.index + 1)
+        self.ratio_weight, self.stages = spec.ratio_weight, context.of
+        self.predictor = Predictor(context.dim)
 
     @classmethod
     def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
@@ -97,11 +97,11 @@ class DynamicViT(Reducer):
             raise SpecError(f"reducer.keep: {len(spec.keep)} shares given for {len(found)} stages; give one each")
         return found
 
-    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-        patches = x[:, scene.prefix :]
+    def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+        patches = x[:, context.prefix :]
         if not patches.shape[1]:
             return Reduced(x, carried)
-        return (self._masked if scene.training else self._gathered)(x, patches, carried, scene.prefix)
+        return (self._masked if context.training else self._gathered)(x, patches, carried, context.prefix)
 
     def _gathered(self, x: Tensor, patches: Tensor, carried: Carried, prefix: int) -> Reduced:
         count = max(math.floor(self.share * carried.patches + 1e-6), 1)

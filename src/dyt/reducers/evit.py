@@ -10,7 +10,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from dyt.config.spec import Rate
-from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene, ascending, chosen
+from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
 
@@ -41,8 +41,8 @@ class EViT(Reducer):
     Spec = EViTSpec
     needs_attention: ClassVar[bool] = True
 
-    def __init__(self, spec: EViTSpec, position: Position) -> None:
-        super().__init__(spec, position)
+    def __init__(self, spec: EViTSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
         self.keep, self.fuse = spec.keep, spec.fuse
 
     @classmethod
@@ -50,13 +50,13 @@ class EViT(Reducer):
         assert isinstance(spec, EViTSpec)
         return chosen(spec.layers, depth)
 
-    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-        prefix, count = scene.prefix, x.shape[1] - scene.prefix
+    def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+        prefix, count = context.prefix, x.shape[1] - context.prefix
         kept = min(math.ceil(self.keep * count - 1e-6), count)  # 0.7 * 10 is a little more than 7
         if kept == count:
             return Reduced(x, carried)
-        assert scene.attention is not None
-        attention, patches = scene.attention(), x[:, prefix:]
+        assert context.attention is not None
+        attention, patches = context.attention(), x[:, prefix:]
         index = best(attention.detach(), kept)
         parts = [x[:, :prefix], pick(patches, index)]
         if self.fuse:

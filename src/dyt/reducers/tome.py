@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dyt.errors import SpecError
-from dyt.reducers.base import Carried, Position, Reduced, Reducer, ReducerSpec, Scene
+from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec
 from dyt.reducers.matching import matching, merge
 from dyt.registry import reducers
 
@@ -42,9 +42,9 @@ class ToMe(Reducer):
     needs_keys: ClassVar[bool] = True
     restores: ClassVar[bool] = True
 
-    def __init__(self, spec: ToMeSpec, position: Position) -> None:
-        super().__init__(spec, position)
-        self.r = spec.r if isinstance(spec.r, int) else spec.r[position.block]
+    def __init__(self, spec: ToMeSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
+        self.r = spec.r if isinstance(spec.r, int) else spec.r[context.block]
         self.proportional = spec.proportional
 
     @classmethod
@@ -56,13 +56,13 @@ class ToMe(Reducer):
             )
         return tuple(range(depth))
 
-    def reduce(self, x: Tensor, carried: Carried, scene: Scene) -> Reduced:
-        prefix, patches = scene.prefix, x.shape[1] - scene.prefix
+    def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
+        prefix, patches = context.prefix, x.shape[1] - context.prefix
         r = min(self.r, patches // 2)
         if r == 0:
             return Reduced(x, carried)
-        assert scene.keys is not None
-        places = matching(scene.keys[:, prefix:], r)
+        assert context.keys is not None
+        places = matching(context.keys[:, prefix:], r)
         sizes = x.new_ones(x.shape[:2], dtype=torch.float32) if carried.sizes is None else carried.sizes
         merged, counted = merge(x[:, prefix:], sizes[:, prefix:], places, patches - r)
         source = places if carried.source is None else places.gather(1, carried.source)

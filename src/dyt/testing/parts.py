@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyt.core.context import ModelKey, changed
+from dyt.core.context import BuildContext, ModelKey, changed
 from dyt.core.route import Route, Tokens
-from dyt.dispatchers.base import Place
 from dyt.model.site import Site
 from dyt.registry import adapters, dispatchers, executors
 from dyt.testing.laws import require
@@ -103,7 +102,7 @@ def padding_is_inactive(
     torch.manual_seed(seed)
     chosen, none = dispatchers.get(dispatcher["type"]), adapters.get("none")
     both = (executors.get("masked")(), executors.get("sparse")())
-    parts = chosen(chosen.Spec(**dispatcher), Place(8)), none(none.Spec(), 8)
+    parts = chosen(chosen.Spec(**dispatcher), BuildContext(8)), none(none.Spec(), 8)
     key = ModelKey()
     site = Site(0, "blocks.0.mlp", *parts, prefix, key, both).train(training)
     x, padding = torch.randn(3, prefix + 6, 8), torch.rand(3, prefix + 6) < 0.4

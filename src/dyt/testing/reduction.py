@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyt.reducers.base import Carried, Position, Scene
+from dyt.reducers.base import BuildContext, Carried, DecisionContext
 from dyt.registry import reducers
 from dyt.testing.laws import require
 
@@ -28,11 +28,13 @@ def reducer_keeps_the_order(
     require(list(layers) == sorted({i for i in layers if 0 <= i < depth}), f"layers: {layers} of {depth} blocks")
     x, carried = torch.randn(3, prefix + patches, 8), Carried(patches)
     for i, block in enumerate(layers):
-        module = kind(spec, Position(8, i, block, len(layers))).train(training)
+        module = kind(spec, BuildContext(8, block=block, index=i, of=len(layers))).train(training)
         keys = torch.randn(3, x.shape[1], 4) if kind.needs_keys else None
         attention = torch.rand(3, x.shape[1] - prefix) if kind.needs_attention else None
-        scene = Scene(prefix, training, keys, None if attention is None else partial(torch.clone, attention))
-        before, after = (x, carried), module.reduce(x, carried, scene)
+        context = DecisionContext(
+            training, attention=None if attention is None else partial(torch.clone, attention), prefix=prefix, keys=keys
+        )
+        before, after = (x, carried), module.reduce(x, carried, context)
         x, carried = after.x.detach(), after.carried
         where, shape, were = f"block {block} of {depth}", tuple(x.shape), before[0].shape[1]
         require(x.ndim == 3 and prefix <= shape[1] <= were, f"{where}: x {shape} of {were} tokens")

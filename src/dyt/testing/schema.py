@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dyt.config.base import spec_class
-from dyt.dispatchers.base import Place
+from dyt.core.context import BuildContext
 from dyt.errors import DyTError
-from dyt.reducers.base import Position
 from dyt.registry import KINDS
 
 SPAN = 16
@@ -66,7 +65,7 @@ def stands(reducer: str, plain: Mapping[str, Any], depth: int) -> bool:
         spec = spec_class(component).model_validate(plain)
         layers = component.layers(spec, depth)
         for i, block in enumerate(layers):
-            component(spec, Position(8, i, block, len(layers)))
+            component(spec, BuildContext(8, block=block, index=i, of=len(layers)))
     except (ValidationError, DyTError):
         return False
     return True
@@ -88,7 +87,7 @@ def _taken(kind: str, component: Any, plain: dict[str, Any]) -> bool:
     try:
         spec = spec_class(component).model_validate(plain)
         if kind == "dispatchers":
-            component(spec, Place(8))
+            component(spec, BuildContext(8))
         elif kind == "adapters":
             component(spec, 8)
         elif kind == "tuners":

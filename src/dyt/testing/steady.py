@@ -17,7 +17,7 @@ TRIES = 5
 def steady_images(case: Sample, model: DynamicModel) -> Tensor:
     """The case's first images, of several draws, of which no decision of the model hangs on rounding.
 
-    In the forward context and the mode in which the model is. Of a case in less than float32, whose numbers are too coarse
+    In the present forward context and mode. Of a case in less than float32, whose numbers are too coarse
     to be nudged, they are the first ones.
 
     Raises:

@@ -41,8 +41,8 @@ def calibrate_rate(
 
     Returns:
         The rate that was reached, over all sites. Where it had to be changed, ties are broken by the tokens' places
-        (`dyt.core.ties`), so that it is met to within one token of an image whatever the logits; at sample level an image is
-        one decision, and images whose logits are equal are active or not together.
+        (`dyt.core.ties`), so that it is met to within one token of an image whatever the logits; at sample level an
+        image is one decision, and images whose logits are equal are active or not together.
 
     Raises:
         DyTError: a rate outside (0, 1], another number of rates than sites, no images, or a site whose dispatcher

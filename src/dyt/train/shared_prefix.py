@@ -20,7 +20,7 @@ from dyt.model.dynamic import DynamicModel
 class Passes:
     """Runs a model over the same images several times, each in its own forward context; exact, gradients included.
 
-    The first pass keeps its stem; later ones are given one image, in the place of whose tokens the stem's go on from
+    The first pass keeps its prefix; later ones are given one image, in the place of whose tokens the prefix's go on from
     the first dynamic block. Where that is not known to be exact, every pass computes everything.
 
     Args:
@@ -32,34 +32,34 @@ class Passes:
     def __init__(self, model: DynamicModel, images: Tensor, share: bool = True) -> None:
         self.model, self.images = model, images
         self.first = first_block(model) if share else None
-        self.stem: SharedPrefix | None = None
+        self.prefix: SharedPrefix | None = None
 
     def __call__(self, count: int | None = None) -> Any:
         """The outputs for the first `count` images, all by default; the first pass is one of all."""
         images = self.images if count is None else first_images(self.images, count)
         if self.first is None:
             return self.model(images)
-        if self.stem is None:
+        if self.prefix is None:
             assert count is None
-            stem = self.stem = SharedPrefix()
+            prefix = self.prefix = SharedPrefix()
         else:
-            stem, images = self.stem if count is None else self.stem.of(count), first_images(images, 1)
+            prefix, images = self.prefix if count is None else self.prefix.of(count), first_images(images, 1)
         hook = self.first.register_forward_pre_hook(self._entering)
         try:
-            with context.changed(self.model.key, stem=stem):
+            with context.changed(self.model.key, prefix=prefix):
                 found = self.model(images)
         finally:
             hook.remove()
         return found
 
     def _entering(self, block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        stem = context.current(self.model.key).stem  # not this object's: another thread's forward has none
-        if stem is None:
+        prefix = context.current(self.model.key).prefix  # not this object's: another thread's forward has none
+        if prefix is None:
             return None
-        if stem.entered is None:
-            stem.entered = args[0]
+        if prefix.entered is None:
+            prefix.entered = args[0]
             return None
-        return stem.entered, *args[1:]
+        return prefix.entered, *args[1:]
 
 
 def first_images(images: Tensor, count: int) -> Tensor:

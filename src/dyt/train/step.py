@@ -67,8 +67,8 @@ class TuningStep(nn.Module):
 
     A module, so that it can be wrapped by DistributedDataParallel (find_unused_parameters=False) as a whole.
 
-    What the passes have in common is computed once: everything before the first dispatcher's effect (`dyt.train.shared_prefix`), where
-    that is known to be exact. In train mode the dynamic pass runs with the executor `sparse_backward`, which has the
+    What the passes have in common is computed once: everything before the first dispatcher's effect
+    (`dyt.train.shared_prefix`), where that is known to be exact. In train mode the dynamic pass runs with the executor `sparse_backward`, which has the
     gradients of `masked` without its work at inactive tokens; with `masked` where a dispatched branch draws drop path
     or dropout, or torch.compile traces the step; with what `dyt.execution` names inside that.
 
@@ -230,12 +230,15 @@ class TuningStep(nn.Module):
     def _run(self, images: Any, now: float, due: bool, count: int) -> _Ran:
         """The passes of a step, or of a part of it; the complete one of the first `count` images."""
         o, features, head = self.objective, at(self.objective.features, now), self.model.head
-        run = Passes(self.model, images, share=self.economical and head.shares_stem)
+        run = Passes(self.model, images, share=self.economical and head.shares_prefix)
         penalties: list[Tensor] = []
         complete: Any = None
         teacher: list[Route] = []
         with context.changed(self.model.key, progress=now, keep_tokens=features > 0):
-            with record(self.model) as routes, context.changed(self.model.key, penalties=(penalties,), **self._chosen()):
+            with (
+                record(self.model) as routes,
+                context.changed(self.model.key, penalties=(penalties,), **self._chosen()),
+            ):
                 logits = run()
             asked = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
             if due and asked and count:
@@ -305,7 +308,7 @@ class TuningStep(nn.Module):
         """
         plain, head = context.changed(self.model.key, complete=True, plain=True), self.model.head
         with torch.no_grad(), plain, record(self.model) as routes:
-            run() if head.shares_stem else self.model.forward_features(head.frames(images))
+            run() if head.shares_prefix else self.model.forward_features(head.frames(images))
         return routes
 
     def _progress(self, progress: float | None) -> float:

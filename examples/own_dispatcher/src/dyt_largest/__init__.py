@@ -5,7 +5,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from dyt import DyTError
-from dyt.dispatchers import Decision, Dispatcher, Moment, Place, RatedSpec
+from dyt.dispatchers import BuildContext, Decision, DecisionContext, Dispatcher, RatedSpec
 
 
 class LargestSpec(RatedSpec):
@@ -20,17 +20,17 @@ class Largest(Dispatcher):
 
     Spec = LargestSpec
 
-    def __init__(self, spec: LargestSpec, place: Place) -> None:
-        super().__init__(spec, place)
+    def __init__(self, spec: LargestSpec, context: BuildContext) -> None:
+        super().__init__(spec, context)
         if spec.level != "token":
             raise DyTError(f"dispatcher.level is '{spec.level}'; 'largest' compares tokens of one image: use 'token'")
-        self.rate = place.rate if spec.rate is None else spec.rate
+        self.rate = context.rate if spec.rate is None else spec.rate
         self.order = spec.order
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         norms = torch.linalg.vector_norm(tokens.detach().float(), self.order, dim=-1)
-        if moment.padding is not None:
-            norms = norms.masked_fill(moment.padding, -1.0)
+        if context.padding is not None:
+            norms = norms.masked_fill(context.padding, -1.0)
         kept = norms.topk(round(self.rate * norms.shape[1]), dim=1).indices
         active = torch.zeros_like(norms, dtype=torch.bool).scatter(1, kept, True)
         return Decision(active)

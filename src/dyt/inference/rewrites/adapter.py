@@ -13,7 +13,7 @@ from dyt.adapters.base import Adapter
 from dyt.adapters.bottleneck import Bottleneck
 from dyt.core.linear import Router, bare
 from dyt.core.offloading import at_hand
-from dyt.dispatchers.base import Decision, Dispatcher, Moment
+from dyt.dispatchers.base import Decision, DecisionContext, Dispatcher
 from dyt.dispatchers.learned import Learned
 from dyt.dispatchers.scored import linear_scores
 from dyt.inference.rewrites.products import add_linear, fixed, scaled
@@ -25,7 +25,7 @@ MULTIPLE = 8
 class FoldedAdapter(Adapter):
     """x + s * up(act(down(x))) with s folded into up, and the router, where there is one, as one more output of down.
 
-    A router's logits are float32 (`Moment`): they come out of the joint product where that is float32, else of one of
+    A router's logits are float32 (`DecisionContext`): of the joint product where that is float32, else of one of
     their own.
 
     Args:
@@ -73,10 +73,10 @@ class ScoredElsewhere(Dispatcher):
         nn.Module.__init__(self)
         self.level = dispatcher.level
 
-    def decide(self, tokens: Tensor, moment: Moment) -> Decision:
-        assert moment.scores is not None
-        logits = moment.scores()
-        return Decision(logits - moment.threshold.float() > 0, logits=logits)
+    def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
+        assert context.scores is not None
+        logits = context.scores()
+        return Decision(logits - context.threshold.float() > 0, logits=logits)
 
 
 def router_of(dispatcher: Dispatcher) -> nn.Linear | None:
