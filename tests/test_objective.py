@@ -13,7 +13,7 @@ from dyt.core import context
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.heads import classification, distillation
-from dyt.train.step import feature_distance, mean_over_ranks
+from dyt.objective.step import feature_distance, mean_over_ranks
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec, tiny
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,19 @@
 
 import builtins
 
-from dyt import adapters, dispatchers, executors, families, heads, reducers, registry, testing, tuners, variants
+from dyt import (
+    adapters,
+    deprecated,
+    dispatchers,
+    executors,
+    families,
+    heads,
+    reducers,
+    registry,
+    testing,
+    tuners,
+    variants,
+)
 from dyt.assembly.build import build
 from dyt.assembly.support import Support, supports
 from dyt.assembly.undo import unwrap
@@ -17,9 +29,11 @@ from dyt.io.checkpoint import load, save
 from dyt.io.official import from_official
 from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
-from dyt.train.step import TuningStep
+from dyt.objective.step import TuningStep
 
 __version__ = "0.1.0"
+
+deprecated.install()
 
 
 def list(kind: str) -> builtins.list[str]:

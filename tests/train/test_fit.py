@@ -13,7 +13,7 @@ from dyt.errors import DyTError, SpecError
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, evaluate, fit, loop
 from dyt.train.saved import open_saved
-from dyt.train.shared_prefix import Passes
+from dyt.objective.shared_prefix import Passes
 from dyt.train.state import differences
 
 from .conftest import ARGS, NAME, Runs, draw, tensors

@@ -14,7 +14,7 @@ import torch
 
 from dyt.tasks.loading import Images
 from dyt.train import Interrupted, RunError, RunSpec, fit
-from dyt.train.step import TuningStep
+from dyt.objective.step import TuningStep
 
 from .conftest import Runs, tensors
 

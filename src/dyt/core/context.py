@@ -97,7 +97,7 @@ class ForwardContext:
         keep_tokens: whether recorded routes keep the tokens that entered the branch.
         penalties: lists that each forward appends the loss terms of its reducers to.
         plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
-        prefix: what the passes of one tuning step share; None where each computes everything.
+        shared_prefix: what the passes of one tuning step share; None where each computes everything.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
     """
@@ -110,7 +110,7 @@ class ForwardContext:
     keep_tokens: bool = False
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
-    prefix: SharedPrefix | None = None
+    shared_prefix: SharedPrefix | None = None
     counting: bool = False
     progress: float = 0.0
 

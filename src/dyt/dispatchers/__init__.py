@@ -1,5 +1,6 @@
 """POLICY, who is active: one file per dispatcher, plus the pure sampling functions."""
 
+from dyt.deprecated import renamed
 from dyt.dispatchers import sampling
 from dyt.dispatchers.always import Always, AlwaysSpec
 from dyt.dispatchers.attention import Attention, AttentionSpec
@@ -31,3 +32,5 @@ __all__ = [
     "TopKSpec",
     "sampling",
 ]
+
+__getattr__ = renamed(__name__, {"Place": "BuildContext", "Moment": "DecisionContext"})

@@ -44,8 +44,8 @@ class Head(nn.Module, ABC):
     divergence_refusal: ClassVar[str | None] = None
     """Why there is no `divergence`, in words; None where there is one."""
     shares_prefix: ClassVar[bool] = False
-    """Whether passes over the same images may go on from the first block (`dyt.train.shared_prefix`): images that enter
-    the head are images that enter the backbone, and nothing but logits comes out."""
+    """Whether passes over the same images may go on from the first block (`dyt.objective.shared_prefix`): images that
+    enter the head are images that enter the backbone, and nothing but logits comes out."""
 
     soft_labels: ClassVar[bool] = False
     """Whether the loss takes soft labels (B, K), which smoothing makes."""

@@ -169,7 +169,7 @@ class DynamicBlock(nn.Module, ABC):
         """The whole branch, every token computed: what the original block's residual adds."""
         site = next(iter(self.sites.values()))
         assert isinstance(site, Site)
-        shared = context.current(site.key).prefix
+        shared = context.current(site.key).shared_prefix
         if shared is not None and shared.entered is x and not self.stochastic(name):
             return shared.once(name, lambda: self._computed(name, x, *args, **kwargs))
         return self._computed(name, x, *args, **kwargs)

@@ -111,7 +111,7 @@ class Site(nn.Module):
         return self._recorded(route, x)
 
     def prefix_route(self, x: Tensor) -> Route:
-        """The route, recorded, of a branch that is computed for prefix tokens of x (B, N, C) alone, in any forward context.
+        """The route, recorded, of a branch that is computed for the prefix tokens of x (B, N, C) alone, in any context.
 
         Raises:
             DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.

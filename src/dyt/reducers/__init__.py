@@ -1,5 +1,6 @@
 """Fewer tokens from block to block: the token-reduction peers of the paper's table 5, one file per reducer."""
 
+from dyt.deprecated import renamed
 from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec
 from dyt.reducers.dynamicvit import DynamicViT, DynamicViTSpec
 from dyt.reducers.evit import EViT, EViTSpec
@@ -19,3 +20,5 @@ __all__ = [
     "ToMe",
     "ToMeSpec",
 ]
+
+__getattr__ = renamed(__name__, {"Position": "BuildContext", "Scene": "DecisionContext"})

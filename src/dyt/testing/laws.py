@@ -30,9 +30,9 @@ from dyt.measure.macs import count_macs, tokens_alone
 from dyt.model.dynamic import DynamicModel, execution, forced, record
 from dyt.model.parts import head_keys, tuned_keys
 from dyt.model.tensors import aside, plain_state, trainable
+from dyt.objective.step import TuningStep
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images
-from dyt.train.step import TuningStep
 
 Chosen = Mapping[str, Any]
 # Of rate and asked rate the square's slope is zero only if they are equal; no small number of tokens makes 0.3717.

@@ -12,8 +12,8 @@ from dyt.core import ties
 from dyt.core.route import activation_rate
 from dyt.errors import DyTError
 from dyt.model.dynamic import DynamicModel, dynamic_of, record
+from dyt.objective.thresholds import joint_threshold, thresholds_of
 from dyt.train.ranks import summed
-from dyt.train.thresholds import joint_threshold, thresholds_of
 
 ROUNDS = 10
 """At most; each is one pass over the images. Two or three are usual."""

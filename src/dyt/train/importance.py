@@ -17,8 +17,8 @@ from dyt.errors import DyTError
 from dyt.executors.masked import Masked
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
 from dyt.model.site import Site
+from dyt.objective.thresholds import joint_threshold, thresholds_of
 from dyt.train.ranks import summed
-from dyt.train.thresholds import joint_threshold, thresholds_of
 
 FLOOR = 1e-6
 """Importance below this share of the mean one counts as this, since its logarithm is what is fitted."""

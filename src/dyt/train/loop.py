@@ -19,6 +19,7 @@ from dyt.assembly.image_size import sized
 from dyt.core.data_config import attach
 from dyt.errors import SpecError
 from dyt.io.checkpoint import put, save, stored
+from dyt.objective.step import TuningStep, asked_rates
 from dyt.tasks.base import Examples
 from dyt.tasks.data import Data
 from dyt.tasks.described import described
@@ -34,7 +35,6 @@ from dyt.train.ranks import largest, summed
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec, TrainSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
-from dyt.train.step import TuningStep, asked_rates
 from dyt.train.targets import Targets
 from dyt.train.watch import Sums, floats, in_words
 

@@ -20,8 +20,8 @@ from dyt.model.dynamic import DynamicModel
 class Passes:
     """Runs a model over the same images several times, each in its own forward context; exact, gradients included.
 
-    The first pass keeps its prefix; later ones are given one image, in the place of whose tokens the prefix's go on from
-    the first dynamic block. Where that is not known to be exact, every pass computes everything.
+    The first pass keeps its prefix; later ones are given one image, in the place of whose tokens the prefix's go on
+    from the first dynamic block. Where that is not known to be exact, every pass computes everything.
 
     Args:
         model: the dynamic model.
@@ -46,14 +46,14 @@ class Passes:
             prefix, images = self.prefix if count is None else self.prefix.of(count), first_images(images, 1)
         hook = self.first.register_forward_pre_hook(self._entering)
         try:
-            with context.changed(self.model.key, prefix=prefix):
+            with context.changed(self.model.key, shared_prefix=prefix):
                 found = self.model(images)
         finally:
             hook.remove()
         return found
 
     def _entering(self, block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        prefix = context.current(self.model.key).prefix  # not this object's: another thread's forward has none
+        prefix = context.current(self.model.key).shared_prefix  # not this object's: another thread's forward has none
         if prefix is None:
             return None
         if prefix.entered is None:

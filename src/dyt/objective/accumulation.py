@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyt.errors import DyTError
 from dyt.model.dynamic import DynamicModel
-from dyt.train.joint import Sums, Whole, joined
+from dyt.objective.joint import Sums, Whole, joined
 
 
 @dataclass(frozen=True, eq=False)

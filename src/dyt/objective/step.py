@@ -15,11 +15,11 @@ from dyt.core.holding import runner
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
+from dyt.objective.accumulation import ALONE, Turn, Turns, image_count, uncounted
+from dyt.objective.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
+from dyt.objective.shared_prefix import Passes, stochastic
+from dyt.objective.thresholds import follow, thresholds_of
 from dyt.registry import executors
-from dyt.train.accumulation import ALONE, Turn, Turns, image_count, uncounted
-from dyt.train.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
-from dyt.train.shared_prefix import Passes, stochastic
-from dyt.train.thresholds import follow, thresholds_of
 
 __all__ = ["TuningStep", "asked_rates", "feature_distance", "mean_over_ranks"]
 
@@ -68,9 +68,10 @@ class TuningStep(nn.Module):
     A module, so that it can be wrapped by DistributedDataParallel (find_unused_parameters=False) as a whole.
 
     What the passes have in common is computed once: everything before the first dispatcher's effect
-    (`dyt.train.shared_prefix`), where that is known to be exact. In train mode the dynamic pass runs with the executor `sparse_backward`, which has the
-    gradients of `masked` without its work at inactive tokens; with `masked` where a dispatched branch draws drop path
-    or dropout, or torch.compile traces the step; with what `dyt.execution` names inside that.
+    (`dyt.objective.shared_prefix`), where that is known to be exact. In train mode the dynamic pass runs with the
+    executor `sparse_backward`, which has the gradients of `masked` without its work at inactive tokens; with `masked`
+    where a dispatched branch draws drop path or dropout, or torch.compile traces the step; with what `dyt.execution`
+    names inside that.
 
     Args:
         model: the dynamic model, or what holds it; but not what runs it in another way (DistributedDataParallel,

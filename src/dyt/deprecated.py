@@ -1,0 +1,125 @@
+"""Names of before, which go on working for one minor version and say the new one: of modules, and inside of modules."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "accumulation": "objective.accumulation",
+    "allot": "assembly.allocation",
+    "assemble": "assembly.build",
+    "backbone": "assembly.backbone",
+    "breakeven": "core.breakeven",
+    "bridges": "core.interop",
+    "bridges.architectures": "core.hf_architectures",
+    "bridges.huggingface": "core.hf_model",
+    "capacity": "inference.capacity",
+    "checkpoint": "io.checkpoint",
+    "control": "objective.thresholds",
+    "data_config": "core.data_config",
+    "executors.base": "core.execution",
+    "export": "io.export",
+    "holding": "core.holding",
+    "hub": "assembly.hub",
+    "image_size": "assembly.image_size",
+    "joint": "objective.joint",
+    "kept": "io.kept",
+    "linear": "core.linear",
+    "measure.calibration": "inference.break_even",
+    "named_specs": "config.presets",
+    "official": "io.official",
+    "offloading": "core.offloading",
+    "origin": "model.origin",
+    "plugins": "entry_points",
+    "reducers.stage": "model.token_state",
+    "rewrites": "inference.rewrites",
+    "rewrites.adapter": "inference.rewrites.adapter",
+    "rewrites.apply": "inference.rewrites.apply",
+    "rewrites.attention": "inference.rewrites.attention",
+    "rewrites.block": "inference.rewrites.block",
+    "rewrites.int8": "inference.quantize",
+    "rewrites.mlp": "inference.rewrites.mlp",
+    "rewrites.model": "inference.rewrites.model",
+    "rewrites.products": "inference.rewrites.products",
+    "rewrites.report": "inference.rewrites.report",
+    "route": "core.route",
+    "site": "model.site",
+    "slots": "config.base",
+    "spec": "config.spec",
+    "specfile": "config.files",
+    "steer": "core.context",
+    "stem": "objective.shared_prefix",
+    "support": "assembly.support",
+    "tensors": "model.tensors",
+    "ties": "core.ties",
+    "timm_names": "model.timm_names",
+    "timm_surface": "model.timm_surface",
+    "twins": "core.twins",
+    "undo": "assembly.undo",
+    "variants.base": "model.block",
+    "versions": "core.versions",
+    "window_attention": "assembly.window_attention",
+}
+"""Modules by their old path below `dyt`, and where they are now."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds a module under its old name: one that has everything of the new one, and is no copy."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Of a module that has moved; None of all others, which are found as ever."""
+        package, _, rest = name.partition(".")
+        if package != "dyt" or rest not in MOVED:
+            return None
+        holds = any(each.startswith(f"{rest}.") for each in MOVED)
+        return ModuleSpec(name, self, origin=f"dyt.{MOVED[rest]}", is_package=holds)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty one."""
+        return ModuleType(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Warns, and has it answer as the module at the new place."""
+        spec = module.__spec__
+        assert spec is not None
+        assert spec.origin is not None
+        warnings.warn(
+            f"{spec.name} is {spec.origin} now; the old name goes away in the next minor version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        new = importlib.import_module(spec.origin)
+        module.__dict__.update(
+            __doc__=new.__doc__, __getattr__=lambda name: getattr(new, name), __dir__=lambda: dir(new)
+        )
+
+
+def install() -> None:
+    """Has old module names found. Once is enough."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a module in which names have changed: old -> new."""
+
+    def found(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        warnings.warn(
+            f"{module}.{name} is {module}.{names[name]} now; the old name goes away in the next minor version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], names[name])
+
+    return found
