@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 
 import dyt
+from dyt.core.context import changed
 from dyt.executors import Sparse
 from dyt.measure import paired, random_masks, token_counts
-from dyt.core.context import changed
 
 ROUNDED, EXACT = "rounded rows", "a row for each token"
 

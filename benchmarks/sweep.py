@@ -27,8 +27,8 @@ import torch
 
 import dyt
 from dyt.assembly.backbone import input_size
-from dyt.core.breakeven import BreakEven
 from dyt.cli.bench import rewrites
+from dyt.core.breakeven import BreakEven
 from dyt.measure.bench import Bench, compare
 from dyt.measure.contenders import OPTIMISED, PAPER_PEERS, PEERS
 from dyt.measure.speed import beside_paper, over_activity, picture, table

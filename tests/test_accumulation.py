@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import dyt
-from dyt.testing.cases import tiny
 from dyt.objective.accumulation import Turn, uncounted
+from dyt.testing.cases import tiny
 
 IMAGES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(64) % 5

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import dyt
+from dyt.objective.thresholds import follow, threshold_for, thresholds_of
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
-from dyt.objective.thresholds import follow, threshold_for, thresholds_of
 
 X, Y = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 

@@ -1,4 +1,4 @@
-"""Imports go down only, in the order of the rooms below; no two files import one another, however long the way round."""
+"""Imports go down only, in the order of the rooms below; no file imports itself, however long the way round."""
 
 import ast
 import subprocess

@@ -6,8 +6,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 import dyt
 from dyt.executors import Masked
-from dyt.registry import variants
 from dyt.objective.shared_prefix import Passes, first_block
+from dyt.registry import variants
 from laws.models import CLASSES, spec, tiny
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 import dyt
 from dyt.config.files import dump_yaml, read
 from dyt.errors import DyTError, SpecError
+from dyt.objective.shared_prefix import Passes
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, evaluate, fit, loop
 from dyt.train.saved import open_saved
-from dyt.objective.shared_prefix import Passes
 from dyt.train.state import differences
 
 from .conftest import ARGS, NAME, Runs, draw, tensors

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from dyt.objective.step import TuningStep
 from dyt.tasks.loading import Images
 from dyt.train import Interrupted, RunError, RunSpec, fit
-from dyt.objective.step import TuningStep
 
 from .conftest import Runs, tensors
 

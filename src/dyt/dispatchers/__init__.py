@@ -1,10 +1,11 @@
 """POLICY, who is active: one file per dispatcher, plus the pure sampling functions."""
 
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.deprecated import renamed
 from dyt.dispatchers import sampling
 from dyt.dispatchers.always import Always, AlwaysSpec
 from dyt.dispatchers.attention import Attention, AttentionSpec
-from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher, DispatcherSpec, RatedSpec
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec, RatedSpec
 from dyt.dispatchers.counted import CountedSpec
 from dyt.dispatchers.learned import Learned, LearnedSpec
 from dyt.dispatchers.random import Random, RandomSpec

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyt.dispatchers.base import Decision, DecisionContext, Dispatcher, DispatcherSpec
+from dyt.core.context import DecisionContext
+from dyt.dispatchers.base import Decision, Dispatcher, DispatcherSpec
 from dyt.registry import dispatchers
 
 

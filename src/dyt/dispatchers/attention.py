@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher
+from dyt.core.context import BuildContext, DecisionContext
+from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.dispatchers.counted import CountedSpec, largest, number
 from dyt.registry import dispatchers
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dyt.config.spec import Schedule, at
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.core.linear import Router
 from dyt.dispatchers import sampling
-from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher
+from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.dispatchers.scored import ScoredSpec, linear_scores
 from dyt.registry import dispatchers
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dyt.dispatchers.base import BuildContext, Decision, DecisionContext, Dispatcher, RatedSpec, bernoulli
+from dyt.core.context import BuildContext, DecisionContext
+from dyt.dispatchers.base import Decision, Dispatcher, RatedSpec, bernoulli
 from dyt.registry import dispatchers
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from dyt.adapters.base import Adapter
 from dyt.core import context, ties
 from dyt.core.breakeven import BreakEven
+from dyt.core.context import DecisionContext
 from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, Room
 from dyt.core.route import Route
-from dyt.dispatchers.base import DecisionContext, Dispatcher
+from dyt.dispatchers.base import Dispatcher
 from dyt.errors import DyTError, UnsupportedError
 
 

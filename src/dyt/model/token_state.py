@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dyt.core import context
+from dyt.core.context import DecisionContext
 from dyt.core.route import Tokens
 from dyt.errors import DyTError
-from dyt.reducers.base import Carried, DecisionContext, Reduced, Reducer
+from dyt.reducers.base import Carried, Reduced, Reducer
 
 
 class TokenState(threading.local):

@@ -1,7 +1,8 @@
 """Fewer tokens from block to block: the token-reduction peers of the paper's table 5, one file per reducer."""
 
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.deprecated import renamed
-from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec
+from dyt.reducers.base import Carried, Reduced, Reducer, ReducerSpec
 from dyt.reducers.dynamicvit import DynamicViT, DynamicViTSpec
 from dyt.reducers.evit import EViT, EViTSpec
 from dyt.reducers.tome import ToMe, ToMeSpec

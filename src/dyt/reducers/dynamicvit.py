@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from dyt.config.spec import Rate
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.dispatchers import sampling
 from dyt.errors import SpecError
-from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec, ascending, chosen
+from dyt.reducers.base import Carried, Reduced, Reducer, ReducerSpec, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
 

@@ -10,7 +10,8 @@ from pydantic import field_validator
 from torch import Tensor
 
 from dyt.config.spec import Rate
-from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec, ascending, chosen
+from dyt.core.context import BuildContext, DecisionContext
+from dyt.reducers.base import Carried, Reduced, Reducer, ReducerSpec, ascending, chosen
 from dyt.reducers.selection import best, pick
 from dyt.registry import reducers
 

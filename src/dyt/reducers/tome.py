@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dyt.core.context import BuildContext, DecisionContext
 from dyt.errors import SpecError
-from dyt.reducers.base import BuildContext, Carried, DecisionContext, Reduced, Reducer, ReducerSpec
+from dyt.reducers.base import Carried, Reduced, Reducer, ReducerSpec
 from dyt.reducers.matching import matching, merge
 from dyt.registry import reducers
 

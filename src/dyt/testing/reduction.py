@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyt.reducers.base import BuildContext, Carried, DecisionContext
+from dyt.core.context import BuildContext, DecisionContext
+from dyt.reducers.base import Carried
 from dyt.registry import reducers
 from dyt.testing.laws import require
 

@@ -15,6 +15,7 @@ from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Task, stems
 from dyt.tasks.layouts import files as split_of
 from dyt.tasks.preparation import Preparation
+from dyt.tasks.video.clips import Clips
 from dyt.tasks.video.spec import VideoSpec
 
 
@@ -35,7 +36,8 @@ def drawn(
     out.mkdir(parents=True, exist_ok=True)
     preparation, device = Preparation.of(model.backbone, spec.size), next(model.parameters()).device
     split = split_of("clips", files, [0] * len(files))
-    views, single = task.examples(spec, split, preparation, training=False), task.sample(spec, split, preparation)
+    views = Clips(split, spec, preparation, training=False)
+    single = Clips(split, spec, preparation, training=False, single=True)
     sites = [site.name for site in model.sites]
     answers = []
     for i, (file, stem) in enumerate(zip(files, stems(files), strict=True)):
