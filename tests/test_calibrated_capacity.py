@@ -20,7 +20,7 @@ def test_the_most_active_image_has_room(variant: str) -> None:
     model = tiny(variant={"type": variant})
     shares = dyt.calibrate_capacity(model, X.split(2), margin=0)
     assert [round(share * 17) for share in shares] == [int(c.max()) for c in counts(model, X)]
-    assert [site.room.share for site in model.sites] == list(shares)
+    assert [site.capacity.share for site in model.sites] == list(shares)
 
 
 def test_quantile_margin_and_images_that_run_together() -> None:
@@ -44,7 +44,7 @@ def test_it_is_saved_and_loaded(tmp_path) -> None:
     dyt.save(model, tmp_path / "model.safetensors")
     loaded = dyt.load(tmp_path / "model.safetensors")
     assert loaded.spec.capacity == dyt.CapacitySpec(share=shares, overflow="nan")
-    assert [site.room for site in loaded.sites] == [site.room for site in model.sites]
+    assert [site.capacity for site in loaded.sites] == [site.capacity for site in model.sites]
 
 
 def test_the_mode_is_left_as_it_was_and_overflow_is_exact() -> None:

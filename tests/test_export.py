@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import dyt
-from dyt.executors import Room
+from dyt.executors import TokenCapacity
 from dyt.io.export import Run, difference, program, to_onnx, to_pt2
 from laws.models import masks, tiny
 
@@ -75,7 +75,7 @@ def test_other_variants_with_and_without_room(variant: str, tmp_path: Path) -> N
     least, most = x[needed.argmin()][None], x[needed.argmax()][None]
     assert needed.min() < needed.max()
     for site in model.sites:
-        site.room = Room(float(needed.min()) / 17)
+        site.capacity = TokenCapacity(float(needed.min()) / 17)
     run = written("pt2", model, tmp_path)
     assert difference(model, run, least).largest < 1e-5
     assert difference(model, run, most).largest < 1e-5

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
 
 import dyt
 from dyt.core.route import Route, Tokens
-from dyt.executors import Capacity, Masked, Room
+from dyt.executors import Capacity, Masked, TokenCapacity
 from dyt.executors.capacity import pack
 from dyt.testing import laws, parts
 from laws.models import Case, masks, tiny
@@ -24,9 +24,9 @@ shares = st.sampled_from([0.01, 0.3, 0.5, 0.75, 0.9, 1.0])
 each_method = pytest.mark.parametrize("method", parts.METHODS)
 
 
-def run(method: str, room: Room, x: Tensor, route: Route) -> Tensor:
+def run(method: str, capacity: TokenCapacity, x: Tensor, route: Route) -> Tensor:
     fn = parts.attention if method == "mixing" else lambda y: y.tanh() + 1
-    return getattr(Capacity(room), method)(fn, x, route)
+    return getattr(Capacity(capacity), method)(fn, x, route)
 
 
 @pytest.mark.parametrize("variant", names("variants"))
@@ -52,15 +52,15 @@ def test_a_dispatcher_s_own_routes_with_any_room(dispatcher: str, share: float, 
 def test_an_image_is_right_or_nan(method: str, batch: tuple[Tensor, Tensor], share: float) -> None:
     """With `nan` no number is wrong: an image whose tokens have no room says so in every token."""
     x, active = batch
-    out = run(method, Room(share, "nan"), x, Route(active, 0))
-    right = run(method, Room(), x, Route(active, 0))
+    out = run(method, TokenCapacity(share, "nan"), x, Route(active, 0))
+    right = run(method, TokenCapacity(), x, Route(active, 0))
     lost = out.isnan().flatten(1).all(1)
     torch.testing.assert_close(out[~lost], right[~lost], atol=1e-5, rtol=1e-5)
-    room = max(int(-(-share * x.shape[1] // 1)), 1)
-    crowded = active.sum(1) > room if method == "mixing" else active.sum(1).cumsum(0) > room * len(x)
+    rows = max(int(-(-share * x.shape[1] // 1)), 1)
+    crowded = active.sum(1) > rows if method == "mixing" else active.sum(1).cumsum(0) > rows * len(x)
     assert not lost[~crowded].any()
     assert lost[crowded & active.any(1)].all() or method == "pointwise"
-    if method == "pointwise" and active.sum() > room * len(x) and room < x.shape[1]:
+    if method == "pointwise" and active.sum() > rows * len(x) and rows < x.shape[1]:
         assert lost.any()
 
 
@@ -69,7 +69,7 @@ def test_an_image_is_right_or_nan(method: str, batch: tuple[Tensor, Tensor], sha
 def test_gradients_with_room(method: str, batch: tuple[Tensor, Tensor]) -> None:
     x, active = batch
     found = {}
-    for name, executor in (("masked", Masked()), ("capacity", Capacity(Room(0.6)))):
+    for name, executor in (("masked", Masked()), ("capacity", Capacity(TokenCapacity(0.6)))):
         y, gate = x.clone().requires_grad_(), active.float().requires_grad_()
         fn = parts.attention if method == "mixing" else torch.tanh
         out = getattr(executor, method)(fn, y, Route(active, 0, gate))
@@ -88,17 +88,17 @@ def test_the_branch_is_given_the_same_number_of_rows_whatever_is_active(share: f
 
     for count in range(4):
         active = torch.arange(8).expand(2, 8) < count
-        Capacity(Room(share)).pointwise(branch, torch.randn(2, 8, 4), Route(active, 0))
-        Capacity(Room(share)).mixing(branch, torch.randn(2, 8, 4), Route(active, 0))
+        Capacity(TokenCapacity(share)).pointwise(branch, torch.randn(2, 8, 4), Route(active, 0))
+        Capacity(TokenCapacity(share)).mixing(branch, torch.randn(2, 8, 4), Route(active, 0))
     assert set(rows) == {int(16 * share)}
 
 
 def test_pointwise_rooms_are_shared_by_the_batch() -> None:
     active = torch.zeros(2, 8, dtype=torch.bool)
     active[0] = True
-    out = run("pointwise", Room(0.5, "nan"), torch.randn(2, 8, 4), Route(active, 0))
+    out = run("pointwise", TokenCapacity(0.5, "nan"), torch.randn(2, 8, 4), Route(active, 0))
     assert not out.isnan().any()
-    assert run("mixing", Room(0.5, "nan"), torch.randn(2, 8, 4), Route(active, 0))[0].isnan().all()
+    assert run("mixing", TokenCapacity(0.5, "nan"), torch.randn(2, 8, 4), Route(active, 0))[0].isnan().all()
 
 
 def test_prefix_tokens_always_have_room_and_rows_left_over_hold_a_patch() -> None:
@@ -110,8 +110,8 @@ def test_prefix_tokens_always_have_room_and_rows_left_over_hold_a_patch() -> Non
 
     active = torch.zeros(1, 8, dtype=torch.bool)
     active[:, :3] = True
-    Capacity(Room(0.01)).mixing(branch, torch.randn(1, 8, 4), Route(active, 3))
-    Capacity(Room(0.6)).mixing(branch, torch.randn(1, 8, 4), Route(active, 3))
+    Capacity(TokenCapacity(0.01)).mixing(branch, torch.randn(1, 8, 4), Route(active, 3))
+    Capacity(TokenCapacity(0.6)).mixing(branch, torch.randn(1, 8, 4), Route(active, 3))
     assert seen[0].index.tolist() == [[0, 1, 2]]
     assert seen[1].index.tolist() == [[0, 1, 2, 7, 7]]
     assert seen[1].valid.tolist() == [[True, True, True, False, False]]

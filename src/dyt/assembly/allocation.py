@@ -1,4 +1,4 @@
-"""What a spec gives each block and each site: which blocks are dynamic, at which rate, with how much room."""
+"""What a spec gives each block and each site: which blocks are dynamic, at which rate, with how much capacity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dyt.config.base import ComponentSpec
 from dyt.config.spec import DyTSpec
-from dyt.core.execution import Room
+from dyt.core.execution import TokenCapacity
 from dyt.errors import SpecError
 
 
@@ -45,8 +45,8 @@ def rates_of(spec: DyTSpec, blocks: int) -> Sequence[float]:
     return rates
 
 
-def rooms_of(spec: DyTSpec, sites: int) -> Sequence[Room | None]:
-    """The room that the spec gives each site; None for all tokens.
+def capacities_of(spec: DyTSpec, sites: int) -> Sequence[TokenCapacity | None]:
+    """The capacity that the spec gives each site; None for all tokens.
 
     Raises:
         SpecError: another number of shares than there are sites.
@@ -57,4 +57,4 @@ def rooms_of(spec: DyTSpec, sites: int) -> Sequence[Room | None]:
     shares = capacity.share if isinstance(capacity.share, tuple) else (capacity.share,) * sites
     if len(shares) != sites:
         raise SpecError(f"capacity.share: {len(shares)} shares given for {sites} sites; give one each, or one for all")
-    return [Room(share, capacity.overflow) for share in shares]
+    return [TokenCapacity(share, capacity.overflow) for share in shares]

@@ -11,7 +11,7 @@ from torch import nn
 
 from dyt import families, registry
 from dyt.assembly import backbone as backbones
-from dyt.assembly.allocation import dynamic_paths, rates_of, rooms_of
+from dyt.assembly.allocation import capacities_of, dynamic_paths, rates_of
 from dyt.assembly.window_attention import combination_refusal
 from dyt.config.files import read
 from dyt.config.presets import preset, presets
@@ -197,7 +197,7 @@ def _dynamic_blocks(
     blocks: dict[str, DynamicBlock] = {}
     paths = dynamic_paths(family.blocks(backbone), spec.variant)
     rates = rates_of(spec, len(paths))
-    rooms = rooms_of(spec, len(paths) * len(variant.dispatched))
+    capacities = capacities_of(spec, len(paths) * len(variant.dispatched))
     reductions = _reductions(family, backbone, spec, variant, dispatcher, key)
     last, index = max(len(paths) * len(variant.dispatched) - 1, 1), 0
     for path, rate in zip(paths, rates, strict=True):
@@ -210,7 +210,7 @@ def _dynamic_blocks(
             parts = dispatcher(spec.dispatcher, build_context), adapter(spec.adapter, dim)
             executors = train_executor, eval_executor
             raster, name = family.raster(backbone, path), f"{path}.{branch}"
-            site = Site(index, name, *parts, prefix, key, executors, rate, raster, rooms[index])
+            site = Site(index, name, *parts, prefix, key, executors, rate, raster, capacities[index])
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             index += 1
         blocks[path] = variant(spec.variant, block, family, sites, reductions.get(path))

@@ -22,7 +22,7 @@ Mixing = Callable[[Tensor, Tokens], Tensor]
 
 
 @dataclass(frozen=True)
-class Room:
+class TokenCapacity:
     """How many tokens of a site an executor with static shapes makes room for.
 
     Attributes:
@@ -90,8 +90,8 @@ class Executor(ABC):
     limits: ClassVar[str | None] = None
     untraceable: ClassVar[frozenset[str]] = frozenset()
 
-    def at(self, room: Room | None) -> Executor:
-        """The executor for a site with this room, None for all tokens; only those with static shapes take notice."""
+    def at(self, capacity: TokenCapacity | None) -> Executor:
+        """The executor for a site of this capacity, None for all tokens; those with static shapes alone take notice."""
         return self
 
     @classmethod

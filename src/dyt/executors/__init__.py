@@ -1,6 +1,7 @@
 """MECHANISM, how the active tokens are computed: one file per executor."""
 
-from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, Room
+from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, TokenCapacity
+from dyt.deprecated import renamed
 from dyt.executors.capacity import Capacity
 from dyt.executors.masked import Masked
 from dyt.executors.sparse import Sparse
@@ -17,12 +18,14 @@ __all__ = [
     "Mixing",
     "Pointwise",
     "ResidualBranch",
-    "Room",
     "Sparse",
     "SparseBackward",
+    "TokenCapacity",
     "Triton",
     "unseen",
     "watching_unseen",
 ]
 
 executors.accepts(Executor)
+
+__getattr__ = renamed(__name__, {"Room": "TokenCapacity"})

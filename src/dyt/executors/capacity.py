@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dyt.core.execution import Executor, Mixing, Pointwise, Room
+from dyt.core.execution import Executor, Mixing, Pointwise, TokenCapacity
 from dyt.core.route import Route, Tokens
 from dyt.executors.masked import Masked
 from dyt.registry import executors
@@ -23,8 +23,8 @@ from dyt.registry import executors
 class Capacity(Executor):
     """Static shapes, as of a mixture of experts with a capacity; but no token is dropped (compare Switch, GShard).
 
-    A site's room is a share of its tokens: an image's in a mixing branch; the batch's in a pointwise one, where images
-    with few active tokens leave room for others. What happens where more are active is the room's `overflow`: `dense`
+    A site's capacity is a share of its tokens: an image's in a mixing branch; the batch's in a pointwise one, where
+    images with few active tokens leave room for others. What happens where more are active is its `overflow`: `dense`
     runs the branch densely in that forward, with the numbers of `masked`; `nan` makes every number of the images
     concerned NaN, so that whoever uses them knows, and never waits for the device. A site without room for less than
     all tokens runs densely.
@@ -32,11 +32,11 @@ class Capacity(Executor):
 
     regroups: ClassVar[bool] = True
 
-    def __init__(self, room: Room | None = None) -> None:
-        self.room = Room() if room is None else room
+    def __init__(self, capacity: TokenCapacity | None = None) -> None:
+        self.capacity = TokenCapacity() if capacity is None else capacity
 
-    def at(self, room: Room | None) -> Executor:
-        return Capacity(room)
+    def at(self, capacity: TokenCapacity | None) -> Executor:
+        return Capacity(capacity)
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
         rows = self._rows(x, route)
@@ -67,11 +67,11 @@ class Capacity(Executor):
 
     def _rows(self, x: Tensor, route: Route) -> int:
         """K: prefix tokens always have room; what a product of floats adds to a whole number is not a token."""
-        return max(math.ceil(self.room.share * x.shape[1] - 1e-6), route.prefix, 1)
+        return max(math.ceil(self.capacity.share * x.shape[1] - 1e-6), route.prefix, 1)
 
     def _exact(self, packed: Callable[[], Tensor], dense: Callable[[], Tensor], overflowed: Tensor) -> Tensor:
         """What was packed, unless tokens of an image had no room: `overflowed` (B,) bool."""
-        if self.room.overflow == "nan":
+        if self.capacity.overflow == "nan":
             out = packed()
             fits = (~overflowed[:, None, None]).to(out.dtype)
             return out * (fits / fits)  # 1 or 0 / 0: a written file of an older torch cannot have NaN as a constant

@@ -1,4 +1,4 @@
-"""How much room the executor `capacity` needs at each site, from how many tokens of sample images are active."""
+"""How much capacity the executor of that name needs at each site, from how many tokens of sample images are active."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dyt.assembly.allocation import rooms_of
+from dyt.assembly.allocation import capacities_of
 from dyt.config.spec import CapacitySpec, parse
 from dyt.errors import DyTError
 from dyt.model.block import POINTWISE
@@ -24,11 +24,11 @@ def calibrate_capacity(
     together: int = 1,
     overflow: Literal["dense", "nan"] = "dense",
 ) -> tuple[float, ...]:
-    """Sets the room of each site for the executor `capacity`, from the tokens that are active in these images.
+    """Sets the capacity of each site for the executor `capacity`, from the tokens that are active in these images.
 
     A site gets the `quantile` of the images' numbers of active tokens, prefix included, and `margin` of it more, but at
     most all tokens. The results never depend on it: where there is no room, the branch is run densely, or, with
-    `overflow="nan"`, the images concerned come out as NaN. The room is part of `model.spec`, so that it is saved.
+    `overflow="nan"`, the images concerned come out as NaN. The capacity is part of `model.spec`, so that it is saved.
 
     Args:
         model: the dynamic model, or what wraps it; in whatever mode, which is left as it was. Its dispatchers decide as
@@ -36,9 +36,9 @@ def calibrate_capacity(
         batches: images (B, 3, H, W) each.
         quantile: in [0, 1]; 1 gives room for the image with most active tokens.
         margin: at least 0.
-        together: how many images will run in one batch. Pointwise branches share the batch's room, so that they need
-            less of it per image: there the mean over so many consecutive images counts as one. Attention and layer
-            branches have an image's room each.
+        together: how many images will run in one batch. Pointwise branches share the batch's capacity, so that they
+            need less of it per image: there the mean over so many consecutive images counts as one. Attention and layer
+            branches have an image's capacity each.
         overflow: what happens where more tokens are active, as in `CapacitySpec`.
 
     Returns:
@@ -65,8 +65,8 @@ def calibrate_capacity(
         shares.append(min(max(math.ceil(needed - 1e-6), site.prefix, 1), size) / size)
     capacity = parse(CapacitySpec, {"share": tuple(shares), "overflow": overflow})
     model.spec = model.spec.model_copy(update={"capacity": capacity})
-    for site, room in zip(model.sites, rooms_of(model.spec, len(shares)), strict=True):
-        site.room = room
+    for site, given in zip(model.sites, capacities_of(model.spec, len(shares)), strict=True):
+        site.capacity = given
     return tuple(shares)
 
 

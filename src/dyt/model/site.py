@@ -13,7 +13,7 @@ from dyt.adapters.base import Adapter
 from dyt.core import context, ties
 from dyt.core.breakeven import BreakEven
 from dyt.core.context import DecisionContext
-from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, Room
+from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, TokenCapacity
 from dyt.core.route import Route
 from dyt.dispatchers.base import Dispatcher
 from dyt.errors import DyTError, UnsupportedError
@@ -30,7 +30,7 @@ class Site(nn.Module):
         executors: (in train mode, in eval mode) when the forward context names none.
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
-        room: how many of its tokens executors with static shapes make room for; None for all.
+        capacity: how many of its tokens executors with static shapes make room for; None for all.
 
     Attributes:
         break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
@@ -54,12 +54,12 @@ class Site(nn.Module):
         executors: tuple[Executor, Executor],
         rate: float = 1.0,
         raster: Tensor | None = None,
-        room: Room | None = None,
+        capacity: TokenCapacity | None = None,
     ) -> None:
         super().__init__()
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
-        self.executors, self.rate, self.raster, self.room = executors, rate, raster, room
+        self.executors, self.rate, self.raster, self.capacity = executors, rate, raster, capacity
         self.break_even, self.settled = None, False
         self.register_buffer("threshold", torch.zeros(()))
 
@@ -189,7 +189,7 @@ class Site(nn.Module):
                 f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
                 f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
-        return chosen.at(self.room)
+        return chosen.at(self.capacity)
 
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
         """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
