@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dyt import families
-from dyt.assembly.build import refusal
+from dyt.assembly.compatibility import refusal
 from dyt.registry import KINDS
 from dyt.testing import laws
 from dyt.testing.strategies import needs_attention

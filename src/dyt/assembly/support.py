@@ -8,7 +8,7 @@ from typing import Any
 
 from dyt import families, registry
 from dyt.assembly import backbone as backbones
-from dyt.assembly.build import refusal, unknown_blocks
+from dyt.assembly.compatibility import refusal, unknown_blocks
 from dyt.model.block import DynamicBlock
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from dyt import families
 from dyt.assembly.backbone import faults
-from dyt.assembly.build import assembled, is_dynamic
+from dyt.assembly.build import apply
+from dyt.assembly.compatibility import is_dynamic
+from dyt.assembly.plan import plan
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import data_config
 from dyt.core.breakeven import BreakEven
@@ -148,13 +150,13 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
         spec = kept.check(backbone, spec, path, resizable=True)
     twin = without_memory(backbone)
     reset_classifier(twin, spec.head.classifier)
-    wanted = stored(assembled(spec, twin), kept.every, kept.also)
+    wanted = stored(apply(plan(spec, twin)), kept.every, kept.also)
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
     if backbone.num_classes != spec.head.classifier:
         reset_classifier(backbone, spec.head.classifier)
-    model = assembled(spec, backbone)
+    model = apply(plan(spec, backbone))
     put(model, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from dyt.assembly.backbone import GIVEN, create
-from dyt.assembly.build import tuner_of
+from dyt.assembly.plan import tuner_of
 from dyt.config.spec import BackboneSpec, DyTSpec
 from dyt.core.data_config import own_size
 from dyt.errors import CheckpointError, SpecError, WeightsError

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dyt import families, registry
-from dyt.assembly.build import refusal
+from dyt.assembly.compatibility import refusal
 from dyt.testing import heads, laws
 from dyt.testing.head_strategies import head_cases, headed
 from dyt.testing.law import Law

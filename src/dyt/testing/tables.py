@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dyt import families
-from dyt.assembly.build import refusal, tuner_of
+from dyt.assembly.compatibility import refusal
+from dyt.assembly.plan import tuner_of
 from dyt.config.spec import DyTSpec, parse
 from dyt.errors import DyTError
 from dyt.registry import tuners, variants
