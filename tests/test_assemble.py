@@ -20,9 +20,16 @@ from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
 CASE = Case(TINY, (32, 32), 2, 0)
 
 
+def held(module: nn.Module) -> dict[str, Any]:
+    """Every attribute of a module, by identity, and what its mappings hold: children, tensors, hooks."""
+    return {
+        k: [(name, id(v)) for name, v in x.items()] if isinstance(x, dict) else id(x) for k, x in vars(module).items()
+    }
+
+
 def unchanged(backbone: nn.Module, attempt: Callable[[], Any], error: type[Exception], words: str) -> None:
     before, modules = copy.deepcopy(backbone.state_dict()), [id(m) for m in backbone.modules()]
-    grads, modes = [p.requires_grad for p in backbone.parameters()], [m.training for m in backbone.modules()]
+    grads, attributes = [p.requires_grad for p in backbone.parameters()], [held(m) for m in backbone.modules()]
     with pytest.raises(error, match=words) as caught:
         attempt()
     assert "\n" not in str(caught.value)
@@ -31,7 +38,7 @@ def unchanged(backbone: nn.Module, attempt: Callable[[], Any], error: type[Excep
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert [id(m) for m in backbone.modules()] == modules
     assert [p.requires_grad for p in backbone.parameters()] == grads
-    assert [m.training for m in backbone.modules()] == modes
+    assert [held(m) for m in backbone.modules()] == attributes
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,22 @@ def test_what_the_backbone_passes_to_its_blocks_arrives() -> None:
 def test_the_block_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         DynamicBlock(None, VisionTransformer(**LARGE.vit).blocks[0], None, {})  # type: ignore[abstract,arg-type]
+
+
+@pytest.mark.parametrize("variant", names("variants"))
+def test_hooks_on_the_blocks_are_kept_and_can_be_removed(variant: str) -> None:
+    plain, seen = LARGE.backbone(), []
+    handles = [
+        plain.blocks[1].register_forward_pre_hook(lambda module, args: seen.append("before")),
+        plain.blocks[1].register_forward_hook(lambda module, args, out: seen.append("behind"), always_call=True),
+        plain.blocks[1].register_full_backward_hook(lambda module, given, wanted: seen.append("backward")),
+    ]
+    model = dyt.build(spec(variant={"type": variant}), backbone=plain)
+    model(X.clone().requires_grad_()).sum().backward()
+    assert seen == ["before", "behind", "backward"]
+    for handle in handles:
+        handle.remove()
+    model(X)
+    assert len(seen) == 3
+    dyt.unwrap(model)(X)
+    assert len(seen) == 3

@@ -48,6 +48,14 @@ class VariantSpec(ComponentSpec):
         return layers
 
 
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+"""Where torch keeps the hooks of a module's calls."""
+
+
 class DynamicBlock(nn.Module, ABC):
     """Base of variants: set `dispatched`, implement `forward` with `branch` and `dispatch`, register it.
 
@@ -100,6 +108,8 @@ class DynamicBlock(nn.Module, ABC):
         for name, value in vars(block).items():
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
+        for name in HOOKS:  # the same mappings, so that a handle that the user holds still removes its hook
+            self.__dict__[name] = block.__dict__[name]
         self._original = type(block)
 
     def restored(self) -> nn.Module:
