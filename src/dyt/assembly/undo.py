@@ -8,7 +8,7 @@ from torch import nn
 
 from dyt.assembly.window_attention import take_windows
 from dyt.errors import UnsupportedError
-from dyt.families.hearing import forget
+from dyt.families.capture import forget
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.model.parts import classifiers

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dyt.core.linear import bare
 from dyt.core.route import Tokens
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
-from dyt.families.hearing import heard, prepare
+from dyt.families.capture import captured, prepare
 from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 
@@ -104,7 +104,7 @@ class ViT(IsotropicFamily):
         prepare(block.attn.k_norm)
 
     def attn_with_keys(self, block: Any, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        with heard() as keys:
+        with captured() as keys:
             out = self.attn(block, x, tokens)
         return out, keys[0].detach().mean(1)
 

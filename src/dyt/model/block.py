@@ -187,14 +187,14 @@ class DynamicBlock(nn.Module, ABC):
     def _computed(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         method: Callable[..., Tensor] = getattr(self.family, name)
         if name in POINTWISE:
-            return self._frozen(partial(method, self))(x, *args, **kwargs)
+            return self._checkpointed(partial(method, self))(x, *args, **kwargs)
         tokens = Tokens() if self.reduction is None else self.reduction.tokens()
         if self.reduction is not None and self.reduction.needs_keys:
-            with_keys = self._frozen(lambda y: self.family.attn_with_keys(self, y, tokens))
+            with_keys = self._checkpointed(lambda y: self.family.attn_with_keys(self, y, tokens))
             out, keys = with_keys(x)
             self.reduction.hear(keys)
             return out
-        return self._frozen(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
+        return self._checkpointed(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
 
     def dispatch(self, name: str, x: Tensor, entered: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X), in the shape of x.
@@ -215,14 +215,14 @@ class DynamicBlock(nn.Module, ABC):
         route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
         method, noisy, norm = getattr(family, name), self.stochastic(name), partial(family.normalised, self, name)
         if name in POINTWISE:
-            fn: Pointwise = self._frozen(lambda y: method(self, y, *args, **kwargs))
+            fn: Pointwise = self._checkpointed(lambda y: method(self, y, *args, **kwargs))
             parts = None if self.training else family.mlp_parts(self)
             fn = fn if parts is None else MLPBranch(fn, *parts)
             return site.pointwise(fn, flat, route, noisy, norm).reshape(x.shape)
-        mixed = self._frozen(lambda y, t: method(self, y, t, *args, **kwargs))
+        mixed = self._checkpointed(lambda y, t: method(self, y, t, *args, **kwargs))
         return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)
 
-    def _frozen(self, fn: Callable[..., T]) -> Callable[..., T]:
+    def _checkpointed(self, fn: Callable[..., T]) -> Callable[..., T]:
         """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""
         if not (self.grad_checkpointing and self.training):
             return fn

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from dyt.tasks.layouts.arrays import array_split
 from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, home, one_of, relabelled
-from dyt.tasks.layouts.inert import bytes_array, load_inert
+from dyt.tasks.layouts.safe_pickle import bytes_array, load_inert
 
 SIDE = 32
 
 
 class Cifar100(Layout):
-    """CIFAR-100. Its files are pickles; nothing in them is run (`dyt.tasks.layouts.inert`)."""
+    """CIFAR-100. Its files are pickles; nothing in them is run (`dyt.tasks.layouts.safe_pickle`)."""
 
     name: ClassVar[str] = "cifar100"
     train: ClassVar[tuple[str, ...]] = ("train",)

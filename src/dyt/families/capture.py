@@ -1,4 +1,4 @@
-"""Hearing what a module inside timm's own forward returns, without a copy of that forward and at no cost."""
+"""Capturing what a module inside timm's own forward returns, without a copy of that forward and at no cost."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class _Ear(threading.local):
-    """What this thread is listening for; other threads that run the same module hear nothing of it."""
+class _Captured(threading.local):
+    """What this thread captures; other threads that run the same module put nothing in it."""
 
     found: list[Tensor] | None = None
 
 
-_ear = _Ear()
+_captured = _Captured()
 
 
 def _tell(module: nn.Module, args: Any, output: Tensor) -> None:
-    if _ear.found is not None:
-        _ear.found.append(output)
+    if _captured.found is not None:
+        _captured.found.append(output)
 
 
 def prepare(module: nn.Module) -> None:
-    """Makes a module heard. The hook keeps nothing on the module, and is the same for all."""
+    """Has a module captured. The hook keeps nothing on the module, and is the same for all."""
     if _tell not in module._forward_hooks.values():
         module.register_forward_hook(_tell)
 
@@ -37,10 +37,10 @@ def forget(module: nn.Module) -> None:
 
 
 @contextmanager
-def heard() -> Iterator[list[Tensor]]:
+def captured() -> Iterator[list[Tensor]]:
     """Yields a list of what prepared modules return inside, in this thread."""
-    before, _ear.found = _ear.found, []
+    before, _captured.found = _captured.found, []
     try:
-        yield _ear.found
+        yield _captured.found
     finally:
-        _ear.found = before
+        _captured.found = before
