@@ -25,7 +25,9 @@ class Underway(threading.local):
     carried: Carried | None = None
 
     def __init__(self) -> None:
-        self.keys: list[Tensor] = []  # of the attention before, or none; torch.compile guards a list, where it splits
+        # Of the attention before, or none. A list: torch 2.8's compiler cannot guard an attribute that was None, and is a
+        # tensor where it splits the graph.
+        self.keys: list[Tensor] = []
 
     def __reduce__(self) -> tuple[type[Underway], tuple[()]]:
         return Underway, ()
