@@ -25,8 +25,8 @@ class Underway(threading.local):
     carried: Carried | None = None
 
     def __init__(self) -> None:
-        # Of the attention before, or none. A list: the compiler of torch 2.8 cannot guard an attribute that was None and
-        # is a tensor where it splits the graph.
+        # Of the attention before, or none. A list, since torch 2.8's compiler cannot guard an attribute that was None
+        # and is a tensor where it splits the graph.
         self.keys: list[Tensor] = []
 
     def __reduce__(self) -> tuple[type[Underway], tuple[()]]:
