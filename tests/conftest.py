@@ -19,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("few")
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, where it is installed
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Of `-n auto`: one a core that this process may use, up to eight, since each takes up to two gigabytes."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import timm
 import torch
-from packaging.version import Version
 
 import dyt
-from families.zoo import CLASSES, TINY, VARIANTS
+from families.zoo import CLASSES, TINY, VARIANTS, needs_timm
 from laws.models import spec
 
 NAMES = {
@@ -53,8 +52,7 @@ SINCE = {
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_supported(name: str, family: str) -> None:
-    if Version(timm.__version__) < Version(SINCE.get(name, "0")):
-        pytest.skip(f"timm has it since {SINCE[name]}; this is {timm.__version__}")
+    needs_timm(SINCE.get(name, "0"), name)
     changes = ARGS.get(name, {})
     answer = dyt.supports(name, depth=2, **{key: value for key, value in changes.items() if key not in TINY})
     assert (answer.family, answer.variants, dict(answer.refused)) == (family, VARIANTS, {})

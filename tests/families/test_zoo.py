@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 import dyt
@@ -17,7 +15,7 @@ from dyt.families import find
 from dyt.registry import families
 from dyt.testing.laws import executed
 from families.reading import maps, rows
-from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal
+from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal, needs_timm
 from laws.models import shaken
 
 # The square's slope is zero only where the rate is the asked one, which no number of tokens here makes 0.3717.
@@ -165,8 +163,8 @@ def test_features_are_the_plain_backbone_s(name: str) -> None:
     animal = ZOO[name]
     backbone = animal.backbone()
     x = animal.images(backbone)
-    if isinstance(x, dict) and Version(timm.__version__) < Version("1.0.31"):
-        pytest.skip("timm's own forward_intermediates takes no patches before 1.0.31")
+    if isinstance(x, dict):
+        needs_timm("1.0.28", "forward_intermediates on patches")
     plain, variant = copy.deepcopy(backbone), animal.variants[0]
     model = dyt.build(spec(variant), backbone=backbone)
     real = valid(model, x)[:, animal.prefix :]

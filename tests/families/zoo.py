@@ -119,6 +119,12 @@ class Animal:
         return found
 
 
+def needs_timm(version: str, what: str) -> None:
+    """Skips the test where timm is older: `what` is timm's own, and is not there or does not run."""
+    if Version(timm.__version__) < Version(version):
+        pytest.skip(f"{what} needs timm {version} or newer; this is {timm.__version__}")
+
+
 def model(name: str, since: str | None = None, **args: Any) -> Callable[..., nn.Module]:
     """A timm model by name, made tiny; None takes one of the tiny arguments away.
 
@@ -127,8 +133,8 @@ def model(name: str, since: str | None = None, **args: Any) -> Callable[..., nn.
     merged = {key: value for key, value in (TINY | args).items() if value is not None}
 
     def made(**more: Any) -> nn.Module:
-        if since is not None and Version(timm.__version__) < Version(since):
-            pytest.skip(f"{name} needs timm {since} or newer; this is {timm.__version__}")
+        if since is not None:
+            needs_timm(since, name)
         return timm.create_model(name, **merged, **more)
 
     return made

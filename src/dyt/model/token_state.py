@@ -26,7 +26,9 @@ class TokenState(threading.local):
     carried: Carried | None = None
 
     def __init__(self) -> None:
-        self.keys: list[Tensor] = []  # of the attention before, or none; torch.compile guards a list, where it splits
+        # Of the attention before, or none. A list, since torch 2.8's compiler cannot guard an attribute that was None
+        # and is a tensor where it splits the graph.
+        self.keys: list[Tensor] = []
 
     def __reduce__(self) -> tuple[type[TokenState], tuple[()]]:
         return TokenState, ()

@@ -58,7 +58,7 @@ class Bar:
         finally:
             self._progress.remove_task(task)
             self._depth -= 1
-            if self._depth == 0:
+            if self._depth == 0 and not self._progress.disable:  # older versions of rich print an empty line then
                 self._progress.stop()
 
     def advance(self, task: TaskID, by: int = 1) -> None:
