@@ -13,7 +13,7 @@ import dyt
 from dyt.io.official import _ours
 from laws.strategies import names
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
 each = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 close = torch.testing.assert_close
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dyt.core.versions import SHOWS_HIGHER_ORDER, reset_classifier, shown_to
 from laws.models import TINY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOOLS = "dev"
 """The extra whose packages develop the library: locked in constraints/dev.txt, without lower bounds that are proved."""
