@@ -3,8 +3,9 @@
 Backbones x batches x dtypes x eager and compiled; on the CPU batches 1, 8 and 32, on a GPU 1, 8, 32, 128 and 256. Every
 finished point is a line of the file, and is not measured again; a sweep that was stopped goes on when it is started
 again. `--report` prints what the file has, `--plot` draws it. `--paper` measures the rows of the paper's tables 4 and 5
-instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model as `dyt.calibrate` makes it,
-calibrated once for all rates; `--plot-activity` draws the speed-ups over the active share.
+instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model as
+`dyt.calibrate_break_even` makes it, calibrated once for all rates; `--plot-activity` draws the speed-ups over the
+active share.
 
     python benchmarks/sweep.py cpu.jsonl --threads 2
     python benchmarks/sweep.py gpu.jsonl --device cuda
@@ -90,7 +91,7 @@ def break_evens(backbone: str, batch: int, dtype: str, device: str) -> Mapping[s
     """Of the optimised model, by site."""
     model, images = untrained(backbone, batch)
     kind = getattr(torch, dtype)
-    return dyt.calibrate(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
+    return dyt.calibrate_break_even(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
 
 
 def calibrated(model: DynamicModel, found: Mapping[str, BreakEven]) -> DynamicModel:

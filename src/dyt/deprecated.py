@@ -61,6 +61,8 @@ MOVED = {
     "ties": "core.ties",
     "timm_names": "model.timm_names",
     "timm_surface": "model.timm_surface",
+    "train.calibrate": "inference.thresholds",
+    "train.ranks": "core.ranks",
     "twins": "core.twins",
     "undo": "assembly.undo",
     "variants.base": "model.block",

@@ -254,7 +254,7 @@ def test_a_calibrated_point_is_calibrated_once_for_all_rates(sweep, tmp_path, mo
         ran.append({name: [site.break_even for site in one.sites] for name, one in made.items()})
         return compare(tiny(), IMAGES, rate, pairs=6, executor_names=(), peers={}, timer=timer)
 
-    monkeypatch.setattr(dyt, "calibrate", calibrate)
+    monkeypatch.setattr(dyt, "calibrate_break_even", calibrate)
     monkeypatch.setattr(sweep, "compare", measured)
     monkeypatch.setattr(sweep, "untrained", lambda backbone, batch, preset="dyt": (tiny(), IMAGES[:batch]))
     args = [str(tmp_path / "a.jsonl"), "--backbones", "vit_tiny_patch16_224", "--batches", "2", "--calibrate"]
