@@ -23,6 +23,7 @@ ORDER = (
     ("assembly",),
     ("objective", "io"),
     ("measure",),
+    ("paper",),
     ("inference",),
     ("testing", "tasks"),
     ("train", "scaffold"),

@@ -33,6 +33,7 @@ MOVED = {
     "kept": "io.kept",
     "linear": "core.linear",
     "measure.calibration": "inference.break_even",
+    "measure.paper": "paper.costs",
     "named_specs": "config.presets",
     "official": "io.official",
     "offloading": "core.offloading",

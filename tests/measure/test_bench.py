@@ -19,7 +19,8 @@ from dyt.measure.bench import Bench, compare
 from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders
 from dyt.measure.latency import Comparison
 from dyt.measure.plain import PlainGather
-from dyt.measure.speed import PRINTED, beside_paper, over_activity, picture, table
+from dyt.measure.speed import over_activity, picture, table
+from dyt.paper.speeds import PRINTED, beside_paper
 from laws.models import tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
