@@ -37,7 +37,7 @@ __all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", 
 
 FORMAT, VERSION = "dyt", "1"
 BREAK_EVEN = "break_even"
-"""The metadata entry with what `dyt.calibrate` found, as JSON by site name; absent where nothing was calibrated."""
+"""The metadata entry with what `dyt.calibrate_break_even` found, as JSON by site name; absent before it was called."""
 
 
 def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> None:
@@ -46,9 +46,9 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
     Of the backbone it writes `modules_to_save`, and whatever else has been trained or changed since the model was
     built, so that a load makes an equal model; with `trainable: full` or `whole` all of it. Stored keys are
     `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`,
-    independent of how modules nest. What `dyt.calibrate` found is in the metadata, and what the model was trained on
-    (`model.data_config`). The file is written beside its place and moved there whole, so that an interrupted save
-    leaves what was there.
+    independent of how modules nest. The metadata has what `dyt.calibrate_break_even` found, and what the model was
+    trained on (`model.data_config`). The file is written beside its place and moved there whole, so that an interrupted
+    save leaves what was there.
 
     Args:
         model: the dynamic model, or what wraps it. Where its tensors are sharded over ranks they are gathered: call it

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dyt.assembly.allocation import site_rates
 from dyt.config.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 from dyt.core import context
 from dyt.core.holding import runner
@@ -18,10 +19,10 @@ from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
 from dyt.objective.accumulation import ALONE, Turn, Turns, image_count, uncounted
 from dyt.objective.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
 from dyt.objective.shared_prefix import Passes, stochastic
-from dyt.objective.thresholds import follow, thresholds_of
+from dyt.objective.thresholds import set_thresholds, thresholds_of
 from dyt.registry import executors
 
-__all__ = ["TuningStep", "asked_rates", "feature_distance", "mean_over_ranks"]
+__all__ = ["TuningStep", "feature_distance", "mean_over_ranks"]
 
 
 class _Ran(NamedTuple):
@@ -32,23 +33,6 @@ class _Ran(NamedTuple):
     penalties: list[Tensor]
     complete: Any
     teacher: list[Route]
-
-
-def asked_rates(model: DynamicModel, objective: ObjectiveSpec) -> list[float]:
-    """The rate that is asked of each of the model's sites: its block's of `layer_rates`, or `rate` of all.
-
-    Raises:
-        DyTError: another number of `layer_rates` than the model has dynamic blocks.
-    """
-    blocks = [site.name.rpartition(".")[0] for site in model.sites]
-    if objective.layer_rates is None:
-        return [objective.rate] * len(blocks)
-    distinct = list(dict.fromkeys(blocks))
-    if len(objective.layer_rates) != len(distinct):
-        given, wanted = len(objective.layer_rates), len(distinct)
-        raise DyTError(f"layer_rates: {given} rates given for {wanted} dynamic blocks; give one each")
-    of = dict(zip(distinct, objective.layer_rates, strict=True))
-    return [of[block] for block in blocks]
 
 
 def _held(model: nn.Module) -> DynamicModel:
@@ -80,7 +64,7 @@ class TuningStep(nn.Module):
         economical: False computes every pass whole and with the model's own executor, the plain form of the same step.
 
     Raises:
-        DyTError: another number of `layer_rates` than the model has dynamic blocks.
+        SpecError: another number of `layer_rates` than the model has dynamic blocks.
         DyTError: the pretrained backbone as the teacher, of a model that trains its backbone.
         DyTError: a head that cannot be trained as it is: without outputs, or one output under cross entropy.
         DyTError: not one dynamic model, or what runs it in another way.
@@ -96,7 +80,7 @@ class TuningStep(nn.Module):
         model = _held(model)
         self.model, self.economical = model, economical
         self.objective = model.spec.objective if objective is None else parse(ObjectiveSpec, objective)
-        self.rates = asked_rates(model, self.objective)
+        self.rates = site_rates(self.objective, (site.name for site in model.sites))
         if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
             raise DyTError(NO_PRETRAINED)
         reason = model.head.training_refusal(model.spec.head)
@@ -283,7 +267,7 @@ class TuningStep(nn.Module):
         """Moves the thresholds, by what each part's sites gave."""
         by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
         o = self.objective
-        follow(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
+        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
 
     def _chosen(self) -> dict[str, Any]:
         """The executor of the dynamic pass, as a change of the forward context; none where it is to stay as it is."""
