@@ -52,9 +52,11 @@ class IsotropicFamily(Family):
         return int(backbone.num_prefix_tokens)
 
     def resumable(self, backbone: nn.Module) -> bool:
-        methods = ("forward", "forward_features")
-        return isinstance(backbone, VisionTransformer) and all(
-            getattr(type(backbone), name) is getattr(VisionTransformer, name) for name in methods
+        kind = type(backbone)
+        return (
+            issubclass(kind, VisionTransformer)
+            and kind.forward is VisionTransformer.forward
+            and kind.forward_features is VisionTransformer.forward_features
         )
 
     def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:

@@ -245,12 +245,20 @@ class DynamicBlock(nn.Module, ABC):
         """Whether the branch draws drop path or dropout in train mode."""
         if not self.training:
             return False
-        children = (getattr(self, child, None) for child in self.family.children[name])
-        modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
-        return self.family.stochastic(self, name) or any(
-            (isinstance(m, _DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
-            for m in modules
-        )
+        if self.family.stochastic(self, name):
+            return True
+        for child in self.family.children[name]:
+            module = getattr(self, child, None)
+            if isinstance(module, nn.Module) and any(map(_draws, module.modules())):
+                return True
+        return False
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module draws noise in train mode."""
+    if isinstance(module, DropPath):
+        return (module.drop_prob or 0) > 0
+    return isinstance(module, _DropoutNd) and module.p > 0
 
 
 variants.accepts(DynamicBlock)
