@@ -1,4 +1,4 @@
-"""What every adapter is: a small module whose delta is added on every token, active or not (paper eq. 1)."""
+"""Base of adapters: a small module whose output, the delta, is added at every token, active or not (paper eq. 1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PlacedSpec(AdapterSpec):
 class Adapter(nn.Module, ABC):
     """Base of adapters: subclass, set `Spec`, implement `forward`, register with `@dyt.registry.adapters(name)`.
 
-    A fresh adapter must add nothing (or exactly zero), so that training starts from the pretrained function.
+    A new adapter must add nothing (or exactly zero), so that training starts from the pretrained function.
 
     Args:
         spec: the component's own spec.
@@ -46,7 +46,7 @@ class Adapter(nn.Module, ABC):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor | None:
         """The delta (B, N, C) of the tokens x (B, N, C); None when nothing is added.
 
-        `padding` (B, N) bool is True at padding tokens, for adapters that look at an image as a whole; None for none.
+        `padding` (B, N) bool is True at padding tokens, for adapters that use whole images; None if there are none.
         """
 
 

@@ -1,4 +1,4 @@
-"""`bottleneck`: Adapter(X) = s * up(relu(down(X))) (paper eq. 1), with the released code's scale, dropout and start."""
+"""`bottleneck`: Adapter(X) = s * up(relu(down(X))) (paper eq. 1), initialised as in the released code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BottleneckSpec(ProjectionSpec):
 
 @adapters("bottleneck")
 class Bottleneck(Projection):
-    """down: C -> d, up: d -> C, both with bias; up starts at zero, so that a fresh adapter adds exactly zero."""
+    """down: C -> d, up: d -> C, both with bias; up starts at zero, so a new adapter adds exactly zero."""
 
     Spec = BottleneckSpec
 

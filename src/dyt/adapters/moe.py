@@ -33,10 +33,10 @@ class MoESpec(ProjectionSpec):
 
 
 class Experts(nn.Module):
-    """E linear maps C_in -> C_out of which each image uses a mixture: x W^T + b, W = sum_i alpha_i W_i, b likewise.
+    """E linear maps C_in -> C_out; each image uses a mixture of them: x W^T + b, W = sum_i alpha_i W_i, and b likewise.
 
-    Mixing first costs E (C_in + 1) C_out multiply-accumulates an image and then one map's N C_in C_out; the other order
-    of the same sums, x times the joined weights and then alpha, would cost E times N C_in C_out.
+    Mixing first costs E (C_in + 1) C_out multiply-accumulates per image, and then N C_in C_out for the one map. The
+    other order, E maps of x and then alpha, would cost E times N C_in C_out.
 
     Attributes:
         weight: (E, C_out, C_in).
@@ -59,9 +59,9 @@ class Experts(nn.Module):
 class MoE(Projection):
     """s * up(relu(down(X))) with down and up mixed from E experts by alpha = softmax(mean(X) W_r + b_r), one per image.
 
-    The mean is over all tokens of the image, prefix included, padding left out. The router starts as the dispatchers'
-    do, each expert as the bottleneck adapter does: a fresh adapter adds exactly zero. Router and alpha are float32,
-    also under autocast.
+    The mean is over all tokens of the image, prefix included, padding left out. The router is initialised like those of
+    dispatchers, each expert like a bottleneck adapter, so a new adapter adds exactly zero. Router and alpha are
+    float32, also under autocast.
     """
 
     Spec = MoESpec

@@ -1,4 +1,4 @@
-"""What the adapters that go down to d hidden units and up again share: s * up(dropout(act(down(X)))) (paper eq. 1)."""
+"""Shared base of adapters with a down and an up projection: s * up(dropout(act(down(X)))) (paper eq. 1)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ProjectionSpec(PlacedSpec):
     @model_validator(mode="after")
     def _learns(self) -> ProjectionSpec:
         if self.scale_learnable and self.scale == 0:
-            raise ValueError("a learnable scale must not start at 0: up starts there too, and neither would move")
+            raise ValueError("a learnable scale must not start at 0: up is 0 as well, and neither would get a gradient")
         return self
 
 
 class Projection(Adapter):
-    """Base of such adapters: subclass it with two projections, of which up starts at zero.
+    """Base of these adapters: subclass it with two projections, of which up starts at zero.
 
     Attributes:
         scale: s, a number, or a parameter () when it is learned.

@@ -1,4 +1,4 @@
-"""What families of plain vision transformers share: one stack of equal blocks on tokens (B, N, C)."""
+"""Shared base for families of plain vision transformers: one stack of equal blocks on tokens (B, N, C)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class IsotropicFamily(Family):
         )
 
     def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-        """What the attention mask that the backbone passes lets no token see (NaFlexViT's padding)."""
+        """The tokens that the backbone's attention mask hides from all others (NaFlexViT's padding)."""
         return unseen(x, kwargs.get("attn_mask"))
 
     def _blocks(self, backbone: Any) -> Sequence[nn.Module]:

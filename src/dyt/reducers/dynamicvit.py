@@ -42,9 +42,9 @@ class DynamicViTSpec(ReducerSpec):
 
 
 class Predictor(nn.Module):
-    """DynamicViT's predictor (its section 3.2): per patch token the logit of being kept.
+    """DynamicViT's predictor (its section 3.2): for each patch token the logit of being kept.
 
-    Half of the embedding speaks of the token, the other half is averaged over the tokens that are still kept.
+    Half of the embedding is the token's own, the other half is averaged over the tokens that are still kept.
     """
 
     def __init__(self, dim: int) -> None:
@@ -74,10 +74,10 @@ class Predictor(nn.Module):
 
 @reducers("dynamicvit")
 class DynamicViT(Reducer):
-    """Before its block. At inference the highest logits stay, as many as the stage's share says.
+    """Acts before its block. At inference the tokens with the highest logits are kept, as many as the stage's share.
 
-    In fine-tuning each token is kept by a straight-through Gumbel decision; a dropped one keeps its place, but no other
-    token sees it any more, so that the decision has a gradient. Once dropped is dropped.
+    In fine-tuning each token is kept or dropped by a straight-through Gumbel decision. A dropped token stays in its
+    position, but no other token attends to it, so that the decision has a gradient. It stays dropped in later stages.
     """
 
     Spec = DynamicViTSpec

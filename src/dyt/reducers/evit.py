@@ -33,10 +33,10 @@ class EViTSpec(ReducerSpec):
 
 @reducers("evit")
 class EViT(Reducer):
-    """Between attention and MLP, by the class token's attention, the mean over heads.
+    """Acts between attention and MLP, by the class token's attention, the mean over heads.
 
     The fused token is the sum of the others weighted by that attention, sum a_i x_i, as in the paper and its code: the
-    weights are not made to sum to one. In later blocks it counts as a patch token.
+    weights are not normalised to sum to one. In later blocks it counts as a patch token.
     """
 
     Spec = EViTSpec

@@ -31,11 +31,11 @@ class ToMeSpec(ReducerSpec):
 
 @reducers("tome")
 class ToMe(Reducer):
-    """Between attention and MLP, by the cosine of the attention's keys; merged tokens are averaged by size.
+    """Acts between attention and MLP, by the cosine of the attention's keys; merged tokens are averaged by size.
 
-    The order of the tokens is kept (ToMe's own code brings the tokens of one set to the front), which changes which
-    tokens are candidates in the next block. Every patch stays a part of one token, so that a head which reads patch
-    tokens (average, maximum or attention pooling) is given each patch's token in the patch's place: exactly the mean
+    The order of the tokens is kept (ToMe's own code moves the tokens of one set to the front), which changes which
+    tokens are candidates in the next block. Every patch stays part of one token, so a head that reads patch tokens
+    (average, maximum or attention pooling) gets each patch's token in the patch's position: exactly the mean
     weighted by size, and attention pooling with proportional attention.
     """
 

@@ -1,4 +1,4 @@
-"""`lora`: low-rank updates of the backbone's Linear layers (LoRA, arXiv:2106.09685), by Hugging Face's peft."""
+"""`lora`: low-rank updates of the backbone's Linear layers (LoRA, arXiv:2106.09685), by Hugging Face's PEFT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dyt.registry import tuners
 from dyt.tuners.base import Tuner, TunerSpec
 
 ADAPTER = "default"
-"""peft's name for the one set of low-rank matrices that a layer gets."""
+"""PEFT's adapter name; every layer has one pair of low-rank matrices, under this name."""
 _ADDED = re.compile(rf"\.lora_[AB]\.{ADAPTER}\.weight$")
 
 
@@ -42,7 +42,7 @@ class LoRASpec(TunerSpec):
 
 @tuners("lora")
 class LoRA(Tuner):
-    """In every block, dispatched or not; the frozen layer stays inside peft's as `base_layer`."""
+    """Acts in every block, dispatched or not. The frozen layer stays inside PEFT's layer as `base_layer`."""
 
     Spec = LoRASpec
 
@@ -94,7 +94,7 @@ class LoRA(Tuner):
         return None
 
     def merge(self, backbone: nn.Module) -> None:
-        """Adds the low-rank updates to the layers that they are of, which then run alone (LoRA, section 4.1)."""
+        """Merges the low-rank updates into their layers and removes PEFT's wrappers (LoRA, section 4.1)."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}

@@ -1,4 +1,4 @@
-"""`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119), shallow or deep."""
+"""`vpt`: learned prompt tokens in addition to the image's (Visual Prompt Tuning, arXiv:2203.12119), shallow or deep."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class VPTSpec(TunerSpec):
 
 
 class Prompts(nn.Module):
-    """The prompts of a block, and the hooks that put them among its tokens and take them out again.
+    """The prompts of a block, and the hooks that insert them among its tokens and remove them again.
 
-    The order inside is [prefix, prompts, patches]. Nothing about a forward is kept here.
+    The order inside is [prefix, prompts, patches]. No state of a forward is stored here.
 
     Args:
         count: p.
@@ -57,14 +57,14 @@ class Prompts(nn.Module):
         return torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1)
 
     def insert(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The block's arguments with (B, prefix + p + patches, C) in the place of its tokens (B, N, C).
+        """The block's arguments, with (B, prefix + p + patches, C) instead of its tokens (B, N, C).
 
         Raises:
-            UnsupportedError: an attention mask, which would be of the tokens without prompts.
+            UnsupportedError: an attention mask, which does not include the prompts.
         """
         x, *rest = args
         if any(isinstance(value, Tensor) for value in (*rest, *kwargs.values())):
-            raise UnsupportedError("prompts do not combine with attn_mask: it does not know of them")
+            raise UnsupportedError("prompts do not combine with attn_mask, which does not include them")
         return (self(x), *rest), kwargs  # a call, so that hooks and offloading of this module see it
 
     def remove(self, block: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ class Prompts(nn.Module):
 
 @tuners("vpt")
 class VPT(Tuner):
-    """Prompts take part in attention and go through every MLP: they count as prefix tokens there, never dispatched.
+    """Prompts take part in attention and go through every MLP: they count as prefix tokens and are never dispatched.
 
-    They are put in front of a block and taken out behind it, so that timm's forward, position embedding, pooling and
-    head never see them: with `deep` behind each block, where the next one has its own, else behind the last.
+    Hooks insert them before a block and remove them after it, so timm's forward, position embedding, pooling and
+    head never see them. With `deep` they are removed after each block, since the next has its own, else after the last.
     """
 
     Spec = VPTSpec
@@ -114,4 +114,4 @@ class VPT(Tuner):
         return "shallow prompts stay among the tokens from the first block to the last; use tuner.deep: true"
 
     def merge_refusal(self) -> str | None:
-        return "its prompts are tokens of the forward, and no weights of a plain backbone stand for them"
+        return "its prompts are tokens, which cannot be merged into the weights of a plain backbone"
