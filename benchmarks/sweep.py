@@ -3,8 +3,8 @@
 It measures backbones x batches x dtypes x eager and compiled: batches 1, 8 and 32 on the CPU, 1, 8, 32, 128 and 256 on
 a GPU. Every finished point is a line of the file and is not measured again, so an interrupted sweep resumes when it is
 started again. `--report` prints the file, `--plot` draws it. `--paper` measures the rows of the paper's tables 4 and 5
-instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model after `dyt.calibrate`,
-calibrated once for all rates; `--plot-activity` draws the speed-ups over the active share.
+instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model after
+`dyt.calibrate_break_even`, calibrated once for all rates; `--plot-activity` draws the speed-ups over the active share.
 
     python benchmarks/sweep.py cpu.jsonl --threads 2
     python benchmarks/sweep.py gpu.jsonl --device cuda
@@ -26,13 +26,14 @@ from pathlib import Path
 import torch
 
 import dyt
-from dyt.assembly.backbone import input_size
-from dyt.cli.bench import rewrites
 from dyt.core.breakeven import BreakEven
+from dyt.inference.contenders import REWRITES
+from dyt.measure import contenders
 from dyt.measure.bench import Bench, compare
-from dyt.measure.contenders import OPTIMISED, PAPER_PEERS, PEERS
-from dyt.measure.speed import beside_paper, over_activity, picture, table
+from dyt.measure.contenders import OPTIMISED, PEERS
+from dyt.measure.speed import over_activity, picture, table
 from dyt.model.dynamic import DynamicModel
+from dyt.paper.speeds import PAPER_PEERS, beside_paper
 from dyt.train.saved import open_saved
 
 BACKBONES = ("vit_small_patch16_224", "vit_base_patch16_224")
@@ -90,7 +91,7 @@ def break_evens(backbone: str, batch: int, dtype: str, device: str) -> Mapping[s
     """The break-evens of the optimised model, by site."""
     model, images = untrained(backbone, batch)
     kind = getattr(torch, dtype)
-    return dyt.calibrate(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
+    return dyt.calibrate_break_even(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
 
 
 def calibrated(model: DynamicModel, found: Mapping[str, BreakEven]) -> DynamicModel:
@@ -103,10 +104,8 @@ def calibrated(model: DynamicModel, found: Mapping[str, BreakEven]) -> DynamicMo
 
 def untrained(backbone: str, batch: int, preset: str = "dyt") -> tuple[DynamicModel, torch.Tensor]:
     """A model with random weights, and random images."""
-    torch.manual_seed(0)
-    spec = dyt.preset(preset).model_dump(mode="json")
-    model = dyt.build(spec | {"backbone": {"name": backbone, "weights": "none"}})
-    return model, torch.randn(batch, 3, *input_size(model.backbone))
+    spec = dyt.preset(preset).model_copy(update={"backbone": dyt.BackboneSpec(name=backbone)})
+    return contenders.untrained(spec, batch)
 
 
 def measured(point: Point, options: argparse.Namespace) -> Bench:
@@ -116,7 +115,7 @@ def measured(point: Point, options: argparse.Namespace) -> Bench:
         model, images = saved.model, saved.sample(options.data, point.batch)
     else:
         model, images = untrained(point.backbone, point.batch, "dyt_vtab" if point.paper else "dyt")
-    faster = rewrites()
+    faster = dict(REWRITES)
     if point.calibrated:
         found = break_evens(point.backbone, point.batch, point.dtype, point.device)
         faster[CALIBRATED] = lambda model: calibrated(model, found)

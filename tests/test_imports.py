@@ -23,6 +23,7 @@ ORDER = (
     ("assembly",),
     ("objective", "io"),
     ("measure",),
+    ("paper",),
     ("inference",),
     ("testing", "tasks"),
     ("train", "scaffold"),
@@ -118,3 +119,31 @@ def test_importing_dyt_is_silent_and_draws_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def speaks_with_ranks(tree: ast.AST) -> bool:
+    """Whether a file imports `torch.distributed`, or something of it, or reaches it as an attribute of torch."""
+    names = [f"{module}.{name}" for module, name in imported(tree)]
+    names += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return any(f"{name}.".startswith("torch.distributed.") for name in names)
+
+
+def test_one_module_speaks_with_torch_distributed() -> None:
+    """So that what is summed over ranks, and what happens where there are none, is decided in one place."""
+    users = {module for module, path in MODULES.items() if speaks_with_ranks(ast.parse(path.read_text("utf-8")))}
+    assert users == {"dyt.core.ranks"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch.distributed",
+        "import torch.distributed as dist",
+        "from torch import distributed",
+        "def f():\n    from torch.distributed import all_reduce",
+        "torch.distributed.barrier()",
+    ],
+)
+def test_every_way_to_torch_distributed_is_seen(code: str) -> None:
+    assert speaks_with_ranks(ast.parse(code))
+    assert not speaks_with_ranks(ast.parse(code.replace("distributed", "distributions")))

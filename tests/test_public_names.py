@@ -21,6 +21,8 @@ FUNCTIONS = {
     "count_macs": "(model, images)",
     "optimize": "(model, last_block=True)",
     "quantize": "(model, activations=False)",
+    "calibrate_thresholds": "(model, batches, rate, tolerance=0.005)",
+    "calibrate_break_even": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
     "supports": "(name, **args)",

@@ -22,9 +22,10 @@ from dyt.config.presets import preset, presets
 from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 from dyt.core.route import Route, Tokens
 from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
-from dyt.inference.break_even import calibrate
+from dyt.inference.break_even import calibrate, calibrate_break_even
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
+from dyt.inference.thresholds import calibrate_thresholds
 from dyt.io.checkpoint import load, save
 from dyt.io.official import from_official
 from dyt.measure.macs import count_macs
@@ -69,7 +70,9 @@ __all__ = [
     "adapters",
     "build",
     "calibrate",
+    "calibrate_break_even",
     "calibrate_capacity",
+    "calibrate_thresholds",
     "count_macs",
     "dispatchers",
     "execution",

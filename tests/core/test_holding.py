@@ -18,7 +18,7 @@ import dyt
 from dyt.io.export import program
 from dyt.measure import frame_rates, routes_of, site_rates, token_counts
 from dyt.model.dynamic import dynamic_of
-from dyt.train import calibrate_rate, evaluate, start_routers, token_importance
+from dyt.train import calibrate_thresholds, evaluate, start_routers, token_importance
 from laws.models import tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -130,7 +130,7 @@ def test_what_measures_and_calibrates_takes_a_held_model(name: str) -> None:
     assert site_rates(holder, [IMAGES]) == site_rates(model, [IMAGES])
     assert len(routes_of(holder, IMAGES)) == len(model.sites)
     assert dyt.calibrate_capacity(holder, [IMAGES]) == dyt.calibrate_capacity(model, [IMAGES])
-    assert calibrate_rate(holder, [IMAGES], 0.5) == calibrate_rate(model, [IMAGES], 0.5)
+    assert calibrate_thresholds(holder, [IMAGES], 0.5) == calibrate_thresholds(model, [IMAGES], 0.5)
     assert evaluate(holder, [(IMAGES, LABELS)]).images == 3
 
 
@@ -141,7 +141,7 @@ def test_what_rewrites_takes_a_held_model(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(dyt.optimize(holder)(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-5)
     assert len(program(holder, IMAGES).graph.nodes)
-    assert len(dyt.calibrate(holder, IMAGES[:1], batch_sizes=[1]).sites) == len(model.sites)
+    assert len(dyt.calibrate_break_even(holder, IMAGES[:1], batch_sizes=[1]).sites) == len(model.sites)
     routes, found = token_importance(holder, IMAGES, 1, torch.Generator().manual_seed(0))
     assert len(routes) == len(found) == len(model.sites)
     assert set(start_routers(holder, [IMAGES], 0.5)) == {site.name for site in model.sites}
@@ -149,7 +149,12 @@ def test_what_rewrites_takes_a_held_model(name: str) -> None:
 
 def test_a_sharded_model_is_refused_where_its_weights_are_read_whole() -> None:
     model = sharded(tiny())
-    for refused in (dyt.optimize, dyt.quantize, lambda m: dyt.calibrate(m, IMAGES), lambda m: program(m, IMAGES)):
+    for refused in (
+        dyt.optimize,
+        dyt.quantize,
+        lambda m: dyt.calibrate_break_even(m, IMAGES),
+        lambda m: program(m, IMAGES),
+    ):
         with pytest.raises(dyt.UnsupportedError, match="is sharded over ranks"):
             refused(model)
 
@@ -207,9 +212,9 @@ ASKED: dict[str, Callable[[Any], Any]] = {
     "execution": lambda m: dyt.execution(m, "masked").__enter__(),
     "save": lambda m: dyt.save(m, "x.safetensors"),
     "count_macs": lambda m: dyt.count_macs(m, IMAGES),
-    "calibrate": lambda m: dyt.calibrate(m, IMAGES),
+    "calibrate_break_even": lambda m: dyt.calibrate_break_even(m, IMAGES),
     "calibrate_capacity": lambda m: dyt.calibrate_capacity(m, [IMAGES]),
-    "calibrate_rate": lambda m: calibrate_rate(m, [IMAGES], 0.5),
+    "calibrate_thresholds": lambda m: calibrate_thresholds(m, [IMAGES], 0.5),
     "optimize": dyt.optimize,
     "quantize": dyt.quantize,
     "step": dyt.TuningStep,

@@ -118,7 +118,7 @@ def test_an_offloaded_model_is_saved_whole(tmp_path: Path) -> None:
 REFUSED: dict[str, Callable[[nn.Module], Any]] = {
     "optimize": dyt.optimize,
     "quantize": dyt.quantize,
-    "calibrate": lambda model: dyt.calibrate(model, IMAGES),
+    "calibrate_break_even": lambda model: dyt.calibrate_break_even(model, IMAGES),
     "export": lambda model: program(model, IMAGES),
     "start_routers": lambda model: start_routers(model, [IMAGES], 0.5),
 }

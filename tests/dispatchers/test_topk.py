@@ -14,7 +14,7 @@ from dyt.config.spec import Ramp
 from dyt.dispatchers import BuildContext, DecisionContext, TopK, TopKSpec, sampling
 from dyt.dispatchers.counted import largest
 from dyt.dispatchers.topk import soft_top
-from dyt.train import calibrate_rate
+from dyt.train import calibrate_thresholds
 from laws.models import CLASSES, tiny
 
 ZERO = torch.zeros(())
@@ -170,7 +170,7 @@ def test_thresholds_are_refused(name: str) -> None:
     with pytest.raises(dyt.DyTError, match="its dispatcher scores no tokens or fixes their number"):
         dyt.TuningStep(model.train())(x, torch.arange(2))
     with pytest.raises(dyt.DyTError, match="its dispatcher scores no tokens or fixes their number"):
-        calibrate_rate(model, [x], 0.5)
+        calibrate_thresholds(model, [x], 0.5)
 
 
 def test_rates_per_layer_are_the_default_of_their_sites() -> None:

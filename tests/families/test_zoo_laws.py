@@ -14,7 +14,7 @@ from dyt.io.checkpoint import plain_state
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.model.parts import head_keys
 from dyt.testing.laws import executed
-from dyt.train.calibrate import calibrate_rate
+from dyt.train import calibrate_thresholds
 from families.tiny import Tiny, labels
 from families.zoo_hf import HUGGINGFACE
 from families.zoo_hierarchical import HIERARCHICAL
@@ -285,7 +285,7 @@ def test_sites_of_any_number_of_tokens_are_measured_and_calibrated(name: str) ->
     assert all(abs(rate - 0.25) <= 0.5 / smallest for rate in rates.values())
     assert drawn.shape[:2] == (4, len(model.sites))
     assert drawn[0, 0].numel() == max(count - prefix for count, prefix in counts)
-    reached = calibrate_rate(model, [x], 0.5, tolerance=0.02)
+    reached = calibrate_thresholds(model, [x], 0.5, tolerance=0.02)
     assert abs(reached - 0.5) < 0.1
 
 

@@ -49,12 +49,12 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_clip_is_as_many_images_as_it_has_frames(costs: dict[str, Any]) -> None:
     model = tiny({"depth": 2}, head={"type": "query", "num_classes": 3})
     costs["overhead"] = lambda route: 20 * len(route.active)
-    found = dyt.calibrate(model, torch.randn(1, 3, 3, 32, 32), (1, 2))
+    found = dyt.calibrate_break_even(model, torch.randn(1, 3, 3, 32, 32), (1, 2))
     for site in found.sites.values():
         assert site.batches == (3, 6)
         assert site.shares == pytest.approx((0.8, 0.8), abs=0.02)
     with pytest.raises(dyt.DyTError, match=r"sample is clips \(B, T, 3, H, W\)"):
-        dyt.calibrate(model, X, (1,))
+        dyt.calibrate_break_even(model, X, (1,))
 
 
 @pytest.mark.parametrize("optimized", [True, False])
@@ -67,7 +67,7 @@ def test_the_break_even_is_where_skipping_takes_as_long(
     model = tiny({"depth": 3})
     model = dyt.optimize(model, last_block=False) if optimized else model
     told: list[tuple[int, int]] = []
-    found = dyt.calibrate(model, X, (1, 4), progress=lambda done, total: told.append((done, total)))
+    found = dyt.calibrate_break_even(model, X, (1, 4), progress=lambda done, total: told.append((done, total)))
     assert told == [(done, 6) for done in range(1, 7)]
     assert list(found.sites) == [site.name for site in model.sites]
     for site in model.sites:
@@ -80,7 +80,7 @@ def test_each_site_and_each_batch_has_its_own(costs: dict[str, Any]) -> None:
     """A constant overhead weighs less in a larger batch."""
     costs["overhead"] = lambda route: 60.0 if route.site == "blocks.0.attn" else 20.0
     model = tiny(variant={"type": "attn_mlp"})
-    found = dyt.calibrate(model, X, (4, 1)).sites
+    found = dyt.calibrate_break_even(model, X, (4, 1)).sites
     assert found["blocks.0.attn"].shares == pytest.approx((0.4, 0.85))
     for name in ("blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp"):
         assert found[name].shares == pytest.approx((0.8, 0.95))
@@ -89,7 +89,7 @@ def test_each_site_and_each_batch_has_its_own(costs: dict[str, Any]) -> None:
 def test_the_decision_follows_and_the_numbers_stay(costs: dict[str, Any]) -> None:
     costs["overhead"] = lambda route: 50.0 * len(route.active)
     model = tiny()
-    dyt.calibrate(model, X, (2,))
+    dyt.calibrate_break_even(model, X, (2,))
     for kind, executor in (("none", "Sparse"), ("all", "Masked")):
         given_masks = masks(model, X, [kind], 0)
         with torch.no_grad(), dyt.forced(model, given_masks):
@@ -102,17 +102,17 @@ def test_the_decision_follows_and_the_numbers_stay(costs: dict[str, Any]) -> Non
 
 def test_what_is_expected_is_the_activity_of_the_sample(costs: dict[str, Any]) -> None:
     model = tiny()
-    found = dyt.calibrate(model, X, (2,)).sites
+    found = dyt.calibrate_break_even(model, X, (2,)).sites
     with torch.no_grad(), dyt.record(model) as routes:
         model(X)
     for route in routes:
         assert found[route.site].expected == pytest.approx(route.active.float().mean().item())
-    assert "blocks.1.mlp: computes every token above 100% at batch 2; " in str(dyt.calibrate(model, X, (2,)))
+    assert "blocks.1.mlp: computes every token above 100% at batch 2; " in str(dyt.calibrate_break_even(model, X, (2,)))
 
 
 def test_a_last_block_that_skips_nothing_has_none(costs: dict[str, Any]) -> None:
     optimized = dyt.optimize(tiny())
-    assert list(dyt.calibrate(optimized, X, (1,)).sites) == ["blocks.0.mlp"]
+    assert list(dyt.calibrate_break_even(optimized, X, (1,)).sites) == ["blocks.0.mlp"]
     assert optimized.sites[1].break_even is None
 
 
@@ -120,7 +120,7 @@ def test_a_last_block_that_skips_nothing_has_none(costs: dict[str, Any]) -> None
 def test_only_the_break_even_changes(costs: dict[str, Any], training: bool) -> None:
     model = tiny().train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    dyt.calibrate(model, X, (1,))
+    dyt.calibrate_break_even(model, X, (1,))
     assert {module.training for module in model.modules()} == {training}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -131,13 +131,13 @@ def test_hierarchical_models_have_one_too(costs: dict[str, Any]) -> None:
 
     row = next(row for row in BACKBONES.values() if row.family == "swin")
     model = dyt.build({"backbone": {"weights": "none"}, "head": {"num_classes": 5}}, backbone=row.make()).eval()
-    found = dyt.calibrate(model, torch.randn(2, 3, *row.image), (2,)).sites
+    found = dyt.calibrate_break_even(model, torch.randn(2, 3, *row.image), (2,)).sites
     assert [each.shares for each in found.values()] == [pytest.approx((1.0,))] * len(model.sites)
 
 
 def test_it_is_kept_by_copies_and_by_optimize(costs: dict[str, Any]) -> None:
     model = tiny()
-    dyt.calibrate(model, X, (1,))
+    dyt.calibrate_break_even(model, X, (1,))
     kept = [site.break_even for site in model.sites]
     assert [site.break_even for site in dyt.optimize(model).sites] == kept
 
@@ -148,7 +148,7 @@ def test_it_is_kept_in_the_file(costs: dict[str, Any], tmp_path: Path) -> None:
     dyt.save(model, path)
     with safe_open(path, "pt") as file:
         assert "break_even" not in file.metadata()
-    dyt.calibrate(model, X, (1, 4))
+    dyt.calibrate_break_even(model, X, (1, 4))
     dyt.save(model, path)
     again = dyt.load(path, backbone=plain_of(model))
     assert [site.break_even for site in again.sites] == [site.break_even for site in model.sites]
@@ -181,18 +181,18 @@ def plain_of(model: dyt.DynamicModel) -> torch.nn.Module:
 @pytest.mark.parametrize("sizes", [(), (0,), (1.5,), (4, -1)])
 def test_wrong_batch_sizes_are_refused(sizes: Any) -> None:
     with pytest.raises(dyt.DyTError, match="batch_sizes are whole numbers from 1 on"):
-        dyt.calibrate(tiny(), X, sizes)
+        dyt.calibrate_break_even(tiny(), X, sizes)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 32, 32), (3, 32, 32)])
 def test_a_wrong_sample_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(dyt.DyTError, match="sample is images"):
-        dyt.calibrate(tiny(), torch.zeros(shape))
+        dyt.calibrate_break_even(tiny(), torch.zeros(shape))
 
 
 def test_a_reducer_is_refused() -> None:
     with pytest.raises(dyt.UnsupportedError, match="reducer"):
-        dyt.calibrate(tiny(reducer={"type": "tome", "r": 2}), X)
+        dyt.calibrate_break_even(tiny(reducer={"type": "tome", "r": 2}), X)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_it_can_be_optimised_and_calibrated() -> None:
     given = masks(short, X, ["random"], 0)
     with torch.no_grad(), dyt.forced(short, given), dyt.forced(fast, given):
         torch.testing.assert_close(fast(X), short(X), atol=1e-4, rtol=1e-4)
-    assert set(dyt.calibrate(short, X, (1,)).sites) == {site.name for site in short.sites}
+    assert set(dyt.calibrate_break_even(short, X, (1,)).sites) == {site.name for site in short.sites}
 
 
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

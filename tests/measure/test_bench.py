@@ -19,7 +19,8 @@ from dyt.measure.bench import Bench, compare
 from dyt.measure.contenders import DENSE, OPTIMISED, PEERS, PLAIN, contenders
 from dyt.measure.latency import Comparison
 from dyt.measure.plain import PlainGather
-from dyt.measure.speed import PRINTED, beside_paper, over_activity, picture, table
+from dyt.measure.speed import over_activity, picture, table
+from dyt.paper.speeds import PRINTED, beside_paper
 from laws.models import tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -254,7 +255,7 @@ def test_a_calibrated_point_is_calibrated_once_for_all_rates(sweep, tmp_path, mo
         ran.append({name: [site.break_even for site in one.sites] for name, one in made.items()})
         return compare(tiny(), IMAGES, rate, pairs=6, executor_names=(), peers={}, timer=timer)
 
-    monkeypatch.setattr(dyt, "calibrate", calibrate)
+    monkeypatch.setattr(dyt, "calibrate_break_even", calibrate)
     monkeypatch.setattr(sweep, "compare", measured)
     monkeypatch.setattr(sweep, "untrained", lambda backbone, batch, preset="dyt": (tiny(), IMAGES[:batch]))
     args = [str(tmp_path / "a.jsonl"), "--backbones", "vit_tiny_patch16_224", "--batches", "2", "--calibrate"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dyt
-from dyt.objective.thresholds import follow, threshold_for, thresholds_of
+from dyt.objective.thresholds import set_thresholds, threshold_for, thresholds_of
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
 
@@ -75,7 +75,7 @@ def test_a_route_is_what_its_thresholds_say_and_padding_has_none(level: str) -> 
 def test_all_sites_follow_one_threshold() -> None:
     model = tiny(dispatcher={"type": "learned", "bias": {"start": 1.0, "end": -1.0}})
     found = values(model)
-    follow(model, found, 0.3)
+    set_thresholds(model, found, 0.3)
     assert len({float(site.threshold) for site in model.sites}) == 1
     assert float((torch.cat(found) > model.sites[0].threshold).float().mean()) == pytest.approx(0.3, abs=0.01)
 
@@ -118,10 +118,10 @@ class Scores:
 def test_the_rate_holds_where_logits_tie(kind: str, rate: float) -> None:
     """Within one token of an image, for all sites together and for each; alone, an image is decided as in its batch."""
     model = tied(kind).eval()
-    follow(model, values(model), rate)
+    set_thresholds(model, values(model), rate)
     assert sum(rates(model)) / len(model.sites) == pytest.approx(rate, abs=1 / 16)
     asked = [rate, 1 - rate / 2, rate / 2]
-    follow(model, values(model), asked)
+    set_thresholds(model, values(model), asked)
     assert rates(model) == pytest.approx(asked, abs=1 / 16)
     if kind == "all equal":
         with torch.no_grad(), dyt.record(model) as together:
@@ -146,7 +146,7 @@ def test_a_step_holds_the_rate_where_logits_tie(kind: str) -> None:
 def test_images_that_tie_as_a_whole_are_on_or_off_together() -> None:
     model = tied("all equal", level="sample").eval()
     for rate in (0.3, 0.7):
-        follow(model, values(model), rate)
+        set_thresholds(model, values(model), rate)
         assert rates(model) == [round(rate)] * 3
 
 
@@ -169,7 +169,7 @@ def test_a_step_holds_the_asked_rate_without_a_rate_loss() -> None:
 def test_sites_follow_thresholds_of_their_own_where_rates_are_per_layer() -> None:
     model = tiny(dispatcher={"type": "learned", "bias": {"start": 1.0, "end": -1.0}})
     found = values(model)
-    follow(model, found, [0.25, 0.5, 1.0])
+    set_thresholds(model, found, [0.25, 0.5, 1.0])
     shares = [float((own > site.threshold).float().mean()) for own, site in zip(found, model.sites, strict=True)]
     assert shares == [0.25, 0.5, 1.0]
 

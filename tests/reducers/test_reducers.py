@@ -214,7 +214,7 @@ def test_nothing_is_left_after_a_forward(name: str) -> None:
     state = {id(each.state) for each in model.reductions}
     assert len(state) == 1
     assert model.reductions[0].state.carried is None
-    assert model.reductions[0].state.keys == []
+    assert set(vars(model.reductions[0].state)) <= {"carried"}
 
 
 def test_a_block_alone_says_what_it_lacks() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dyt.config.base import ComponentSpec
-from dyt.config.spec import DyTSpec
+from dyt.config.spec import DyTSpec, ObjectiveSpec
 from dyt.core.execution import TokenCapacity
 from dyt.errors import SpecError
 
@@ -31,18 +31,30 @@ def dynamic_paths(paths: Sequence[str], spec: ComponentSpec) -> list[str]:
     return [paths[layer] for layer in chosen]
 
 
-def rates_of(spec: DyTSpec, blocks: int) -> Sequence[float]:
-    """The asked rate of each dynamic block.
+def block_rates(objective: ObjectiveSpec, blocks: int) -> Sequence[float]:
+    """The target rate of each of so many dynamic blocks.
 
     Raises:
-        SpecError: another number of `layer_rates` than there are.
+        SpecError: another number of `layer_rates` than blocks.
     """
-    rates = spec.objective.layer_rates
+    rates = objective.layer_rates
     if rates is None:
-        return [spec.objective.rate] * blocks
+        return [objective.rate] * blocks
     if len(rates) != blocks:
         raise SpecError(f"objective.layer_rates: {len(rates)} rates given for {blocks} dynamic blocks; give one each")
     return rates
+
+
+def site_rates(objective: ObjectiveSpec, sites: Iterable[str]) -> list[float]:
+    """The target rate of each site, given by name (`blocks.3.mlp`) in forward order: that of its block.
+
+    Raises:
+        SpecError: another number of `layer_rates` than the sites have blocks.
+    """
+    blocks = [site.rpartition(".")[0] for site in sites]
+    distinct = list(dict.fromkeys(blocks))
+    rates = dict(zip(distinct, block_rates(objective, len(distinct)), strict=True))
+    return [rates[block] for block in blocks]
 
 
 def capacities_of(spec: DyTSpec, sites: int) -> Sequence[TokenCapacity | None]:

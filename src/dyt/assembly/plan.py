@@ -10,7 +10,7 @@ from torch import nn
 
 from dyt import registry
 from dyt.assembly import compatibility
-from dyt.assembly.allocation import capacities_of, dynamic_paths, rates_of
+from dyt.assembly.allocation import block_rates, capacities_of, dynamic_paths
 from dyt.config.spec import DyTSpec
 from dyt.core.context import BuildContext, ModelKey
 from dyt.families import Family
@@ -92,7 +92,7 @@ def _sites(
     prefix = family.prefix_tokens(backbone) + (0 if tuner is None else tuner.prompts)
     paths = dynamic_paths(family.blocks(backbone), spec.variant)
     count = len(paths) * len(variant.dispatched)
-    rates, capacities = rates_of(spec, len(paths)), capacities_of(spec, count)
+    rates, capacities = block_rates(spec.objective, len(paths)), capacities_of(spec, count)
     found: dict[str, dict[str, Site]] = {}
     index = 0
     for path, rate in zip(paths, rates, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +12,7 @@ import typer
 from dyt.cli.options import Dtype, SetOption, WeightsOption, chosen, model_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dyt.measure.bench import Bench
-    from dyt.model.dynamic import DynamicModel
 
 WARMUP = 2
 
@@ -60,8 +56,9 @@ def bench(
     import torch
 
     from dyt.cli.progress import rounds
+    from dyt.inference.contenders import REWRITES
     from dyt.measure.bench import compare
-    from dyt.measure.contenders import PEERS, check_executors
+    from dyt.measure.contenders import PEERS, check_executors, untrained
     from dyt.measure.speed import picture, table
     from dyt.train.saved import open_saved
 
@@ -84,7 +81,7 @@ def bench(
             raise typer.BadParameter("an untrained model is timed with random weights; leave out --weights")
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
-        dynamic, inputs = _untrained(spec, [*changes, *(assignments or [])], max(batch))
+        dynamic, inputs = untrained(chosen(spec, [*changes, *(assignments or [])]), max(batch))
     found: list[Bench] = []
     for size, precision, way in ((b, d, m) for d in dtype for m in mode for b in batch):
         with rounds(f"timing {size}, {precision}, {way}", pairs + WARMUP) as progress:
@@ -98,7 +95,7 @@ def bench(
                 warmup=WARMUP,
                 executor_names=executor,
                 peers=PEERS if peers else {},
-                rewrites=rewrites(),
+                rewrites=REWRITES,
                 progress=progress,
             )
         if found:
@@ -111,26 +108,3 @@ def bench(
         json_file.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         picture(found).savefig(plot, dpi=150)
-
-
-def rewrites() -> dict[str, Callable[[DynamicModel], DynamicModel]]:
-    """What makes a faster model of the same numbers."""
-    import dyt
-    from dyt.measure.contenders import OPTIMISED
-
-    return {
-        f"{OPTIMISED}, last block whole": lambda model: dyt.optimize(model, last_block=False),
-        OPTIMISED: dyt.optimize,
-    }
-
-
-def _untrained(spec: str, changes: list[str], batch: int) -> tuple[DynamicModel, Tensor]:
-    import torch
-
-    import dyt
-    from dyt.assembly.backbone import input_size
-    from dyt.measure.costs import without_weights
-
-    torch.manual_seed(0)
-    model = dyt.build(without_weights(chosen(spec, changes)))
-    return model, torch.randn(batch, *model.head.input_shape(input_size(model.backbone)))

@@ -32,7 +32,7 @@ def calibrate(
     saved = open_saved(model, weights=weights)
     images = saved.sample(data, max(batch))
     with rounds("timing sites", len(set(batch)) * len(saved.model.sites)) as progress:
-        found = dyt.calibrate(saved.model, images, batch, device, lambda done, _: progress(done))
+        found = dyt.calibrate_break_even(saved.model, images, batch, device, lambda done, _: progress(done))
     dyt.save(saved.model, model)
     typer.echo(str(found))
     typer.echo(f"stored in {model}; measured on this machine with {torch.get_num_threads()} CPU threads")

@@ -37,7 +37,7 @@ def evaluate(
 
     import dyt
     from dyt.cli.output import console
-    from dyt.train.calibrate import calibrate_rate
+    from dyt.inference.thresholds import calibrate_thresholds
     from dyt.train.evaluation import evaluate as run
     from dyt.train.progress import Bar
     from dyt.train.randomness import permutation
@@ -56,7 +56,7 @@ def evaluate(
         some = permutation(len(training), 0, "calibration")[:1024]
         held = [images.to(kind) for images, _ in saved.batches(spec, training, some, sample=True)]
         with bar.task(f"setting the rate to {rate:g}", None):
-            calibrate_rate(dynamic, held, rate)
+            calibrate_thresholds(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:
         batches = ((images.to(kind), y) for images, y in saved.batches(spec, chosen, range(len(chosen))))
         report = run(dynamic, batches, lambda count: bar.advance(task, count), saved.task, spec, saved.names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyt.measure.paper import Line
+    from dyt.paper.costs import Line
 
 COLUMNS = ("table", "row", "preset", "M", "paper", "off", "GMACs", "ragged", "paper", "off")
 WORDS = ("row", "preset")
@@ -30,7 +30,7 @@ def paper(
 
     from dyt.cli.output import console
     from dyt.cli.progress import rounds
-    from dyt.measure.paper import lines, rows_of
+    from dyt.paper.costs import lines, rows_of
 
     wanted = rows_of(table or [])
     found: list[Line] = []

@@ -13,7 +13,7 @@ from dyt.errors import DyTError
 
 @dataclass(frozen=True)
 class BreakEven:
-    """What `dyt.calibrate` measured of one site.
+    """What `dyt.calibrate_break_even` measured of one site.
 
     Attributes:
         batches: batch sizes, ascending.

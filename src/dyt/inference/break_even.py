@@ -1,4 +1,4 @@
-"""`dyt.calibrate`: at which activity skipping tokens takes as long as computing them all, site by site."""
+"""`dyt.calibrate_break_even`: at which activity skipping tokens takes as long as computing them all, site by site."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DENSE = "every token"
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `dyt.calibrate` found; `str` of it is for people.
+    """What `dyt.calibrate_break_even` found; `str` of it is for people.
 
     Attributes:
         sites: the break-even of each site, by its name; none of sites that have nothing to skip.
@@ -57,7 +57,7 @@ class _Call:
     kwargs: Mapping[str, Any]
 
 
-def calibrate(
+def calibrate_break_even(
     model: nn.Module,
     sample: Tensor,
     batch_sizes: Sequence[int] = (1, 8, 32),
@@ -92,15 +92,19 @@ def calibrate(
             sharded.
     """
     model = dynamic_of(model)
-    refuse_absent(model, "calibrate")
+    refuse_absent(model, "calibrate_break_even")
     batches = sorted(set(batch_sizes))
     if not batches or not all(isinstance(size, int) and size >= 1 for size in batches):
-        raise DyTError(f"calibrate: batch_sizes are whole numbers from 1 on, at least one; given {tuple(batch_sizes)}")
+        raise DyTError(
+            f"calibrate_break_even: batch_sizes are whole numbers from 1 on, at least one; given {tuple(batch_sizes)}"
+        )
     if sample.ndim != 1 + len(model.head.input_shape((1, 1))) or not len(sample):
         wanted = "images (B, 3, H, W)" if len(model.head.input_shape((1, 1))) == 3 else "clips (B, T, 3, H, W)"
-        raise DyTError(f"calibrate: sample is {wanted}, at least one; given shape {tuple(sample.shape)}")
+        raise DyTError(f"calibrate_break_even: sample is {wanted}, at least one; given shape {tuple(sample.shape)}")
     if model.spec.reducer is not None:
-        raise UnsupportedError("calibrate times blocks one by one; the tokens of a model with a reducer go through all")
+        raise UnsupportedError(
+            "calibrate_break_even times blocks one by one; the tokens of a model with a reducer go through all"
+        )
     like = next(model.parameters())
     copied = copy.deepcopy(model).to(like.device if device is None else device).eval()
     sample = sample.to(next(copied.parameters()))
@@ -124,6 +128,10 @@ def calibrate(
     for site in model.sites:
         site.break_even = found.get(site.name)
     return Calibration(found)
+
+
+calibrate = calibrate_break_even
+"""The name that it had when it was the only calibration, and keeps."""
 
 
 def _calls(model: DynamicModel, images: Tensor) -> list[_Call]:

@@ -37,7 +37,7 @@ __all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", 
 
 FORMAT, VERSION = "dyt", "1"
 BREAK_EVEN = "break_even"
-"""The metadata entry with the result of `dyt.calibrate`, as JSON by site name; absent if nothing was calibrated."""
+"""The metadata entry with the result of `dyt.calibrate_break_even`, as JSON by site name; absent before it."""
 
 
 def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> None:
@@ -46,9 +46,9 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
     Of the backbone it writes `modules_to_save` and everything else that was trained or changed since the model was
     built, so that loading gives an equal model; with `trainable: full` or `whole` all of it. Stored keys, such as
     `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, do
-    not depend on how modules nest. The metadata has the result of `dyt.calibrate`, and the data that the model was
-    trained on (`model.data_config`). A temporary file is written first and then moved into place, so an interrupted
-    save leaves the old file intact.
+    not depend on how modules nest. The metadata has the result of `dyt.calibrate_break_even`, and the data that the
+    model was trained on (`model.data_config`). A temporary file is written first and then moved into place, so an
+    interrupted save leaves the old file intact.
 
     Args:
         model: the dynamic model, or a wrapper around it. Tensors that are sharded over ranks are gathered: call it

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyt.assembly.backbone import GIVEN, create, with_windows
+from dyt.assembly.backbone import GIVEN, create, input_size, with_windows
 from dyt.assembly.build import build
 from dyt.assembly.undo import unwrap, unwrap_refusal
 from dyt.config.presets import preset
@@ -32,19 +32,6 @@ PEERS: Mapping[str, str] = {
     "EViT": "evit",
 }
 """Peers by name, with their presets."""
-PAPER_PEERS: Mapping[str, str] = {
-    "static adapter": "static_adapter_vtab",
-    "merged LoRA": "lora_vtab",
-    "VPT": "vpt_vtab",
-    "ToMe": "tome",
-    "ToMe + AdaptFormer": "tome_adaptformer",
-    "EViT": "evit",
-    "EViT + AdaptFormer": "evit_adaptformer",
-    "DynamicViT": "dynamicvit",
-    "DynamicViT + AdaptFormer": "dynamicvit_adaptformer",
-    "DyT + ToMe": "dyt_tome",
-}
-"""The rows of the paper's tables 4 and 5."""
 PLAIN, OPTIMISED = "DyT, plain gather", "DyT, optimised"
 Rewrite = Callable[[DynamicModel], DynamicModel]
 
@@ -117,6 +104,13 @@ def contenders(
     for name, rewrite in (rewrites or {}).items():
         found.append(Contender(name, rewrite(model), None, True, True))
     return found, left
+
+
+def untrained(spec: DyTSpec, batch: int) -> tuple[DynamicModel, Tensor]:
+    """A model of the spec with random weights, always the same ones, and noise (batch, ...) as its head takes it."""
+    torch.manual_seed(0)
+    model = build(without_weights(spec))
+    return model, torch.randn(batch, *model.head.input_shape(input_size(model.backbone)))
 
 
 def check_executors(names: Sequence[str]) -> None:

@@ -1,9 +1,8 @@
-"""A benchmark as lines, as a picture, and beside the paper's tables 4 and 5."""
+"""A benchmark as lines and as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dyt.measure.bench import Bench
@@ -66,68 +65,3 @@ def over_activity(found: Sequence[Bench], title: str = "") -> Figure:
         least = min(row.macs for row in rows)
         ideal.setdefault(one.title, []).append((share, one.row(DENSE).macs / least))
     return speed_over_activity(panels, ideal, title)
-
-
-@dataclass(frozen=True)
-class Printed:
-    """A row of the paper's table 4 (ViT-B/16; batch 512 on the GPUs, 32 on the CPU) or 5 (V100).
-
-    Attributes:
-        table: its number.
-        name: the row, in the paper's words.
-        contender: ours.
-        gmacs: per image.
-        v100, t4, xeon: images per second; None where the paper has none.
-    """
-
-    table: int
-    name: str
-    contender: str
-    gmacs: float
-    v100: float
-    t4: float | None = None
-    xeon: float | None = None
-
-
-PRINTED: tuple[Printed, ...] = (
-    Printed(4, "full tuning", DENSE, 17.58, 806.24, 435.41, 2.12),
-    Printed(4, "LoRA", "merged LoRA", 17.58, 806.24, 435.41, 2.12),
-    Printed(4, "AdaptFormer", "static adapter", 17.61, 767.30, 400.42, 1.97),
-    Printed(4, "VPT", "VPT", 18.30, 762.55, 392.13, 1.95),
-    Printed(4, "DyT, r = 0.5", "DyT", 12.54, 912.30, 524.93, 3.89),
-    Printed(5, "DynamicViT", "DynamicViT", 14.05, 1010.40),
-    Printed(5, "DynamicViT + AdaptFormer", "DynamicViT + AdaptFormer", 14.23, 954.82),
-    Printed(5, "EViT", "EViT", 11.62, 1233.45),
-    Printed(5, "EViT + AdaptFormer", "EViT + AdaptFormer", 11.77, 1152.38),
-    Printed(5, "full tuning + ToMe", "ToMe", 13.12, 989.29),
-    Printed(5, "AdaptFormer + ToMe", "ToMe + AdaptFormer", 13.29, 941.70),
-    Printed(5, "DyT, r = 0.5", "DyT", 12.54, 912.39),
-    Printed(5, "DyT, r = 0.5 + ToMe", "DyT + ToMe", 9.85, 1114.70),
-)
-"""As printed. Images per second are one machine's, so that they are compared as ratios to full tuning's."""
-
-
-def beside_paper(found: Bench, ours: str = "DyT, sparse") -> list[str]:
-    """Tables 4 and 5 with our columns beside theirs, for the rows that were run; both as ratios to full tuning.
-
-    Args:
-        found: of ViT-B/16; other models are not in those tables.
-        ours: the contender that stands for DyT.
-    """
-    full, here = PRINTED[0], {row.name: row for row in found.rows}
-    assert full.t4 is not None
-    assert full.xeon is not None
-    lines = [
-        f"{found.title}: the paper's tables 4 and 5, speed over full tuning (dense timm); DyT is '{ours}'",
-        f"{'':5}  {'':24}  {'paper GMACs':>11}  {'ours':>6}  {'V100':>5}  {'T4':>5}  {'Xeon':>5}  ours, here",
-    ]
-    for row in PRINTED:
-        mine = here.get(ours if row.contender == "DyT" else row.contender)
-        if mine is None:
-            continue
-        theirs = (row.v100 / full.v100, row.t4 and row.t4 / full.t4, row.xeon and row.xeon / full.xeon)
-        told = "  ".join(f"{'' if ratio is None else f'{ratio:.2f}':>5}" for ratio in theirs)
-        lines.append(
-            f"{row.table:>5}  {row.name:24}  {row.gmacs:>11.2f}  {mine.macs / 1e9:>6.2f}  {told}  {mine.speedup}"
-        )
-    return lines

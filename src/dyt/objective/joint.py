@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from dyt.core import ranks
 from dyt.core.route import Route
 from dyt.errors import DyTError
 
@@ -70,7 +70,8 @@ def rows(route: Route, patches: bool) -> Tensor:
 
 def counted(routes: Sequence[Route]) -> Tensor:
     """(2, sites) float32, active and all patch tokens; differentiable where the routes have gates."""
-    return torch.stack([torch.stack([part.sum() for part in route.counts()]) for route in routes], 1)
+    active, patches = zip(*(route.counts() for route in routes), strict=True)
+    return torch.stack([torch.stack(active).sum(1), torch.stack(patches).sum(1)])
 
 
 @torch.no_grad()
@@ -91,7 +92,7 @@ def joined(parts: Sequence[Sums]) -> Whole:
     Raises:
         DyTError: features of a single image, which have no variance.
     """
-    counts, world = over_ranks(torch.stack([part.counts for part in parts]).sum(0))
+    counts, world = ranks.total(torch.stack([part.counts for part in parts]).sum(0))
     copies = world * len(parts)
     if not parts[0].scatters:
         return Whole(copies, counts)
@@ -100,7 +101,7 @@ def joined(parts: Sequence[Sums]) -> Whole:
     for site in sites:
         count = torch.stack([each.count for each in site])
         flat += [count.sum()[None], (count[:, None] * torch.stack([each.mean for each in site])).sum(0)]
-    found, _ = over_ranks(torch.cat(flat))
+    found, _ = ranks.total(torch.cat(flat))
     widths = [width for site in sites for width in (1, len(site[0].mean))]
     pieces = torch.split(found, widths)
     spreads, floors, apart = [], [], []
@@ -112,17 +113,9 @@ def joined(parts: Sequence[Sums]) -> Whole:
         spreads.append(torch.stack([s.spread + s.count * (s.mean - mean).square().sum() for s in site]).sum())
         floors.append((1e-6 * total.square().sum() / count).squeeze())  # images that are all alike have no variance
         apart.append(torch.stack([s.apart for s in site]).sum())
-    totals, _ = over_ranks(torch.stack([*apart, *spreads]))
+    totals, _ = ranks.total(torch.stack([*apart, *spreads]))
     distance, spread = totals.chunk(2)
     return Whole(copies, counts, distance, torch.maximum(spread, torch.stack(floors)))
-
-
-def over_ranks(values: Tensor) -> tuple[Tensor, int]:
-    """The sums of all ranks together, and how many ranks there are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return values, 1
-    dist.all_reduce(values)
-    return values, dist.get_world_size()
 
 
 def shared(own: Tensor, whole: Tensor, count: Tensor, copies: int) -> Tensor:
@@ -175,5 +168,5 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
     DistributedDataParallel averages gradients over W ranks, so this rank's share is scaled by W: the averaged gradient
     is then that of the joint mean. Only detached sums are communicated, once, whether or not a token is active here.
     """
-    (whole, number), copies = over_ranks(torch.stack([total.detach(), count.detach()]))
+    (whole, number), copies = ranks.total(torch.stack([total.detach(), count.detach()]))
     return shared(total, whole, number.clamp_min(1), copies)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
 from dyt.errors import DyTError, nearest
+from dyt.paper.data import columns
 from dyt.tasks.layouts import LAYOUTS, found
 
 GROUPS = ("natural", "specialised", "structured")
@@ -78,13 +77,12 @@ class Method:
 
 
 def _methods() -> Mapping[str, Method]:
-    rows = csv.DictReader((resources.files("dyt.sweeps") / "table3.csv").read_text(encoding="utf-8").splitlines())
     return MappingProxyType(
         {
             row["method"]: Method(
                 MappingProxyType({task.name: float(row[task.name]) / 100 for task in TASKS}), float(row["mean"]) / 100
             )
-            for row in rows
+            for row in columns("vtab1k.csv")
         }
     )
 

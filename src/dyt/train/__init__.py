@@ -1,6 +1,7 @@
 """Fine-tuning on HF accelerate: resumable, one process or many."""
 
-from dyt.train.calibrate import calibrate_rate
+from dyt.deprecated import renamed
+from dyt.inference.thresholds import calibrate_thresholds
 from dyt.train.evaluation import Report, evaluate
 from dyt.train.importance import start_routers, token_importance
 from dyt.train.loop import fit
@@ -16,7 +17,7 @@ __all__ = [
     "RunError",
     "RunSpec",
     "TrainSpec",
-    "calibrate_rate",
+    "calibrate_thresholds",
     "evaluate",
     "fit",
     "recipe",
@@ -24,3 +25,5 @@ __all__ = [
     "start_routers",
     "token_importance",
 ]
+
+__getattr__ = renamed(__name__, {"calibrate_rate": "calibrate_thresholds"})

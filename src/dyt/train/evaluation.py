@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dyt.config.base import Spec
 from dyt.core import context
+from dyt.core.ranks import summed
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.measure.macs import backbone_macs, count_macs
@@ -20,7 +21,6 @@ from dyt.model.block import POINTWISE, DynamicBlock
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, forced, record
 from dyt.tasks.base import Task
 from dyt.tasks.kinds import TASKS, AnyDataSpec
-from dyt.train.ranks import summed
 
 
 class Report(Spec):

@@ -6,19 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from dyt.core import context
+from dyt.core import context, ranks
 from dyt.core.offloading import refuse_absent
 from dyt.core.route import Route, mean_token
-from dyt.dispatchers.scored import linear_scores
+from dyt.core.scores import linear_scores
 from dyt.errors import DyTError
 from dyt.executors.masked import Masked
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
 from dyt.model.site import Site
-from dyt.objective.thresholds import joint_threshold, thresholds_of
-from dyt.train.ranks import summed
+from dyt.objective.thresholds import set_thresholds, thresholds_for, thresholds_of
 
 FLOOR = 1e-6
 """Importance below this share of the mean one counts as this, since its logarithm is what is fitted."""
@@ -77,7 +75,7 @@ def start_routers(
 
     Args:
         model: the dynamic model, or what wraps it; left in the mode that it is in. Changes the routers' weights and
-            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.core.ties`).
+            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.core.scores`).
         batches: images (B, 3, H, W), gone through twice.
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).
@@ -148,11 +146,7 @@ class _Fit:
 
     def solved(self) -> tuple[Tensor, Tensor, float]:
         """(C,) weight, () bias, share of the variance told."""
-        moments = summed(self.moments)
-        if dist.is_available() and dist.is_initialized():  # the same on every process, to the last bit
-            shared = moments.cuda() if dist.get_backend() == "nccl" else moments
-            dist.broadcast(shared, 0)
-            moments = shared.cpu()
+        moments = ranks.first(ranks.summed(self.moments))  # the same on every process, to the last bit
         count = moments[-1, -1]
         mean = moments[-1, :-1] / count
         spread = moments[:-1, :-1] / count - mean[:, None] * mean[None, :]
@@ -179,8 +173,8 @@ def _pairs(site: Site, route: Route, importance: Tensor, floor: float) -> tuple[
 
 
 def _mean(found: Sequence[Tensor]) -> float:
-    total = summed(torch.stack([f.sum() for f in found]).sum())
-    return max(float(total / summed(torch.tensor(sum(f.numel() for f in found)))), 1e-30)
+    total = ranks.summed(torch.stack([f.sum() for f in found]).sum())
+    return max(float(total / ranks.summed(torch.tensor(sum(f.numel() for f in found)))), 1e-30)
 
 
 @torch.no_grad()
@@ -195,20 +189,21 @@ def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[
             model(images)
         scored = zip(model.sites, routers, routes, strict=True)
         found.append([_scored(site, router, route) for site, router, route in scored])
-    shift, moved = _threshold(model, found, rate), []
+    shift, moved = thresholds_for(_values(model, found), rate)[0], []
     for router in routers:
         before = router.bias.double()
         router.bias.copy_(before - shift)
         moved.append((before - router.bias.double()).float())
     found = [[_lowered(route, by) for route, by in zip(routes, moved, strict=True)] for routes in found]
-    threshold = _threshold(model, found, rate)
-    for site in model.sites:
-        site.threshold.copy_(threshold)
+    set_thresholds(model, _values(model, found), rate)
 
 
-def _threshold(model: DynamicModel, found: Sequence[Sequence[Route]], rate: float) -> Tensor:
-    values = [thresholds_of(route, site) for routes in found for route, site in zip(routes, model.sites, strict=True)]
-    return joint_threshold(torch.cat(values), rate)
+def _values(model: DynamicModel, found: Sequence[Sequence[Route]]) -> list[Tensor]:
+    """For each site, what its threshold is compared with in these forwards' routes."""
+    return [
+        torch.cat([thresholds_of(route, site) for route in routes])
+        for site, routes in zip(model.sites, zip(*found, strict=True), strict=True)
+    ]
 
 
 def _lowered(route: Route, by: Tensor) -> Route:

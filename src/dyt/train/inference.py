@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from dyt.inference.thresholds import calibrate_thresholds
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Examples
 from dyt.tasks.kinds import task_of
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import loader
 from dyt.tasks.preparation import Preparation
-from dyt.train.calibrate import calibrate_rate
 from dyt.train.evaluation import Report, evaluate
 from dyt.train.importance import start_routers
 from dyt.train.progress import Bar
@@ -86,7 +86,7 @@ class Inference:
     def calibrated(self, split: Split, rate: float | Sequence[float]) -> float:
         """Sets the thresholds on images of the split, for one rate or one for each site; the rate that was reached."""
         with self._held(split, CALIBRATION_IMAGES // self.frames, self.task.batch, "calibrating") as batches:
-            return calibrate_rate(self.model, batches, rate)
+            return calibrate_thresholds(self.model, batches, rate)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
         """Starts the routers from importance on images of the split; by site, how much of it they tell."""

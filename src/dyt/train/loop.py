@@ -17,9 +17,10 @@ from accelerate.state import AcceleratorState
 from dyt.assembly.build import build
 from dyt.assembly.image_size import sized
 from dyt.core.data_config import attach
+from dyt.core.ranks import largest, summed
 from dyt.errors import SpecError
 from dyt.io.checkpoint import put, save, stored
-from dyt.objective.step import TuningStep, asked_rates
+from dyt.objective.step import TuningStep
 from dyt.tasks.base import Examples
 from dyt.tasks.data import Data
 from dyt.tasks.described import described
@@ -31,7 +32,6 @@ from dyt.train.batches import Batch, Batches
 from dyt.train.inference import Inference
 from dyt.train.progress import Bar, Signals
 from dyt.train.randomness import derived, epoch_batches
-from dyt.train.ranks import largest, summed
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec, TrainSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
@@ -231,7 +231,7 @@ class _Run:
     def _conclude(self) -> Result:
         t, objective = self.train, self.run.model.objective
         training = self.sums.report()
-        rates = objective.rate if objective.layer_rates is None else asked_rates(self.model, objective)
+        rates = objective.rate if objective.layer_rates is None else self.tuning.rates
         reached = self.inference.calibrated(self.data.train, rates) if t.calibrate else None
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from dyt.core.ranks import summed
 from dyt.model.dynamic import DynamicModel, record
-from dyt.train.ranks import summed
 
 PARTS = ("total", "cls", "complete", "distill", "features", "rate")
 

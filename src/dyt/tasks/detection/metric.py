@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from dyt.core.ranks import gathered_objects
 from dyt.tasks.base import Measure
 from dyt.tasks.detection.precision import Kind, Seen, average_precision
 
@@ -40,7 +40,9 @@ class AveragePrecision(Measure):
         values: dict[str, float | None] = {}
         for kind, seen in self.seen.items():
             prefix = "" if kind == "bbox" else "mask_"
-            values |= {f"{prefix}{name}": value for name, value in average_precision(_joined(seen), kind).items()}
+            values |= {
+                f"{prefix}{name}": value for name, value in average_precision(gathered_objects(seen), kind).items()
+            }
         return values
 
 
@@ -76,15 +78,6 @@ def run_lengths(masks: Tensor) -> list[Any]:
 def _size(target: Mapping[str, Tensor]) -> tuple[int, int]:
     height, width = target["size"].tolist()
     return height, width
-
-
-def _joined(seen: list[Seen]) -> list[Seen]:
-    """What all processes have seen."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return seen
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, seen)
-    return [one for each in every for one in each]
 
 
 def in_original(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:

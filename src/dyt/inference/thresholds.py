@@ -1,4 +1,4 @@
-"""Setting the thresholds, after training, so that the rate at inference is the asked one."""
+"""`dyt.calibrate_thresholds`: the thresholds, set after training so that the rate at inference is the target rate."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyt.core import ties
+from dyt.core import scores
+from dyt.core.ranks import summed
 from dyt.core.route import activation_rate
+from dyt.deprecated import renamed
 from dyt.errors import DyTError
 from dyt.model.dynamic import DynamicModel, dynamic_of, record
-from dyt.objective.thresholds import joint_threshold, thresholds_of
-from dyt.train.ranks import summed
+from dyt.objective.thresholds import thresholds_for, thresholds_of
 
 ROUNDS = 10
 """At most; each is one pass over the images. Two or three are usual."""
+__getattr__ = renamed(__name__, {"calibrate_rate": "calibrate_thresholds"})
 
 
-def calibrate_rate(
+def calibrate_thresholds(
     model: nn.Module, batches: Iterable[Tensor], rate: float | Sequence[float], tolerance: float = 0.005
 ) -> float:
     """Sets the sites' thresholds so that the rate over these images, at inference, is `rate`.
@@ -27,7 +29,7 @@ def calibrate_rate(
     One rate shifts all thresholds by one common amount: what the routers learned, which tokens and how many in which
     layer, stays; only how many in all is set. Early decisions change later logits, so the shift is found by iterating:
     the quantile of the pooled logits, then the images again. A rate for each site sets each threshold by its own
-    logits, front to back: behind sites that are settled a site's logits no longer change.
+    logits, front to back: a site's logits no longer change once the sites before it have their thresholds.
 
     With several processes each is given its own images; the rate is that of all of them.
 
@@ -36,12 +38,12 @@ def calibrate_rate(
             `threshold` only.
         batches: images (B, 3, H, W), gone through several times: for rates by site at most once more than there are
             sites.
-        rate: the asked rate, mean over the patch tokens of all sites, in (0, 1]; or one for each of `model.sites`.
+        rate: the target rate, mean over the patch tokens of all sites, in (0, 1]; or one for each of `model.sites`.
         tolerance: how near is near enough, for the mean or for each site.
 
     Returns:
         The rate that was reached, over all sites. Where it had to be changed, ties are broken by the tokens' places
-        (`dyt.core.ties`), so that it is met to within one token of an image whatever the logits; at sample level an
+        (`dyt.core.scores`), so that it is met to within one token of an image whatever the logits; at sample level an
         image is one decision, and images whose logits are equal are active or not together.
 
     Raises:
@@ -49,20 +51,20 @@ def calibrate_rate(
             scores nothing.
     """
     model = dynamic_of(model)
-    asked = [rate] if isinstance(rate, (int, float)) else list(rate)
-    for each in asked:
+    rates = [rate] if isinstance(rate, (int, float)) else list(rate)
+    for each in rates:
         if not 0 < each <= 1:
-            raise DyTError(f"calibrate_rate: rate is {each}; it must be above 0 and at most 1")
+            raise DyTError(f"calibrate_thresholds: rate is {each}; it must be above 0 and at most 1")
     single = isinstance(rate, (int, float))
-    if not single and len(asked) != len(model.sites):
+    if not single and len(rates) != len(model.sites):
         raise DyTError(
-            f"calibrate_rate: {len(asked)} rates given, the model has {len(model.sites)} sites; give one for each, or "
-            f"one for all"
+            f"calibrate_thresholds: {len(rates)} rates given, the model has {len(model.sites)} sites; give one for "
+            f"each, or one for all"
         )
     training = model.training
     model.eval()
     try:
-        return _shifted(model, batches, asked[0], tolerance) if single else _each(model, batches, asked, tolerance)
+        return _shifted(model, batches, rates[0], tolerance) if single else _each(model, batches, rates, tolerance)
     finally:
         model.train(training)
 
@@ -79,9 +81,9 @@ def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolera
         if best[0] <= tolerance:
             break
         excess = [values - site.threshold for values, site in zip(looked.values, sites, strict=True)]
-        shift = joint_threshold(torch.cat(excess), rate)
+        shift = thresholds_for(excess, rate)[0]
         for site in sites:
-            site.threshold.copy_(ties.breaking(site.threshold + shift))
+            site.threshold.copy_(scores.breaking(site.threshold + shift))
     assert best is not None
     for site, threshold in zip(sites, best[2], strict=True):
         site.threshold.copy_(threshold)
@@ -89,20 +91,21 @@ def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolera
 
 
 def _each(model: DynamicModel, batches: Iterable[Tensor], rates: Sequence[float], tolerance: float) -> float:
-    """Each site by its own logits. The pass that settles a site also moves those behind it, as a first guess."""
+    """Each site by its own logits, front to back. The pass that fixes one also moves those after it: a first guess."""
     sites = model.sites
-    for settled in range(len(sites) + 1):
+    for fixed in range(len(sites) + 1):
         looked = _look(model, batches)
         reached = [_share(looked.active[i : i + 1], looked.total[i : i + 1]) for i in range(len(sites))]
         off = [
             i
             for i, (found, rate) in enumerate(zip(reached, rates, strict=True))
-            if i >= settled and abs(found - rate) > tolerance
+            if i >= fixed and abs(found - rate) > tolerance
         ]
         if not off:
             break
-        for i in off:
-            sites[i].threshold.copy_(joint_threshold(looked.values[i], rates[i]))
+        moved = thresholds_for([looked.values[i] for i in off], [rates[i] for i in off])
+        for i, threshold in zip(off, moved, strict=True):
+            sites[i].threshold.copy_(threshold)
     return _share(looked.active, looked.total)
 
 
@@ -133,7 +136,7 @@ def _look(model: DynamicModel, batches: Iterable[Tensor]) -> _Looked:
         counts += torch.stack([torch.stack(activation_rate([route])) for route in routes], 1).cpu()
     active, total = summed(counts)
     if total.sum() == 0:
-        raise DyTError("calibrate_rate: no images were given")
+        raise DyTError("calibrate_thresholds: no images were given")
     empty = model.sites[0].threshold.new_empty(0)
     return _Looked([torch.cat([empty, *pooled]) for pooled in found], active, total)
 

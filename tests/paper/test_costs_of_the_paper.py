@@ -11,8 +11,8 @@ import torch
 
 import dyt
 from dyt.cli.paper import COLUMNS, cells
-from dyt.measure.paper import ROWS, Line, Row, lines, rows_of, tables
 from dyt.model.parts import head_keys
+from dyt.paper.costs import ROWS, Line, PaperCosts, lines, rows_of, tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 PRESETS = sorted({row.preset: row for row in ROWS}.values(), key=lambda row: row.preset)
@@ -56,13 +56,13 @@ def trained(preset: str) -> float:
 
 
 @pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.preset)
-def test_parameters_are_those_of_the_page(row: Row) -> None:
+def test_parameters_are_those_of_the_page(row: PaperCosts) -> None:
     cells = {cells[3] for cells in on_page() if cells[2] == row.preset}
     assert cells == {f"{trained(row.preset):.2f}"}
 
 
 @pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.preset)
-def test_multiply_accumulates_are_those_of_the_page(row: Row, request: pytest.FixtureRequest) -> None:
+def test_multiply_accumulates_are_those_of_the_page(row: PaperCosts, request: pytest.FixtureRequest) -> None:
     if row.preset not in CHEAP and not request.config.getoption("--full"):
         pytest.skip("counts on models of full size; use --full")
     (line,) = lines([row])
@@ -117,8 +117,8 @@ def test_an_unknown_table_is_refused() -> None:
 
 
 def test_differences() -> None:
-    line = Line(Row(1, "x", "dyt", 1.19, 10.0), params=1.195, nominal=11.0, measured=11.0)
+    line = Line(PaperCosts(1, "x", "dyt", 1.19, 10.0), params=1.195, nominal=11.0, measured=11.0)
     assert line.params_off == 0.0
     assert line.gmacs_off == pytest.approx(0.1)
-    assert Line(Row(7, "x", "dyt"), 1.0, 1.0, 1.0).params_off is None
-    assert Line(Row(3, "x", "dyt", 2.0, None), 1.0, 1.0, 1.0).params_off == pytest.approx(-0.5)
+    assert Line(PaperCosts(7, "x", "dyt"), 1.0, 1.0, 1.0).params_off is None
+    assert Line(PaperCosts(3, "x", "dyt", 2.0, None), 1.0, 1.0, 1.0).params_off == pytest.approx(-0.5)
