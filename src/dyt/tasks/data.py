@@ -18,12 +18,12 @@ class DataSpec(Spec):
     """The images of a classification task. Mean and standard deviation are those of the backbone's weights."""
 
     task: Literal["classification"] = "classification"
-    """Whose data it is: `classification`."""
+    """The task whose data it is; it decides which other fields there are."""
     root: str
     """Directory of the data. Of a published data set: the unpacked archive's folder, or the one in which it lies."""
     format: Literal["auto", "folder", "vtab", "hf", "cifar100", "svhn", "food101", "aircraft", "pets", "cars"] = "auto"
-    """Layout of `root`. `folder`: root/<split>/<class>/*.jpg, classes sorted by name; `vtab`: the lists of VTAB-1K,
-    root/<split>.txt with lines `path label`, classes.txt optional; `hf`: a DatasetDict written by `save_to_disk`; the
+    """Layout of `root`. `folder`: `root/<split>/<class>/*.jpg`, classes sorted by name; `vtab`: the lists of VTAB-1K,
+    `root/<split>.txt` with lines `path label`, classes.txt optional; `hf`: a DatasetDict written by `save_to_disk`; the
     others: a data set as it was published; `auto`: detected from what lies in `root`."""
     train: str | None = None
     """Name of the training split. Null takes the layout's: `train` (folder, hf), `train800val200` (vtab), or what a

@@ -31,7 +31,7 @@ class TrainSpec(Spec):
     lr: Positive = 1e-3
     """Learning rate after the warm-up, before `lr_rule` and the scales below."""
     lr_rule: Literal["none", "batch256"] = "none"
-    """`none`: the learning rate is `lr`; `batch256`: it is lr * batch_size / 256, the paper's rule on full data
+    """`none`: the learning rate is `lr`; `batch256`: it is `lr * batch_size / 256`, the paper's rule on full data
     sets."""
     weight_decay: NotNegative = 0.01
     """Weight decay of everything that is trained, but for what `decay_all` and `router_weight_decay` say."""

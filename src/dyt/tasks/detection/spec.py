@@ -20,7 +20,7 @@ class DetectionSpec(Spec):
     """
 
     task: Literal["detection"] = "detection"
-    """Whose data it is: `detection`."""
+    """The task whose data it is; it decides which other fields there are."""
     root: str
     """Directory of the data."""
     train: str | None = None

@@ -20,7 +20,7 @@ class SegmentationSpec(Spec):
     """
 
     task: Literal["segmentation"] = "segmentation"
-    """Whose data it is: `segmentation`."""
+    """The task whose data it is; it decides which other fields there are."""
     root: str
     """Directory of the data."""
     train: str = "training"

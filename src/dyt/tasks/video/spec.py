@@ -20,7 +20,7 @@ class VideoSpec(Spec):
     """
 
     task: Literal["video"] = "video"
-    """Whose data it is: `video`."""
+    """The task whose data it is; it decides which other fields there are."""
     root: str
     """Directory of the lists, and of the clips."""
     train: str = "train"
