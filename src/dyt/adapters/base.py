@@ -16,14 +16,14 @@ class AdapterSpec(ComponentSpec):
 
 
 class PlacedSpec(AdapterSpec):
-    """Fields of an adapter that says where it stands; the defaults are the paper's.
-
-    `placement`: `parallel` (X + M Branch(X) + Adapter(X)), or `sequential` (Z + Adapter(Z), where Z = X + M Branch(X)).
-    `input`: `block`, the tokens as they are, or `normalised`, as the branch's own norm makes them.
-    """
+    """Fields of an adapter whose place can be chosen; the defaults are the paper's."""
 
     placement: Literal["parallel", "sequential"] = "parallel"
+    """Where the adapter stands. `parallel`: X + M Branch(X) + Adapter(X); `sequential`: Z + Adapter(Z), where
+    Z = X + M Branch(X)."""
     input: Literal["block", "normalised"] = "block"
+    """Which tokens the adapter reads. `block`: the branch's input as it is; `normalised`: the output of the branch's
+    own norm."""
 
 
 class Adapter(nn.Module, ABC):

@@ -11,7 +11,7 @@ from dyt.registry import adapters
 
 
 class BottleneckSpec(ProjectionSpec):
-    """`bottleneck`, with the fields that every adapter with down and up projections has."""
+    """`bottleneck`: the paper's adapter (eq. 1)."""
 
     type: str = "bottleneck"
 

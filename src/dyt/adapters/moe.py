@@ -20,16 +20,15 @@ from dyt.registry import adapters
 
 
 class MoESpec(ProjectionSpec):
-    """`moe`: the fields of the bottleneck adapter, for each expert, and the mixture's own.
-
-    `experts`: E, 2 to 12 in the paper's table 2. `normalisation`: of the router's E logits into the weights alpha; the
-    paper does not name one. `softmax`: they sum to 1; `sigmoid`: each between 0 and 1 by itself; `none`: the logits,
-    of any size, with which the adapter is cubic in its tokens; `input: normalised` keeps these from overflowing.
-    """
+    """`moe`: the paper's MoE-adapter (section 3.4), a mixture of bottleneck adapters for each image."""
 
     type: str = "moe"
     experts: Annotated[int, Field(ge=1)] = 4
+    """Number of experts E; 2, 4, 8 and 12 in the paper's table 2."""
     normalisation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """How the router's E logits become the experts' weights, which the paper does not say. `softmax`: they sum to 1;
+    `sigmoid`: each is between 0 and 1 by itself; `none`: the logits themselves, of any size, so that the adapter is
+    cubic in its tokens (`input: normalised` keeps it from overflowing)."""
 
 
 class Experts(nn.Module):

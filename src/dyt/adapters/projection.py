@@ -17,17 +17,19 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", 
 
 
 class ProjectionSpec(PlacedSpec):
-    """Fields of an adapter with down and up projections; the defaults are the released code's.
-
-    `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `activation`: between down and up. `scale`: s, fixed, or
-    where training starts with `scale_learnable`. `dropout`: on the hidden units, in training.
-    """
+    """Fields of an adapter with down and up projections; the defaults are the released code's."""
 
     dim: Annotated[int, Field(ge=1)] = 64
+    """Hidden units d between down and up projection, for `moe` of each expert; 64 in the paper, 8 on VTAB-1K, 1 to 256
+    in its table 8."""
     activation: Activation = "relu"
+    """Activation function between down and up projection, by timm's name."""
     scale: float = 0.1
+    """Factor s on the adapter's output; its value at the start where `scale_learnable` is set."""
     scale_learnable: bool = False
+    """Whether `scale` is trained, one number per adapter; it must then not start at 0."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability with which a hidden unit is dropped in training."""
 
     @model_validator(mode="after")
     def _learns(self) -> ProjectionSpec:

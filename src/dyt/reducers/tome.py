@@ -19,14 +19,14 @@ Pairs = Annotated[int, Field(ge=0)]
 
 
 class ToMeSpec(ReducerSpec):
-    """`tome`. `r`: pairs merged in each block, one number or one for each block; half of its tokens at most.
-
-    `proportional`: whether attention weighs each token by the number of patches that it stands for (ToMe's eq. 1).
-    """
+    """`tome`: in every block the most similar pairs of patch tokens are merged (ToMe, arXiv:2210.09461)."""
 
     type: str = "tome"
     r: Pairs | tuple[Pairs, ...] = 8
+    """Number of pairs of tokens that each block merges: one number, or a list with one for each block. At most half of
+    a block's patch tokens are merged."""
     proportional: bool = True
+    """Whether attention weighs each token by the number of patches that it stands for (ToMe, eq. 1)."""
 
 
 @reducers("tome")

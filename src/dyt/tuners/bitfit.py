@@ -10,7 +10,7 @@ from dyt.tuners.base import Tuner, TunerSpec
 
 
 class BitFitSpec(TunerSpec):
-    """`bitfit`, without fields."""
+    """`bitfit`: the backbone's biases are trained (BitFit, arXiv:2106.10199)."""
 
     type: str = "bitfit"
 

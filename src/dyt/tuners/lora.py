@@ -19,18 +19,18 @@ _ADDED = re.compile(rf"\.lora_[AB]\.{ADAPTER}\.weight$")
 
 
 class LoRASpec(TunerSpec):
-    """`lora`: W x + (alpha / rank) B A dropout(x), with A (rank, in) random and B (out, rank) zero at the start.
-
-    `rank`: 8 on the one qkv layer of timm's attention gives ViT-B the 0.29 M of the paper's table 3, 32 the 1.18 M
-    of table 6. `alpha`: None for the rank, which is a factor of 1. `dropout`: on the layer's input, in training.
-    `targets`: the Linear layers, by their path inside a block.
-    """
+    """`lora`: W x + (alpha / rank) B A dropout(x), with A (rank, in) random and B (out, rank) zero at the start."""
 
     type: str = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update. On the one qkv layer of timm's attention, 8 gives ViT-B the 0.29 M parameters of the paper's
+    table 3, and 32 the 1.18 M of table 6."""
     alpha: Annotated[float, Field(gt=0.0)] | None = None
+    """The update is multiplied by alpha / rank. Null takes the rank, a factor of 1."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout probability on the layer's input, in training."""
     targets: tuple[str, ...] = ("attn.qkv",)
+    """The Linear layers that get an update, by their path inside a block; at least one, and none twice."""
 
     @field_validator("targets")
     @classmethod

@@ -16,16 +16,17 @@ from dyt.tuners.base import Tuner, TunerSpec
 
 
 class VPTSpec(TunerSpec):
-    """`vpt`. `tokens`: prompts p. `deep`: each block has prompts of its own (VPT-Deep, eq. 5), or the first block alone
-    and theirs are handed on (VPT-Shallow, eq. 4). `dropout`: on the prompts, in training.
-
-    Deep prompts of 8 tokens are the 0.07 M and the 18.32 GMACs of ViT-B in the paper's table 6.
-    """
+    """`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119)."""
 
     type: str = "vpt"
     tokens: Annotated[int, Field(ge=1)] = 8
+    """Number of prompt tokens p. 8 deep prompts are the 0.07 M parameters and 18.32 GMACs of ViT-B in the paper's
+    table 6."""
     deep: bool = True
+    """Whether each block has prompts of its own (VPT-Deep, its eq. 5). `false`: only the first block has prompts, and
+    later blocks see what becomes of these (VPT-Shallow, its eq. 4)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout probability on the prompts, in training."""
 
 
 class Prompts(nn.Module):
