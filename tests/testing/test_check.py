@@ -57,7 +57,7 @@ def test_a_report_says_which_laws_and_how_often() -> None:
     assert [law.number for law in report.laws] == sorted(law.number for law in report.laws)
     assert {law.number for law in report.laws} == {1, 2, 3, 4, 5, 6, 7, 8}
     assert all(law.examples == 2 for law in report.laws)
-    assert "law 4: images of a batch do not meet (2 examples)" in str(report)
+    assert "law 4: the images of a batch do not affect one another (2 examples)" in str(report)
 
 
 def test_one_that_draws_is_excused_from_law_4_when_it_says_so() -> None:

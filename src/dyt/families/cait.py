@@ -54,7 +54,7 @@ class CaitFamily(IsotropicFamily):
 def _seeing(attn: Any, y: Tensor, sees: Tensor) -> Tensor:
     """Talking heads where a query sees some keys only, (B, 1, K, K).
 
-    Unseen keys are left out of the softmax, and once more after it: the mixing of heads there has a bias.
+    Hidden keys are left out of the softmax, and again after it, because the mixing of heads there has a bias.
     """
     q, k, v = (split_heads(part, attn.num_heads) for part in attn.qkv(y).chunk(3, -1))
     scores = attn.proj_l((q * attn.scale @ k.mT).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

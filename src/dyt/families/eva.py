@@ -116,7 +116,7 @@ class EvaFamily(RotaryFamily):
 
 @families("eva_postnorm")
 class EvaPostNormFamily(RotaryFamily):
-    """`EvaBlockPostNorm`: what attention and MLP give is normalised, not what they are given (EVA-02 E, E+)."""
+    """`EvaBlockPostNorm`: the outputs of attention and MLP are normalised, not their inputs (EVA-02 E, E+)."""
 
     examples = ("eva02_enormous_patch14_clip_224",)
     backbones = (Eva,)

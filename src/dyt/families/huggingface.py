@@ -1,4 +1,4 @@
-"""What the layers of Hugging Face transformers' vision models have in common: attention by a named implementation."""
+"""Shared base for the layers of Hugging Face transformers' vision models: attention by a named implementation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class HuggingFace(Family):
         return branch != "mlp" and float(getattr(getattr(block, self.attention), self.dropout)) > 0
 
     def attended(self, block: nn.Module, y: Tensor, tokens: Tokens, given: Tensor | None, kwargs: Any) -> Tensor:
-        """The layer's attention of its normalised tokens y (B, K, C), hidden from one another as `tokens` says.
+        """The layer's attention of its normalised tokens y (B, K, C), masked according to `tokens`.
 
         Raises:
             UnsupportedError: dispatched, and given a mask as well, or switched to an implementation without masks.

@@ -15,7 +15,7 @@ from dyt.registry import families
 
 @families("swin_v2")
 class SwinV2(Windows):
-    """Blocks that normalise what a branch gives instead of what it is given, so that `norms` names none."""
+    """Blocks that normalise the output of a branch instead of its input, so `norms` has no entries."""
 
     examples = ("swinv2_base_window8_256",)
     model = SwinTransformerV2

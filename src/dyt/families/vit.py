@@ -73,8 +73,8 @@ class IsotropicFamily(Family):
 class ViT(IsotropicFamily):
     """DeiT (one token or two), DINOv2 with registers, CLIP, SigLIP, AIMv2, NaFlexViT without rotary embedding, hybrids.
 
-    LayerScale, DropPath, qk-norm, gated and differential attention, any MLP, pre-norm stem, any pooling, any image
-    size, an attention mask. Tokens that the mask lets none see are padding.
+    LayerScale, DropPath, qk-norm, gated and differential attention, any MLP, a norm before the blocks, any pooling, any
+    image size, an attention mask. Tokens that the mask hides from all others are padding.
     """
 
     examples = (
@@ -127,7 +127,7 @@ class ViT(IsotropicFamily):
         if not isinstance(backbone, VisionTransformer):
             return super().window_refusal(backbone)
         if not isinstance(backbone.patch_drop, nn.Identity):
-            return "it drops patches at its stem (patch_drop_rate), which windows would lack"
+            return "it drops patches before its blocks (patch_drop_rate), and windows need every patch"
         return None
 
     def reduction_refusal(self, backbone: Any) -> str | None:
@@ -165,7 +165,7 @@ class ViT(IsotropicFamily):
 
 
 def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tensor:
-    """(B, P) float32: the class token's attention of timm's `Attention` to what it is given, y (B, N, C)."""
+    """(B, P) float32: the class token's attention in timm's `Attention`, for its input y (B, N, C)."""
     width = attn.num_heads * attn.head_dim
     q = attn.q_norm(split_heads(outputs(attn.qkv, y[:, :1], 0, width), attn.num_heads))
     k = attn.k_norm(split_heads(outputs(attn.qkv, y, width, 2 * width), attn.num_heads))
@@ -173,7 +173,7 @@ def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tens
 
 
 def class_token_refusal(backbone: Any, attentions: Iterable[nn.Module]) -> str | None:
-    """Why the class token's attention cannot be had of these modules; None when it can."""
+    """Why the class token's attention is not available from these modules; None if it is."""
     if not backbone.has_class_token:
         return NO_CLASS_TOKEN
     others = {type(attn).__name__ for attn in attentions if type(attn) is not Attention}

@@ -21,7 +21,7 @@ MLP = ("mlp", "norm2", "drop_path2")
 
 @families("vit_respost")
 class ResPostViT(IsotropicFamily):
-    """`ResPostBlock`: what attention and MLP give is normalised, not what they are given."""
+    """`ResPostBlock`: the outputs of attention and MLP are normalised, not their inputs."""
 
     examples = ("vit_base_patch16_rpn_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}

@@ -14,12 +14,12 @@ from dyt.registry import heads
 
 
 class ClassifierSpec(HeadSpec):
-    """`loss`: what its outputs are trained as: `cross_entropy`, one class an image; `bce`, each a decision of its own,
-    for several labels an image (or one, as some recipes have it); `mse`, numbers.
-    """
+    """`classifier`: the backbone's own classifier, as timm has it."""
 
     type: Literal["classifier"] = "classifier"
     loss: Literal["cross_entropy", "bce", "mse"] = "cross_entropy"
+    """What the outputs are trained as. `cross_entropy`: one class per image; `bce`: each output is a decision of its
+    own, for several labels per image (or for one, as in some recipes); `mse`: numbers."""
 
 
 @heads("classifier")

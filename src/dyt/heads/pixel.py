@@ -14,7 +14,7 @@ from dyt.registry import heads
 
 
 class PixelSpec(TaskHeadSpec):
-    """The head `pixel`, which has no fields of its own."""
+    """`pixel`: a linear layer on every token, the linear baseline of segmentation."""
 
     type: str = "pixel"
 

@@ -20,14 +20,15 @@ LEAST = 2
 
 
 class UPerNetSpec(TaskHeadSpec):
-    """`channels`: of the decoder's maps, 512 in UPerNet's own settings. `layers`: four layers that a plain ViT's
-    pyramid is made of, counted from 0, the last among them; by default those at 1/3, 1/2, 2/3 and the end of its depth
-    (4, 6, 8, 12 of 12, counted from 1). A hierarchical model gives its last four stages.
-    """
+    """`upernet`: a pyramid of four maps and the UPerNet decoder (paper, table 10)."""
 
     type: str = "upernet"
     channels: Annotated[int, Field(ge=1)] = 512
+    """Channels of the decoder's maps; 512 in UPerNet's own settings (arXiv:1807.10221)."""
     layers: tuple[int, int, int, int] | None = None
+    """The four layers of a plain ViT from which the pyramid is made, counted from 0, the last layer among them. Null
+    takes those at 1/3, 1/2, 2/3 and the end of the depth (3, 5, 7 and 11 of 12). A hierarchical model gives its last
+    four stages, and takes none."""
 
 
 @heads("upernet")

@@ -32,13 +32,11 @@ POINTWISE = frozenset({"mlp"})
 
 
 class VariantSpec(ComponentSpec):
-    """Fields that every variant has.
-
-    `layers`: which blocks are dynamic, counted from 0 (from the end when negative), in ascending order; None for all.
-    The others stay plain timm blocks, without dispatcher and adapter.
-    """
+    """Fields that every variant has."""
 
     layers: tuple[int, ...] | None = None
+    """The dynamic blocks, in ascending order, counted from 0, or from the end when negative. The others stay plain timm
+    blocks, without dispatcher and adapter. Null for all blocks, as in the paper."""
 
     @field_validator("layers")
     @classmethod

@@ -1,7 +1,7 @@
 """The laws for one head on small backbones; each a plain function of one example.
 
-A head that refuses the divergence says that what two passes find has no counterpart in one another. Such outputs are
-compared as they are in train mode, before anything is found in them; all others as they are at inference.
+A head refuses the divergence if the predictions of two passes have no counterparts, as those of detectors. Its outputs
+are compared in train mode, before detections are selected; all other outputs are compared at inference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SWIN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class HeadCase(Case):
-    """A small backbone with a head behind it, and a batch of what the head takes.
+    """A small backbone with a head, and a batch of the head's inputs.
 
     `vit`: arguments of the backbone. `kind`: vit or swin. `wanted`: the head's spec as plain data.
     """
@@ -74,7 +74,7 @@ class HeadCase(Case):
 
 
 def finite(outputs: Any) -> dict[str, Tensor]:
-    """The tensors of outputs by their places.
+    """The tensors of outputs by their paths.
 
     Raises:
         AssertionError: there are none, or one is not finite.

@@ -37,7 +37,7 @@ from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images
 
 Chosen = Mapping[str, Any]
-# Of rate and asked rate the square's slope is zero only if they are equal; no small number of tokens makes 0.3717.
+# The penalty's gradient is zero only if rate and target are equal; no small number of tokens gives 0.3717.
 OBJECTIVE = {"rate": 0.3717}
 
 
@@ -79,7 +79,7 @@ def executor_equals_masked(case: Sample, chosen: Chosen, executor: str, kinds: S
     given_masks, out = masks(model, x, kinds, case.seed), {}
     with torch.no_grad(), case.precision(), forced(model, given_masks):
         if model.reductions:
-            x = steady_images(case, model)  # a reducer decides whatever the masks
+            x = steady_images(case, model)  # a reducer decides independently of the masks
         for name in ("masked", executor):
             with execution(model, name), record(model) as routes:
                 out[name] = model(x)
