@@ -90,6 +90,8 @@ def check(
         SpecError: a module in `modules_to_save` that the backbone does not have.
     """
     given = type(backbone).__name__
+    if not callable(getattr(backbone, "get_classifier", None)):
+        _refuse(f"{given} is not available", "it has no get_classifier, by which timm's models tell their head")
     _refuse(f"variant '{spec.variant.type}' is not available for {given}", refusal(family, backbone, variant))
     _refuse("backbone.window_size is not available here", combination_refusal(spec, variant, dispatcher))
     if dispatcher.needs_attention:

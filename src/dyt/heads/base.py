@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
 
     Args:
         spec: the head's own spec.
-        backbone: the timm model, its blocks dynamic by then; not kept.
+        backbone: the plain timm model; not kept and not changed, which is for `attach`.
     """
 
     Spec: ClassVar[type[HeadSpec]] = TaskHeadSpec
@@ -58,6 +58,10 @@ class Head(nn.Module, ABC):
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
         self.image_channels = channels(backbone)
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Changes of the backbone what the head asks to be changed; its blocks are dynamic by then. Here nothing."""
+        return
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:

@@ -74,8 +74,10 @@ class UPerNet(Pixelwise):
         self.classify = nn.Conv2d(spec.channels, spec.num_classes, 1)
         nn.init.trunc_normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
-        pyramid.leave_out(backbone)
         like(self, backbone)
+
+    def attach(self, backbone: nn.Module) -> None:
+        pyramid.leave_out(backbone)
 
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.training and len(images) < LEAST:

@@ -18,6 +18,7 @@ from dyt.assembly.backbone import faults
 from dyt.assembly.build import apply
 from dyt.assembly.compatibility import is_dynamic
 from dyt.assembly.plan import plan
+from dyt.assembly.rollback import rollback
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import data_config
 from dyt.core.breakeven import BreakEven
@@ -154,9 +155,10 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
-    if backbone.num_classes != spec.head.classifier:
-        reset_classifier(backbone, spec.head.classifier)
-    model = apply(plan(spec, backbone))
+    with rollback(backbone):
+        if backbone.num_classes != spec.head.classifier:
+            reset_classifier(backbone, spec.head.classifier)
+        model = apply(plan(spec, backbone))
     put(model, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)

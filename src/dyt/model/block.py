@@ -50,8 +50,10 @@ HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
-"""Where torch keeps the hooks of a module's calls."""
+"""Where torch keeps a module's hooks."""
 
 
 class DynamicBlock(nn.Module, ABC):
@@ -95,7 +97,10 @@ class DynamicBlock(nn.Module, ABC):
         self.sites = nn.ModuleDict(dict(sites))
         self._key = next(iter(sites.values())).key
         self.reduction = reduction
-        self.train(block.training)
+        self.training = block.training  # its children keep their own modes
+        for new in (self.sites, self.reduction):
+            if new is not None:
+                new.train(block.training)
 
     def _adopt(self, block: nn.Module) -> None:
         for name, child in block.named_children():
@@ -128,6 +133,8 @@ class DynamicBlock(nn.Module, ABC):
         for name, value in vars(self).items():
             if name in vars(block) and not name.startswith("_") and name not in own:
                 setattr(block, name, value)
+        for name in HOOKS:  # not all of them are mappings, which are shared anyway
+            block.__dict__[name] = self.__dict__[name]
         return block
 
     def __getattr__(self, name: str) -> Any:

@@ -79,13 +79,13 @@ def head_laws(name: str) -> list[Law]:
         Law(10, "the loss trains the head; a divergence, or the reason for none", heads.head_can_be_trained, each),
     ]
     if registry.heads.get(name).reads_grid:
-        law = Law(10, "it is refused with a reducer", heads.refusal_changes_nothing, each | {"chosen": reduced})
+        law = Law(11, "it is refused with a reducer", heads.refusal_changes_nothing, each | {"chosen": reduced})
         found.append(law)
     return [
         *(replace(law, concerns=_can_stand) for law in found),
         Law(6, "a spec survives JSON and YAML", laws.spec_survives, {"plain": whole}),
         Law(
-            10,
+            11,
             "a refused backbone is left unchanged",
             heads.refusal_changes_nothing,
             {"case": wild, "chosen": st.one_of(picked, reduced)},

@@ -15,7 +15,7 @@ from dyt.assembly.plan import tuner_of
 from dyt.config.spec import DyTSpec, parse
 from dyt.errors import DyTError
 from dyt.registry import tuners, variants
-from dyt.testing import laws, parts, reduction
+from dyt.testing import laws, parts, reduction, refusals
 from dyt.testing.cases import Case, GivenCase
 from dyt.testing.head_table import head_laws
 from dyt.testing.law import Law
@@ -129,7 +129,8 @@ def _executor(name: str) -> list[Law]:
 def _tuner(name: str) -> list[Law]:
     starts_plain = tuners.get(name).starts_plain
     found = [law for law in _models(tuner=name) if starts_plain or law.number != 1]
-    return [*(replace(law, concerns=_can_be_tuned) for law in found), _spec(tuner=name)]
+    able = (law if law.number == 11 else replace(law, concerns=_can_be_tuned) for law in found)
+    return [*able, _spec(tuner=name)]
 
 
 def _can_be_tuned(drawn: Mapping[str, Any]) -> bool:
@@ -244,6 +245,7 @@ def _whole(
             laws.macs_are_what_sparse_executes,
             {"case": counted, "chosen": steady, "policy": policies, "kinds": mask_kinds},
         ),
+        Law(11, "what is refused or fails leaves the backbone", refusals.refusal_leaves_the_backbone, first),
     ]
     return [law for law in found if not (draws and law.number == 4)]
 

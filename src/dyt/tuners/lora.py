@@ -53,6 +53,10 @@ class LoRA(Tuner):
     def refusal(self, backbone: nn.Module, family: Family) -> str | None:
         if find_spec("peft") is None:
             return "it needs the package peft, which is not installed; pip install 'dyt[lora]'"
+        try:
+            import peft  # noqa: F401 - takes seconds; here, so that one that is broken is refused in time
+        except ImportError as error:
+            return f"it needs the package peft, which cannot be imported: {' '.join(str(error).split())}"
         for path in family.blocks(backbone):
             block = backbone.get_submodule(path)
             layers = {name for name, module in block.named_modules() if isinstance(module, nn.Linear)}
@@ -66,7 +70,7 @@ class LoRA(Tuner):
         return None
 
     def apply(self, backbone: nn.Module, family: Family) -> None:
-        from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and few need it
+        from peft import LoraConfig, inject_adapter_in_model
 
         paths = [f"{block}.{target}" for block in family.blocks(backbone) for target in self.spec.targets]
         modes = [backbone.get_submodule(path).training for path in paths]
