@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from dyt.core.route import Tokens
 from dyt.registry import families
 
+Written = Mapping[type[nn.Module] | str, Sequence[str]]
+"""Names of methods by their class, or by its dotted path where its library is not imported."""
+
 
 class Family(ABC):
     """Base of families: no state; every method takes the backbone or the block that it speaks of.
@@ -33,6 +36,12 @@ class Family(ABC):
     examples: ClassVar[Sequence[str]] = ()
     norms: ClassVar[Mapping[str, str]] = {}
     """For each branch, the block's child that normalises its input; none for a branch that is normalised after."""
+    written_for: ClassVar[Written] = {}
+    """The other library's methods that this family computes anew or builds on.
+
+    Blocks in which one has a source that was not tested are refused (`dyt.families.sources`). A plug-in's family leaves it
+    empty: the digests are this library's.
+    """
 
     @abstractmethod
     def matches(self, backbone: nn.Module) -> bool:

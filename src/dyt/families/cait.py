@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from dyt.core.route import Tokens
 from dyt.families.attention import split_heads
+from dyt.families.base import Written
 from dyt.families.isotropic import IsotropicFamily
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "drop_path")
@@ -26,6 +28,7 @@ class CaitFamily(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Cait,)
     block = LayerScaleBlock
+    written_for: ClassVar[Written] = {LayerScaleBlock: FORWARD, TalkingHeadAttn: FORWARD, **MLPS}
 
     def refusal(self, backbone: Any, branch: str) -> str | None:
         others = {type(block.attn).__name__ for block in backbone.blocks if type(block.attn) is not TalkingHeadAttn}
