@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from dyt.core.route import Tokens
 from dyt.registry import families
 
+Written = Mapping[type[nn.Module] | str, Sequence[str]]
+"""Names of methods by their class, or by its dotted path where its library is not imported."""
+
 
 class Family(ABC):
     """Base of families. A family has no state; every method takes the backbone or the block concerned.
@@ -34,6 +37,13 @@ class Family(ABC):
     """For each branch, the block's child that normalises its input; no entry for a branch that is normalised after."""
     sequential: ClassVar[bool] = True
     """Whether a block is x + attention, and its MLP reads that sum; follows from `attend` and `mlp_input`."""
+
+    written_for: ClassVar[Written] = {}
+    """The other library's methods that this family computes anew or builds on.
+
+    Blocks in which one has a source that was not tested are refused (`dyt.families.sources`). A plug-in's family leaves
+    it empty: the digests are this library's.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dyt.core.route import Tokens
 from dyt.families.attention import split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
@@ -26,6 +28,7 @@ class CaitFamily(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Cait,)
     block = LayerScaleBlock
+    written_for: ClassVar[Written] = {LayerScaleBlock: FORWARD, TalkingHeadAttn: FORWARD, **MLPS}
 
     def refusal(self, backbone: Any, branch: str) -> str | None:
         others = {type(block.attn).__name__ for block in backbone.blocks if type(block.attn) is not TalkingHeadAttn}

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from dyt.core.interop import HuggingFaceModel
 from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
 
 MASKED = ("eager", "sdpa")
 """Implementations of attention that take a mask of queries by keys, without which inactive tokens cannot be hidden."""
+
+
+def forwards(package: str, *classes: str) -> Written:
+    """The forwards of classes of `transformers.models`, as `Family.written_for` names them."""
+    return {f"transformers.models.{package}.modeling_{package}.{cls}": ("forward",) for cls in classes}
 
 
 class HuggingFace(Family):

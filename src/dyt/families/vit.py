@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from timm.layers import LayerNorm, LayerScale, Mlp  # type: ignore[attr-defined]
 from timm.layers.activations import GELU
 from timm.layers.attention import Attention
+from timm.layers.diff_attention import DiffAttention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from dyt.core.calls import bare
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads, unseen
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
 from dyt.families.capture import captured, prepare
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "ls1", "drop_path1")
@@ -91,6 +93,7 @@ class ViT(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (VisionTransformer, NaFlexVit)
     block = Block
+    written_for: ClassVar[Written] = {Block: FORWARD, Attention: FORWARD, DiffAttention: FORWARD, **MLPS}
 
     def prompt_refusal(self, backbone: nn.Module) -> str | None:
         return None
