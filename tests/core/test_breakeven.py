@@ -49,7 +49,7 @@ def test_what_is_no_break_even_is_refused(wrong: tuple[tuple[int, ...], tuple[fl
 def test_the_site_takes_the_executor_that_is_faster(limit: float, kind: type) -> None:
     site = tiny().sites[0]
     site.break_even = BreakEven((1,), (limit,), 0.5)
-    assert type(site.executor(False, route(7))) is kind
+    assert type(site.executor(route(7))) is kind
 
 
 def test_the_forward_context_and_train_mode_overrule_it() -> None:
@@ -57,7 +57,7 @@ def test_the_forward_context_and_train_mode_overrule_it() -> None:
     site = model.sites[0]
     site.break_even = BreakEven((1,), (0.0,), 0.5)
     with dyt.execution(model, "sparse"):
-        assert type(site.executor(False, route(7))) is Sparse
+        assert type(site.executor(route(7))) is Sparse
     site.break_even = BreakEven((1,), (1.0,), 0.5)
     assert type(site.train().executor(False, route(7))) is Masked
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dyt.core.route import Route, Tokens
 from dyt.executors import Masked, Sparse, SparseBackward
-from dyt.executors.rows import STEPS, filled, rounded
+from dyt.executors.sparse import STEPS, filled, rounded
 
 ACTIVE = torch.rand(4, 65, generator=torch.Generator().manual_seed(1)) < 0.45
 """Of 260 tokens, whose step is 9; the tests say where it matters that the number of active ones is no multiple."""

@@ -7,7 +7,7 @@ from torch import Tensor
 import dyt
 from dyt.core.route import Route
 from dyt.executors import Sparse
-from dyt.executors.rows import rounded
+from dyt.executors.sparse import rounded
 from laws.models import masks, tiny
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -31,4 +31,5 @@ class Bottleneck(Projection):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        return self.delta(x, self.down, self.up)
+        delta: Tensor = self.up(self.dropout(self.activation(self.down(x)))) * self.scale
+        return delta

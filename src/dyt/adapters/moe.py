@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dyt.adapters.projection import Projection, ProjectionSpec
-from dyt.core.linear import Router, routed
 from dyt.core.route import mean_token
+from dyt.core.scores import Router, routed
 from dyt.registry import adapters
 
 

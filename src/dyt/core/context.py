@@ -54,7 +54,7 @@ class DecisionContext:
         training: whether to decide as in fine-tuning (noise, gradient); for reducers False in the complete pass.
         progress: fraction of the training done, for schedules.
         threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
-            broken by place (`dyt.core.ties`) and all 0 where the site's is 0; () at sample level. To be subtracted
+            broken by place (`dyt.core.scores`) and all 0 where the site's is 0; () at sample level. To be subtracted
             from, or compared with, logits (B, P) or (B, 1).
         padding: (B, P) bool, True at padding tokens, or None.
         attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;

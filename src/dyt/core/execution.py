@@ -89,9 +89,11 @@ class Executor(ABC):
     regroups: ClassVar[bool] = False
     limits: ClassVar[str | None] = None
     untraceable: ClassVar[frozenset[str]] = frozenset()
+    reads_modules: ClassVar[bool] = True
+    """Whether it wants an MLP branch as `MLPBranch` where that can be told; False spares looking for its modules."""
 
-    def at(self, capacity: TokenCapacity | None) -> Executor:
-        """The executor for a site of this capacity, None for all tokens; those with static shapes alone take notice."""
+    def at(self, capacity: TokenCapacity) -> Executor:
+        """The executor for a site of this capacity; those with static shapes alone take notice."""
         return self
 
     @classmethod

@@ -37,18 +37,6 @@ def at_hand(module: nn.Module | None) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def called_with(module: nn.Module, aside: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """`module(aside, *args, **kwargs)`, where `aside` is a model that stays where it is.
-
-    accelerate sends every argument of a module that it has a hook on to that module's device, models included.
-    """
-    hook: Any = getattr(module, "_hf_hook", None)
-    if hook is None:
-        return module(aside, *args, **kwargs)
-    args, kwargs = hook.pre_forward(module, *args, **kwargs)
-    return hook.post_forward(module, type(module).forward(module, aside, *args, **kwargs))
-
-
 @contextmanager
 def all_at_hand(model: nn.Module) -> Iterator[None]:
     """The weights of all its modules are there inside."""

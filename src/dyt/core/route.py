@@ -5,7 +5,7 @@ Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens (paddi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,10 @@ class Tokens:
             return None
         itself = torch.eye(self.valid.shape[1], dtype=torch.bool, device=self.valid.device)
         return (self.valid[:, None, :] | itself)[:, None]
+
+
+ALL_TOKENS = Tokens()
+"""Every token, in order, each seen by all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +121,6 @@ class SharedPrefix:
 
     def __init__(self, entered: Tensor | None = None, branches: dict[str, Tensor] | None = None) -> None:
         self.entered, self.branches = entered, branches or {}
-
-    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The branch of that name, computed at the first call."""
-        if name not in self.branches:
-            self.branches[name] = compute()
-        return self.branches[name]
 
     def of(self, images: int) -> SharedPrefix:
         """That of the first images."""

@@ -1,14 +1,12 @@
-"""What the dispatchers that learn a linear score of each token share: the fields of the sampling, and the score."""
+"""What the dispatchers that learn a linear score of each token share: the fields of the sampling."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import field_validator
-from torch import Tensor, nn
 
 from dyt.config.spec import Schedule, ends
-from dyt.core.linear import routed
 from dyt.dispatchers.base import DispatcherSpec
 
 
@@ -38,8 +36,3 @@ class ScoredSpec(DispatcherSpec):
         if min(ends(value)) < 0:
             raise ValueError("noise must not be below 0")
         return value
-
-
-def linear_scores(router: nn.Module, tokens: Tensor) -> Tensor:
-    """(B, P) float32, also under autocast: the score of each token of (B, P, C) by a router C -> 1."""
-    return routed(router, tokens).squeeze(-1)

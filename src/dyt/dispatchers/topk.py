@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from dyt.config.spec import at
 from dyt.core.context import BuildContext, DecisionContext
-from dyt.core.linear import Router
+from dyt.core.scores import Router, linear_scores
 from dyt.dispatchers import sampling
 from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.dispatchers.counted import CountedSpec, largest, number
-from dyt.dispatchers.scored import ScoredSpec, linear_scores
+from dyt.dispatchers.scored import ScoredSpec
 from dyt.registry import dispatchers
 
 

@@ -31,11 +31,12 @@ class Capacity(Executor):
     """
 
     regroups: ClassVar[bool] = True
+    reads_modules: ClassVar[bool] = False
 
     def __init__(self, capacity: TokenCapacity | None = None) -> None:
         self.capacity = TokenCapacity() if capacity is None else capacity
 
-    def at(self, capacity: TokenCapacity | None) -> Executor:
+    def at(self, capacity: TokenCapacity) -> Executor:
         return Capacity(capacity)
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dyt.core.execution import Executor, Mixing, Pointwise
-from dyt.core.route import Route, Tokens
+from dyt.core.route import ALL_TOKENS, Route, Tokens
 from dyt.registry import executors
 
 
@@ -13,12 +15,14 @@ from dyt.registry import executors
 class Masked(Executor):
     """M * Branch(X) (paper eq. 2), with the straight-through gradient at every token, inactive ones included."""
 
+    reads_modules: ClassVar[bool] = False
+
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
         out = fn(x)
         return out if route.dense else out * route.mask(out.dtype)
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         if route.dense:
-            return fn(x, Tokens())
+            return fn(x, ALL_TOKENS)
         out = fn(x, Tokens(valid=route.active))
         return out * route.mask(out.dtype)

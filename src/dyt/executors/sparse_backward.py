@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route
 from dyt.executors.masked import Masked
-from dyt.executors.rows import filled
+from dyt.executors.sparse import filled
 from dyt.registry import executors
 
 
@@ -27,6 +27,7 @@ class SparseBackward(Executor):
     """
 
     regroups: ClassVar[bool] = True
+    reads_modules: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.masked = Masked()
@@ -34,17 +35,21 @@ class SparseBackward(Executor):
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
         if route.dense:
             return fn(x)
-        flat, active = x.reshape(-1, x.shape[-1]), route.active.reshape(-1)
-        index, total = active.nonzero().squeeze(-1), len(active)
-        rows = fn(flat.index_select(0, given := filled(index, total)).unsqueeze(0)).squeeze(0)
+        x_TC, active_T = x.reshape(-1, x.shape[-1]), route.active.reshape(-1)
+        total = len(active_T)
+        active_K = active_T.nonzero().squeeze(-1)
+        rows_R = filled(active_K, total)
+        out_RC = fn(x_TC.index_select(0, rows_R).unsqueeze(0)).squeeze(0)
         if route.gate is None or not torch.is_grad_enabled():
-            zeros = torch.zeros(total, rows.shape[-1], dtype=rows.dtype, device=rows.device)
-            return zeros.index_copy(0, index, rows[: len(index)]).reshape(*x.shape[:-1], rows.shape[-1])
-        others = (~active).nonzero().squeeze(-1)
-        with torch.no_grad():
-            unused = fn(flat.detach().index_select(0, filled(others, total)).unsqueeze(0)).squeeze(0)
-        out: Tensor = _Gated.apply(rows, unused, route.gate.reshape(-1), given, len(index), others)
-        return out.reshape(*x.shape[:-1], rows.shape[-1])
+            zeros_TC = torch.zeros(total, out_RC.shape[-1], dtype=out_RC.dtype, device=out_RC.device)
+            out_TC = zeros_TC.index_copy(0, active_K, out_RC[: len(active_K)])
+        else:
+            inactive_L = (~active_T).nonzero().squeeze(-1)
+            with torch.no_grad():
+                unused_SC = fn(x_TC.detach().index_select(0, filled(inactive_L, total)).unsqueeze(0)).squeeze(0)
+            gate_T = route.gate.reshape(-1)
+            out_TC = _Gated.apply(out_RC, unused_SC, gate_T, rows_R, len(active_K), inactive_L)
+        return out_TC.reshape(*x.shape[:-1], out_RC.shape[-1])
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         return self.masked.mixing(fn, x, route)

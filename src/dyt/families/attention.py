@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyt.core.linear import bare
+from dyt.core.calls import bare
 from dyt.core.route import Tokens
 
 

@@ -33,6 +33,12 @@ class Family(ABC):
     examples: ClassVar[Sequence[str]] = ()
     norms: ClassVar[Mapping[str, str]] = {}
     """For each branch, the block's child that normalises its input; none for a branch that is normalised after."""
+    sequential: ClassVar[bool] = True
+    """Whether a block is x + attention, and its MLP reads that sum; follows from `attend` and `mlp_input`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.sequential = cls.attend is Family.attend and cls.mlp_input is Family.mlp_input
 
     @abstractmethod
     def matches(self, backbone: nn.Module) -> bool:

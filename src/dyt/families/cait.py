@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dyt.core.route import Tokens
 from dyt.families.attention import split_heads
-from dyt.families.isotropic import IsotropicFamily
+from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "drop_path")

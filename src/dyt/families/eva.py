@@ -13,9 +13,9 @@ from timm.models.naflexvit import NaFlexVit
 from torch import Tensor
 
 from dyt.core.offloading import at_hand
-from dyt.core.route import Tokens
+from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import class_row, gather_rope, mask_for, outputs, prefix_of, split_heads
-from dyt.families.isotropic import IsotropicFamily
+from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "drop_path1")
@@ -64,7 +64,7 @@ class RotaryFamily(IsotropicFamily):
             half = getattr(attn, "rotate_half", False)
             k = torch.cat([k[:, :, :prefix], apply_rot_embed_cat(k[:, :, prefix:], rope, half=half)], 2)
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        return class_row(q, k, attn.scale, prefix, mask_for(x, Tokens(), attn_mask, is_causal))
+        return class_row(q, k, attn.scale, prefix, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
 
     def _queries_keys(self, attn: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """The class token's query (B, H, 1, D) and every token's key (B, H, N, D); it is first and is not rotated."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt.core.offloading import at_hand
-from dyt.core.route import Tokens
+from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.errors import UnsupportedError
 from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
-from dyt.families.isotropic import IsotropicFamily
+from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
 SHARED = ("in_norm", "in_proj", "out_proj", "ls", "drop_path")
@@ -130,7 +130,7 @@ class ParallelViT(ParallelFamily):
         y = block.in_norm(x)
         q = split_heads(outputs(block.in_proj, y[:, :1], start, start + width), block.num_heads)
         k = split_heads(outputs(block.in_proj, y, start + width, start + 2 * width), block.num_heads)
-        mask = mask_for(x, Tokens(), attn_mask, is_causal)
+        mask = mask_for(x, ALL_TOKENS, attn_mask, is_causal)
         return class_row(block.q_norm(q), block.k_norm(k), block.scale, prefix_of(block), mask)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dyt.core.offloading import at_hand
 from dyt.core.route import Tokens
 from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
-from dyt.families.isotropic import IsotropicFamily
+from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
 NORMED_ATTENTION = ("norm1", "attn", "drop_path1")

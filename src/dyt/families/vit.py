@@ -1,4 +1,4 @@
-"""`vit`: timm's `vision_transformer.VisionTransformer` with its plain pre-norm `Block`, in all its configurations."""
+"""`vit`, timm's plain pre-norm `Block`; and what every family of one stack of equal blocks on (B, N, C) shares."""
 
 from __future__ import annotations
 
@@ -13,16 +13,58 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from dyt.core.linear import bare
-from dyt.core.route import Tokens
-from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
+from dyt.core.calls import bare
+from dyt.core.route import ALL_TOKENS, Tokens
+from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads, unseen
+from dyt.families.base import Family
 from dyt.families.capture import captured, prepare
-from dyt.families.isotropic import IsotropicFamily
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "ls1", "drop_path1")
 MLP = ("norm2", "mlp", "ls2", "drop_path2")
 NO_CLASS_TOKEN = "it has no class token"
+
+
+class IsotropicFamily(Family):
+    """A backbone with `blocks`, `embed_dim` and `num_prefix_tokens`, as timm's plain vision transformers have them.
+
+    Attributes:
+        backbones: the classes of backbones.
+        block: the class of every block; a block that overrides its forward is not known.
+    """
+
+    backbones: ClassVar[tuple[type[nn.Module], ...]]
+    block: ClassVar[type[nn.Module]]
+
+    def matches(self, backbone: nn.Module) -> bool:
+        known = self.block
+        return isinstance(backbone, self.backbones) and all(
+            isinstance(block, known) and type(block).forward is known.forward for block in self._blocks(backbone)
+        )
+
+    def blocks(self, backbone: nn.Module) -> Sequence[str]:
+        return [f"blocks.{i}" for i in range(len(self._blocks(backbone)))]
+
+    def dim(self, backbone: Any, block: nn.Module) -> int:
+        return int(backbone.embed_dim)
+
+    def prefix_tokens(self, backbone: Any) -> int:
+        return int(backbone.num_prefix_tokens)
+
+    def resumable(self, backbone: nn.Module) -> bool:
+        methods = ("forward", "forward_features")
+        return isinstance(backbone, VisionTransformer) and all(
+            getattr(type(backbone), name) is getattr(VisionTransformer, name) for name in methods
+        )
+
+    def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """The tokens that the attention mask which the backbone passes hides from all others (NaFlexViT's padding)."""
+        mask = kwargs.get("attn_mask")
+        return None if mask is None else unseen(x, mask)
+
+    def _blocks(self, backbone: Any) -> Sequence[nn.Module]:
+        blocks: Sequence[nn.Module] = backbone.blocks
+        return blocks
 
 
 @families("vit")
@@ -58,8 +100,10 @@ class ViT(IsotropicFamily):
     def attn(
         self, block: Any, x: Tensor, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        bias = attn_mask if tokens.bias is None else tokens.bias.unsqueeze(1).to(x.dtype)
-        mask = mask_for(x, tokens, bias, is_causal)
+        mask = None
+        if attn_mask is not None or is_causal or tokens is not ALL_TOKENS:
+            bias = attn_mask if tokens.bias is None else tokens.bias.unsqueeze(1).to(x.dtype)
+            mask = mask_for(x, tokens, bias, is_causal)
         out: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=mask, is_causal=False)))
         return out
 
@@ -114,7 +158,7 @@ class ViT(IsotropicFamily):
     def class_attention(
         self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        mask = mask_for(x, Tokens(), attn_mask, is_causal)
+        mask = mask_for(x, ALL_TOKENS, attn_mask, is_causal)
         return class_row_of(block.attn, block.norm1(x), prefix_of(block), mask)
 
 

@@ -10,10 +10,9 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor
 
-from dyt.core.route import Tokens
+from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import mask_for, prefix_of
-from dyt.families.isotropic import IsotropicFamily
-from dyt.families.vit import class_row_of, class_token_refusal
+from dyt.families.vit import IsotropicFamily, class_row_of, class_token_refusal
 from dyt.registry import families
 
 ATTENTION = ("attn", "norm1", "drop_path1")
@@ -46,7 +45,7 @@ class ResPostViT(IsotropicFamily):
     def class_attention(
         self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        return class_row_of(block.attn, x, prefix_of(block), mask_for(x, Tokens(), attn_mask, is_causal))
+        return class_row_of(block.attn, x, prefix_of(block), mask_for(x, ALL_TOKENS, attn_mask, is_causal))
 
 
 @families("vit_parallel_things")
@@ -78,5 +77,5 @@ class ParallelThingsViT(IsotropicFamily):
         self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         """The mean over the heads of all its attentions."""
-        mask, prefix = mask_for(x, Tokens(), attn_mask, is_causal), prefix_of(block)
+        mask, prefix = mask_for(x, ALL_TOKENS, attn_mask, is_causal), prefix_of(block)
         return torch.stack([class_row_of(way.attn, way.norm(x), prefix, mask) for way in block.attns]).mean(0)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dyt.config.spec import HeadSpec
+from dyt.core.calls import called_with
 from dyt.core.data_config import channels
-from dyt.core.offloading import called_with
 from dyt.families.base import Family
 from dyt.registry import heads
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyt.core import ties
+from dyt.core import scores
 from dyt.core.ranks import summed
 from dyt.core.route import activation_rate
 from dyt.deprecated import renamed
@@ -43,7 +43,7 @@ def calibrate_thresholds(
 
     Returns:
         The rate that was reached, over all sites. Where it had to be changed, ties are broken by the tokens' places
-        (`dyt.core.ties`), so that it is met to within one token of an image whatever the logits; at sample level an
+        (`dyt.core.scores`), so that it is met to within one token of an image whatever the logits; at sample level an
         image is one decision, and images whose logits are equal are active or not together.
 
     Raises:
@@ -83,7 +83,7 @@ def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolera
         excess = [values - site.threshold for values, site in zip(looked.values, sites, strict=True)]
         shift = thresholds_for(excess, rate)[0]
         for site in sites:
-            site.threshold.copy_(ties.breaking(site.threshold + shift))
+            site.threshold.copy_(scores.breaking(site.threshold + shift))
     assert best is not None
     for site, threshold in zip(sites, best[2], strict=True):
         site.threshold.copy_(threshold)

@@ -13,7 +13,7 @@ from dyt.core import context
 from dyt.core.execution import Executor, Mixing, Pointwise
 from dyt.core.route import Route, Tokens
 from dyt.executors import Sparse
-from dyt.executors.rows import rounded
+from dyt.executors.sparse import rounded
 from dyt.measure.flops import MacCounter
 from dyt.model.dynamic import dynamic_of
 

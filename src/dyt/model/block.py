@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dyt.config.base import ComponentSpec
 from dyt.core import context
-from dyt.core.execution import MLPBranch, Pointwise
-from dyt.core.route import Tokens
+from dyt.core.execution import MLPBranch
+from dyt.core.route import ALL_TOKENS, Route
 from dyt.errors import UnsupportedError
 from dyt.families.base import Family
 from dyt.model.site import Site
@@ -95,6 +95,7 @@ class DynamicBlock(nn.Module, ABC):
         self.family = family
         self.grad_checkpointing = False
         self.sites = nn.ModuleDict(dict(sites))
+        self._key = next(iter(sites.values())).key
         self.reduction = reduction
         self.train(block.training)
 
@@ -168,33 +169,40 @@ class DynamicBlock(nn.Module, ABC):
         """The tokens that the block passes on."""
         return x if self.reduction is None else self.reduction.leave(x)
 
-    def attended(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens after the attention, and what the MLP branch reads, for the attention branch's output."""
-        after = self.family.attend(self, x, branch)
+    def whole_attention(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """As `attended`, for an attention that every token takes part in: what a block that reduces tokens needs."""
+        if self.reduction is None or not self.reduction.needs_keys:
+            return self.attended(x, self.branch("attn", x, *args, **kwargs))
+        attn_with_keys = partial(self.family.attn_with_keys, self, tokens=self.reduction.tokens())
+        branch, keys = self._computed(attn_with_keys, x)
+        return self.attended(x, branch, keys)
+
+    def attended(self, x: Tensor, branch: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The tokens after the attention, and what the MLP branch reads, (B, N, C) each.
+
+        Args:
+            x: the tokens that the block works on, (B, N, C).
+            branch: the attention branch's output.
+            keys: (B, N, D), those of the attention, for a reducer that needs them.
+        """
+        family = self.family
+        after = x + branch if family.sequential else family.attend(self, x, branch)
         if self.reduction is not None:
-            after = self.reduction.middle(after, partial(self.family.class_attention, self, x))
-        return after, self.family.mlp_input(self, x, after)
+            after = self.reduction.middle(after, partial(family.class_attention, self, x), keys)
+        return after, after if family.sequential else family.mlp_input(self, x, after)
 
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The whole branch, every token computed: what the original block's residual adds."""
-        site = next(iter(self.sites.values()))
-        assert isinstance(site, Site)
-        shared = context.current(site.key).shared_prefix
-        if shared is not None and shared.entered is x and not self.stochastic(name):
-            return shared.once(name, lambda: self._computed(name, x, *args, **kwargs))
-        return self._computed(name, x, *args, **kwargs)
-
-    def _computed(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        method: Callable[..., Tensor] = getattr(self.family, name)
-        if name in POINTWISE:
-            return self._checkpointed(partial(method, self))(x, *args, **kwargs)
-        tokens = Tokens() if self.reduction is None else self.reduction.tokens()
-        if self.reduction is not None and self.reduction.needs_keys:
-            with_keys = self._checkpointed(lambda y: self.family.attn_with_keys(self, y, tokens))
-            out, keys = with_keys(x)
-            self.reduction.hear(keys)
-            return out
-        return self._checkpointed(lambda y, *a, **k: method(self, y, tokens, *a, **k))(x, *args, **kwargs)
+        fn: Callable[..., Tensor] = partial(getattr(self.family, name), self)
+        if name not in POINTWISE:
+            args = (ALL_TOKENS if self.reduction is None else self.reduction.tokens(), *args)
+        shared = context.current(self._key).shared_prefix
+        if shared is None or shared.entered is not x or self.stochastic(name):
+            return self._computed(fn, x, *args, **kwargs)
+        # All passes of a tuning step enter here with the same tokens, and no dispatcher has decided anything yet.
+        if name not in shared.branches:
+            shared.branches[name] = self._computed(fn, x, *args, **kwargs)
+        return shared.branches[name]
 
     def dispatch(self, name: str, x: Tensor, entered: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The branch for active tokens only, and the adapter for all: M * Branch(X) + Adapter(X), in the shape of x.
@@ -202,31 +210,36 @@ class DynamicBlock(nn.Module, ABC):
         Args:
             name: the branch.
             x: the tokens that it reads, (B, N, C) or (B, H, W, C).
-            entered: the tokens that entered the block, for dispatchers that ask for its attention.
+            entered: the tokens that entered the block, for dispatchers that need its attention.
             *args: what the backbone passes to its blocks beside x.
             **kwargs: the same by name.
         """
         site, family = self.site(name), self.family
-        flat = x.flatten(1, -2)
+        method: Callable[..., Tensor] = getattr(family, name)
+        x_BNC = x.flatten(1, -2)
         attention = None
         if site.dispatcher.needs_attention:
             attention = partial(family.class_attention, self, entered, *args, **kwargs)
         dropped = None if self.reduction is None else self.reduction.dropped()
-        route = site.route(flat, family.padding(self, x, *args, **kwargs), attention, dropped)
-        method, noisy, norm = getattr(family, name), self.stochastic(name), partial(family.normalised, self, name)
-        if name in POINTWISE:
-            fn: Pointwise = self._checkpointed(lambda y: method(self, y, *args, **kwargs))
-            parts = None if self.training else family.mlp_parts(self)
-            fn = fn if parts is None else MLPBranch(fn, *parts)
-            return site.pointwise(fn, flat, route, noisy, norm).reshape(x.shape)
-        mixed = self._checkpointed(lambda y, t: method(self, y, t, *args, **kwargs))
-        return site.mixing(mixed, flat, route, noisy, norm).reshape(x.shape)
+        route: Route = site(x_BNC, family.padding(self, x, *args, **kwargs), attention, dropped)
+        executor = site.executor(route, partial(self.stochastic, name))
 
-    def _checkpointed(self, fn: Callable[..., T]) -> Callable[..., T]:
-        """The function, recomputed in the backward pass when checkpointing is on; routes are kept, not made again."""
-        if not (self.grad_checkpointing and self.training):
-            return fn
-        return partial(checkpoint, fn, use_reentrant=False)
+        def fn(*given: Any) -> Tensor:
+            return self._computed(method, self, *given, *args, **kwargs)
+
+        if name in POINTWISE:
+            parts = family.mlp_parts(self) if executor.reads_modules and not self.training else None
+            out = executor.pointwise(fn if parts is None else MLPBranch(fn, *parts), x_BNC, route)
+        else:
+            out = executor.mixing(fn, x_BNC, route)
+        return site.adapted(out, x_BNC, route, partial(family.normalised, self, name)).reshape(x.shape)
+
+    def _computed(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """fn(*args, **kwargs), computed again in the backward pass with checkpointing; routes are made only once."""
+        if self.grad_checkpointing and self.training:
+            out: T = checkpoint(fn, *args, use_reentrant=False, **kwargs)
+            return out
+        return fn(*args, **kwargs)
 
     def stochastic(self, name: str) -> bool:
         """Whether the branch draws drop path or dropout in train mode."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dyt.config.spec import DyTSpec
 from dyt.core import context
+from dyt.core.calls import called_with
 from dyt.core.data_config import DataConfig, attach, attached, renamed
 from dyt.core.holding import held
-from dyt.core.offloading import called_with
 from dyt.core.route import Route
 from dyt.core.versions import reset_classifier
 from dyt.errors import DyTError, UnsupportedError, nearest
@@ -67,7 +67,9 @@ class DynamicModel(TimmSurface):
         head: Any = self.head
         if context.current(self.key).counting:
             return head.counted(self.backbone, images)
-        return called_with(head, self.backbone, images, *args, **kwargs)
+        if hasattr(head, "_hf_hook"):  # accelerate's, which would send the backbone along with the head's arguments
+            return called_with(head, self.backbone, images, *args, **kwargs)
+        return head(self.backbone, images, *args, **kwargs)
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dyt.adapters.base import Adapter
-from dyt.core import context, ties
+from dyt.core import context
 from dyt.core.breakeven import BreakEven
 from dyt.core.context import DecisionContext
-from dyt.core.execution import Executor, Mixing, Pointwise, ResidualBranch, TokenCapacity
+from dyt.core.execution import Executor, Pointwise, ResidualBranch, TokenCapacity
 from dyt.core.route import Route
-from dyt.dispatchers.base import Dispatcher
+from dyt.core.scores import by_place
+from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.errors import DyTError, UnsupportedError
 
 
@@ -37,7 +38,7 @@ class Site(nn.Module):
             calibrated. An executor that the forward context names is used whatever it says.
         settled: whether a rewrite left nothing to decide and nothing to skip.
         threshold: () float32, also of a model in half precision. At token level ties are broken by place where it is
-            not 0 (`dyt.core.ties`).
+            not 0 (`dyt.core.scores`).
     """
 
     threshold: Tensor
@@ -74,11 +75,6 @@ class Site(nn.Module):
             self.threshold = threshold.to(self.threshold.device)
         return self
 
-    def route(self, x: Tensor, *args: Any, **kwargs: Any) -> Route:
-        """The decision for tokens x (B, N, C), as a call of the module (`forward`): hooks and offloading see it."""
-        route: Route = self(x, *args, **kwargs)
-        return route
-
     def forward(
         self,
         x: Tensor,
@@ -98,6 +94,7 @@ class Site(nn.Module):
             DyTError: a forced mask that does not fit the batch.
         """
         now = context.current(self.key)
+        hidden = dropped if padding is None else padding if dropped is None else padding | dropped
         if now.probe:
             active = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if padding is None else ~padding
             gate = active.float().requires_grad_()
@@ -105,11 +102,10 @@ class Site(nn.Module):
         elif now.complete:
             route = Route.all(x, self.prefix, padding, self.name)
         elif now.masks is not None:
-            hidden = _either(padding, dropped)
             route = Route(self._forced(now.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, now.progress, attention, dropped, scores)
-        return self._recorded(route, x)
+            route = self._decided(x, padding, hidden, now.progress, attention, scores)
+        return self._recorded(route, x, now)
 
     def prefix_route(self, x: Tensor) -> Route:
         """The route, recorded, of a branch that is computed for the prefix tokens of x (B, N, C) alone, in any context.
@@ -117,15 +113,14 @@ class Site(nn.Module):
         Raises:
             DyTError: a forced mask that does not fit the batch; of one that fits the patches are left out.
         """
-        masks = context.current(self.key).masks
-        if masks is not None:
-            self._forced(masks, x, None)
+        now = context.current(self.key)
+        if now.masks is not None:
+            self._forced(now.masks, x, None)
         active = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         active[:, : self.prefix] = True
-        return self._recorded(Route(active, self.prefix, site=self.name), x)
+        return self._recorded(Route(active, self.prefix, site=self.name), x, now)
 
-    def _recorded(self, route: Route, x: Tensor) -> Route:
-        now = context.current(self.key)
+    def _recorded(self, route: Route, x: Tensor, now: context.ForwardContext) -> Route:
         if now.keep_tokens:
             route = replace(route, entered=x)
         if self.raster is not None:
@@ -138,29 +133,32 @@ class Site(nn.Module):
         self,
         x: Tensor,
         padding: Tensor | None,
+        hidden: Tensor | None,
         progress: float,
         attention: Callable[[], Tensor] | None,
-        dropped: Tensor | None,
         scores: Callable[[], Tensor] | None,
     ) -> Route:
-        patches = x[:, self.prefix :]
-        either = _either(padding, dropped)
-        hidden = None if either is None else either[:, self.prefix :]
-        alike = self.dispatcher.level == "sample"  # the tokens of an image are one decision, which has no place
-        threshold = self.threshold if alike else ties.by_place(self.threshold, patches.shape[1])
-        decision_context = DecisionContext(self.training, progress, threshold, hidden, attention, scores)
-        decision = self.dispatcher(patches, decision_context)
+        """The dispatcher's route; `hidden` (B, N) is padding and what a reducer has dropped."""
+        x_BPC = x[:, self.prefix :]
+        hidden_BP = None if hidden is None else hidden[:, self.prefix :]
+        threshold = self.threshold
+        if self.dispatcher.level == "token":  # at sample level an image's tokens are one decision, which has no place
+            threshold = by_place(threshold, x_BPC.shape[1])
+        decision: Decision = self.dispatcher(
+            x_BPC, DecisionContext(self.training, progress, threshold, hidden_BP, attention, scores)
+        )
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
-        padding = either
-        head = x.shape[0], self.prefix
-        active = torch.cat([decision.active.new_ones(head), decision.active], 1)
-        gate = None if decision.gate is None else torch.cat([decision.gate.new_ones(head), decision.gate], 1)
-        if padding is not None:
-            active = active & ~padding
-            gate = None if gate is None else gate * ~padding
+        prefix_shape = x.shape[0], self.prefix
+        active = torch.cat([decision.active.new_ones(prefix_shape), decision.active], 1)
+        gate = decision.gate
+        if gate is not None:
+            gate = torch.cat([gate.new_ones(prefix_shape), gate], 1)
+        if hidden is not None:
+            active = active & ~hidden
+            gate = None if gate is None else gate * ~hidden
         logits = None if decision.logits is None else decision.logits.detach()
-        return Route(active, self.prefix, gate, padding, logits, site=self.name)
+        return Route(active, self.prefix, gate, hidden, logits, site=self.name)
 
     def _forced(self, masks: tuple[Tensor, ...], x: Tensor, padding: Tensor | None) -> Tensor:
         mask = masks[self.index].to(x.device)
@@ -171,55 +169,37 @@ class Site(nn.Module):
             )
         return mask if padding is None else mask & ~padding
 
-    def executor(self, stochastic: bool, route: Route) -> Executor:
+    def executor(self, route: Route, stochastic: Callable[[], bool] = bool) -> Executor:
         """The executor of the present forward context for this route, or else the mode's, as the break-even says.
 
-        `stochastic` says whether the branch draws drop path or dropout.
+        `stochastic` tells whether the branch draws drop path or dropout.
 
         Raises:
             UnsupportedError: an executor that regroups tokens, in train mode, for a stochastic branch.
         """
-        chosen = context.current(self.key).executor
-        if chosen is None:
+        executor = context.current(self.key).executor
+        if executor is None:
             computes_all, skips = self.executors
             dense = self.training or (self.break_even is not None and self.break_even.prefers_dense(route))
-            chosen = computes_all if dense else skips
-        if chosen.regroups and self.training and stochastic:
+            executor = computes_all if dense else skips
+        if executor.regroups and self.training and stochastic():
             raise UnsupportedError(
-                f"executor '{type(chosen).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
+                f"executor '{type(executor).__name__.lower()}' in train mode at site {self.name}: its branch has drop "
                 f"path or dropout above 0, which would be drawn for other groups of tokens; use 'masked' or eval mode"
             )
-        return chosen.at(self.capacity)
+        return executor if self.capacity is None else executor.at(self.capacity)
 
     def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
         """out + M * branch(X), (B, N, C), the adapter left to the caller; `out` may be overwritten."""
-        return self.executor(False, route).onto(branch, x, route, out)
+        return self.executor(route).onto(branch, x, route, out)
 
-    def pointwise(
-        self, fn: Pointwise, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
-    ) -> Tensor:
-        """M * fn(X) + Adapter(X), (B, N, C), for a branch that treats tokens independently.
+    def adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise) -> Tensor:
+        """out + Adapter(X), (B, N, C), for out = M * Branch(X) (paper eq. 2).
 
-        `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + M * fn(X).
+        `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + out.
         """
-        return self._adapted(self.executor(stochastic, route).pointwise(fn, x, route), x, route, norm)
-
-    def mixing(
-        self, fn: Mixing, x: Tensor, route: Route, stochastic: bool = False, norm: Pointwise | None = None
-    ) -> Tensor:
-        """M * fn(X) + Adapter(X), (B, N, C), for a branch in which only active tokens see one another."""
-        return self._adapted(self.executor(stochastic, route).mixing(fn, x, route), x, route, norm)
-
-    def _adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise | None) -> Tensor:
         if context.current(self.key).plain:
             return out
         seen = x + out if self.adapter.placement == "sequential" else x
-        if self.adapter.input == "normalised":
-            assert norm is not None, "refused when the model was built"
-            seen = norm(seen)
-        delta = self.adapter(seen, route.padding)
+        delta = self.adapter(norm(seen) if self.adapter.input == "normalised" else seen, route.padding)
         return out if delta is None else out + delta
-
-
-def _either(padding: Tensor | None, dropped: Tensor | None) -> Tensor | None:
-    return dropped if padding is None else padding if dropped is None else padding | dropped

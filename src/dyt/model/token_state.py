@@ -25,11 +25,6 @@ class TokenState(threading.local):
 
     carried: Carried | None = None
 
-    def __init__(self) -> None:
-        # Of the attention before, or none. A list, since torch 2.8's compiler cannot guard an attribute that was None
-        # and is a tensor where it splits the graph.
-        self.keys: list[Tensor] = []
-
     def __reduce__(self) -> tuple[type[TokenState], tuple[()]]:
         return TokenState, ()
 
@@ -86,13 +81,9 @@ class TokenReduction(nn.Module):
         """What the block's attention is told about its tokens."""
         return Tokens(bias=self._carried().bias())
 
-    def hear(self, keys: Tensor) -> None:
-        """Takes the keys (B, N, D) of the attention that has just been computed."""
-        self.state.keys[:] = [keys]
-
-    def middle(self, x: Tensor, attention: Callable[[], Tensor]) -> Tensor:
-        """The tokens that the MLP is given, for those after the attention, (B, N, C)."""
-        return self._reduced("middle", x, attention)
+    def middle(self, x: Tensor, attention: Callable[[], Tensor], keys: Tensor | None) -> Tensor:
+        """The tokens that the MLP is given, for those after the attention, (B, N, C), whose keys are (B, N, D)."""
+        return self._reduced("middle", x, attention, keys)
 
     def dropped(self) -> Tensor | None:
         """(B, N) bool, True at dropped tokens that still hold their place; None when there are none."""
@@ -110,8 +101,9 @@ class TokenReduction(nn.Module):
         everywhere = x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         return torch.cat([x[:, : self.prefix], everywhere], 1)
 
-    def _reduced(self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None) -> Tensor:
-        keys = self.state.keys.pop() if self.state.keys else None
+    def _reduced(
+        self, where: str, x: Tensor, attention: Callable[[], Tensor] | None = None, keys: Tensor | None = None
+    ) -> Tensor:
         now = context.current(self.key)
         if self.reducer is None or self.reducer.where != where or now.plain:
             return x

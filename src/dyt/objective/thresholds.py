@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dyt.core import ranks, ties
+from dyt.core import ranks, scores
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.model.dynamic import DynamicModel
@@ -21,7 +21,7 @@ from dyt.model.site import Site
 def thresholds_of(route: Route, site: Site) -> Tensor:
     """(M,) float32: for each patch token that is no padding, the threshold of its site up to which it is active.
 
-    At token level that is its logit evened by its place (`dyt.core.ties`), at sample level its image's logit.
+    At token level that is its logit evened by its place (`dyt.core.scores`), at sample level its image's logit.
 
     Raises:
         DyTError: a route whose dispatcher scores nothing.
@@ -31,7 +31,7 @@ def thresholds_of(route: Route, site: Site) -> Tensor:
             f"site {route.site} has no logits to put a threshold on: its dispatcher scores no tokens or "
             f"fixes their number; use a learned dispatcher, or objective.control: loss and no calibration"
         )
-    values = route.logits.float() if site.dispatcher.level == "sample" else ties.evened(route.logits)
+    values = route.logits.float() if site.dispatcher.level == "sample" else scores.evened(route.logits)
     return values.flatten() if route.padding is None else values[~route.padding[:, route.prefix :]]
 
 
@@ -43,7 +43,7 @@ def threshold_for(values: Tensor, rate: float) -> Tensor:
     """
     below = round((1 - rate) * values.numel())
     if below == 0:
-        return ties.breaking(values.min() - 1)
+        return scores.breaking(values.min() - 1)
     last = values.kthvalue(below).values
     over = torch.where(values > last, values, torch.inf).min()
     under = torch.where(values < last, values, -torch.inf).max()
@@ -53,7 +53,7 @@ def threshold_for(values: Tensor, rate: float) -> Tensor:
     # beyond the last value, or before the first one, there is no other to stand half-way to
     low, high = torch.where(low.isinf(), high - 2, low), torch.where(high.isinf(), low + 2, high)
     middle = low + (high - low) / 2
-    return ties.breaking(torch.where(middle < high, middle, low))  # neighbouring floats have none between them
+    return scores.breaking(torch.where(middle < high, middle, low))  # neighbouring floats have none between them
 
 
 def thresholds_for(values: Sequence[Tensor], rate: float | Sequence[float]) -> list[Tensor]:

@@ -29,7 +29,9 @@ from dyt.measure.flops import MacCounter
 from dyt.measure.macs import count_macs, tokens_alone
 from dyt.model.dynamic import DynamicModel, execution, forced, record
 from dyt.model.parts import head_keys, tuned_keys
+from dyt.model.site import Site
 from dyt.model.tensors import aside, plain_state, trainable
+from dyt.model.token_state import TokenReduction
 from dyt.objective.step import TuningStep
 from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images
@@ -116,7 +118,12 @@ def training_keeps_the_backbone(case: Sample, chosen: Chosen, checkpointing: boo
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     tuned = {f"backbone.{key}" for key in tuned_keys(model.backbone, model.tuner)}
     require(tuned or model.tuner is None, "the tuner names nothing that it trains")
-    ours = {name for name, _ in model.named_parameters() if ".sites." in name or ".reduction." in name}
+    ours = {
+        name
+        for path, part in model.named_modules()
+        if isinstance(part, (Site, TokenReduction))
+        for name, _ in part.named_parameters(prefix=path)
+    }
     behind = {f"head.{name}" for name, _ in model.head.named_parameters()}
     listed = {id(p) for p in trainable(model)}
     saved = {name for name, p in model.named_parameters() if id(p) in listed}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyt.core.context import BuildContext, ModelKey, changed
-from dyt.core.route import Route, Tokens
+from dyt.core.route import ALL_TOKENS, Route, Tokens
 from dyt.model.site import Site
 from dyt.registry import adapters, dispatchers, executors
 from dyt.testing.laws import require
@@ -74,7 +74,7 @@ def onto_adds_the_branch_at_active_tokens(executor: str, x: Tensor, active: Tens
 def dense_runs_the_branch_as_it_is(executor: str, method: str, x: Tensor) -> None:
     """Law 2: a route that is dense costs nothing: the branch is run on x itself."""
     fn: Any = attention if method == "mixing" else torch.tanh
-    expected = attention(x, Tokens()) if method == "mixing" else x.tanh()
+    expected = attention(x, ALL_TOKENS) if method == "mixing" else x.tanh()
     out = getattr(executors.get(executor)(), method)(fn, x, Route.all(x, 0))
     require(torch.equal(out, expected), f"{method} of a dense route is not the branch's own output")
 
@@ -113,11 +113,11 @@ def padding_is_inactive(
         return scores
 
     with changed(key, complete=complete):
-        route = site.route(x, padding, attended)
+        route = site(x, padding, attended)
         torch.manual_seed(seed + 1)
-        first = site.route(x, padding, attended)
+        first = site(x, padding, attended)
         torch.manual_seed(seed + 1)
-        other = site.route(torch.where(padding[..., None], torch.full_like(x, 1e3), x), padding, attended)
+        other = site(torch.where(padding[..., None], torch.full_like(x, 1e3), x), padding, attended)
     require(not (route.active & padding).any(), "a padding token is active")
     require(route.active[:, :prefix].all(), "a prefix token is not active")
     require(not (route.dense and padding.any()), "a route with padding calls itself dense")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dyt.core import context, ranks
 from dyt.core.offloading import refuse_absent
 from dyt.core.route import Route, mean_token
-from dyt.dispatchers.scored import linear_scores
+from dyt.core.scores import linear_scores
 from dyt.errors import DyTError
 from dyt.executors.masked import Masked
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
@@ -75,7 +75,7 @@ def start_routers(
 
     Args:
         model: the dynamic model, or what wraps it; left in the mode that it is in. Changes the routers' weights and
-            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.core.ties`).
+            biases, and sets the thresholds: so near to 0 that they do little more than break ties (`dyt.core.scores`).
         batches: images (B, 3, H, W), gone through twice.
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).

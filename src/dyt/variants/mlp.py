@@ -26,5 +26,5 @@ class MLPVariant(DynamicBlock):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = self.enter(x, *args, **kwargs)
-        after, read = self.attended(x, self.branch("attn", x, *args, **kwargs))
+        after, read = self.whole_attention(x, *args, **kwargs)
         return self.leave(after + self.dispatch("mlp", read, x, *args, **kwargs))

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from dyt.adapters.base import Adapter
 from dyt.adapters.bottleneck import Bottleneck
+from dyt.core.calls import bare
 from dyt.core.context import DecisionContext
-from dyt.core.linear import Router, bare
 from dyt.core.offloading import at_hand
+from dyt.core.scores import Router, linear_scores
 from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.dispatchers.learned import Learned
-from dyt.dispatchers.scored import linear_scores
 from dyt.inference.rewrites.products import add_linear, fixed, scaled
 
 MULTIPLE = 8

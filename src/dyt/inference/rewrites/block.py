@@ -8,7 +8,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from dyt.adapters.none import NoAdapter
-from dyt.core.route import Tokens
+from dyt.core.route import ALL_TOKENS
 from dyt.errors import UnsupportedError
 from dyt.families.attention import mask_for
 from dyt.families.base import Family
@@ -27,7 +27,7 @@ class KeptAttention(nn.Module):
         self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return x + self.family.attn(self, x, Tokens(), attn_mask=mask)
+        return x + self.family.attn(self, x, ALL_TOKENS, attn_mask=mask)
 
 
 class RewrittenBlock(nn.Module):
@@ -70,11 +70,11 @@ class RewrittenBlock(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, N, C) -> (B, N, C), with the mask that the backbone passes to its blocks."""
         site = self.site
-        after = self.attention(x, mask_for(x, Tokens(), attn_mask, is_causal))
+        after = self.attention(x, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
         padding = self.family.padding(self, x, attn_mask=attn_mask)
         adapter = site.adapter
         if not isinstance(adapter, FoldedAdapter):
-            route = site.route(after, padding)
+            route = site(after, padding)
             delta = adapter(after, padding)
             return site.onto(self.mlp, after, route, after if delta is None else after + delta)
         hidden, logits = adapter.hidden(after)
@@ -83,7 +83,7 @@ class RewrittenBlock(nn.Module):
             patches = slice(site.prefix, None)
             return adapter.scores(after[:, patches]) if logits is None else logits[:, patches]
 
-        route = site.route(after, padding, scores=None if adapter.router is None else scores)
+        route = site(after, padding, scores=None if adapter.router is None else scores)
         return site.onto(self.mlp, after, route, adapter.onto(after, hidden))
 
 
@@ -102,7 +102,7 @@ class LeadingBlock(RewrittenBlock):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.site.prefix_route(x)
-        after: Tensor = self.attention(x, mask_for(x, Tokens(), attn_mask, is_causal))
+        after: Tensor = self.attention(x, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
         adapter = self.site.adapter
         if isinstance(adapter, FoldedAdapter):
             out = adapter.onto(after, adapter.hidden(after)[0])

@@ -6,7 +6,7 @@ import torch
 from timm.layers import LayerScale  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from dyt.core.linear import bare
+from dyt.core.calls import bare
 from dyt.core.offloading import at_hand
 
 

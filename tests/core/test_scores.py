@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import dyt
-from dyt.core.linear import Router, bare, routed
+from dyt.core.calls import bare
+from dyt.core.scores import Router, routed
 from dyt.families.attention import outputs
 from laws.models import tiny
 

@@ -7,7 +7,7 @@ import torch
 
 import dyt
 from compilation import WHOLE
-from dyt.core import ties
+from dyt.core import scores
 from dyt.executors import Masked
 from dyt.testing.cases import tiny
 
@@ -16,39 +16,39 @@ X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("patches", [1, 2, 16, 49, 196, 576, 4096])
 def test_places_are_spread_evenly_and_each_is_its_own(patches: int) -> None:
-    offsets = ties.by_place(torch.tensor(ties.LEAST), patches) / ties.WIDTH
+    offsets = scores.by_place(torch.tensor(scores.LEAST), patches) / scores.WIDTH
     assert float(offsets.abs().max()) < 0.5
     ordered = offsets.sort().values
     assert len(ordered.unique()) == patches
     even = (torch.arange(patches) + 0.5) / patches - 0.5
     assert float((ordered - even).abs().max()) < 2 / patches**0.5
-    assert torch.equal(offsets, ties.by_place(torch.tensor(ties.LEAST), 5000)[:patches] / ties.WIDTH)
+    assert torch.equal(offsets, scores.by_place(torch.tensor(scores.LEAST), 5000)[:patches] / scores.WIDTH)
 
 
 def test_a_threshold_of_0_is_compared_with_as_it_is() -> None:
-    assert torch.equal(ties.by_place(torch.zeros(()), 100), torch.zeros(100))
-    assert float(ties.breaking(torch.zeros(()))) == ties.LEAST
-    assert float(ties.breaking(torch.tensor(-0.5))) == -0.5
+    assert torch.equal(scores.by_place(torch.zeros(()), 100), torch.zeros(100))
+    assert float(scores.breaking(torch.zeros(()))) == scores.LEAST
+    assert float(scores.breaking(torch.tensor(-0.5))) == -0.5
 
 
-@pytest.mark.parametrize("threshold", [ties.LEAST, -ties.LEAST, 1e-5, -1e-5, 0.7, -0.7, 30.0, -30.0, 1e4])
+@pytest.mark.parametrize("threshold", [scores.LEAST, -scores.LEAST, 1e-5, -1e-5, 0.7, -0.7, 30.0, -30.0, 1e4])
 def test_the_inverse_says_the_same(threshold: float) -> None:
     """But for logits within rounding of the place's threshold."""
     t = torch.tensor(threshold)
-    bound = ties.by_place(t, 64)
-    assert float((bound - t).abs().max()) <= ties.WIDTH * (1 + abs(threshold)) / 2
+    bound = scores.by_place(t, 64)
+    assert float((bound - t).abs().max()) <= scores.WIDTH * (1 + abs(threshold)) / 2
     for scale in (1e-3, 1e-2, 1.0):
         logits = bound + scale * torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
         clear = (logits - bound).abs() > 1e-5 * (1 + abs(threshold))
-        assert torch.equal((ties.evened(logits) > t)[clear], (logits > bound)[clear])
+        assert torch.equal((scores.evened(logits) > t)[clear], (logits > bound)[clear])
         assert float(clear.float().mean()) > 0.5 or abs(threshold) * 1e-5 > scale
 
 
 def test_what_is_kept_serves_a_backward_pass_after_inference_mode() -> None:
     with torch.inference_mode():
-        ties.by_place(torch.ones(()), 123)
+        scores.by_place(torch.ones(()), 123)
     logits = torch.zeros(2, 123, requires_grad=True)
-    (logits - ties.by_place(torch.ones(()), 123)).square().sum().backward()
+    (logits - scores.by_place(torch.ones(()), 123)).square().sum().backward()
     assert logits.grad is not None
 
 
@@ -123,5 +123,5 @@ def test_fewer_tokens_are_other_places(reducer: dict[str, Any]) -> None:
         model(X)
     for route in routes:
         patches = route.active[:, route.prefix :]
-        assert torch.equal(patches, (ties.by_place(torch.tensor(0.5), patches.shape[1]) < 0.5).expand_as(patches))
+        assert torch.equal(patches, (scores.by_place(torch.tensor(0.5), patches.shape[1]) < 0.5).expand_as(patches))
         assert 0.25 <= float(patches.float().mean()) <= 0.75

@@ -1,4 +1,4 @@
-"""Ties broken by place: how one threshold on logits parts tokens whose logits are equal, or equal but for rounding.
+"""Scores that decide: linear routers in float32, and thresholds that break ties by place.
 
 Where many tokens have the same logit (a fitted router that tells nothing, flat parts of an image), a threshold alone
 would put all of them on one side, and rounding, which differs with the CPU and the batch's shape, would say on which.
@@ -13,9 +13,11 @@ paper's rule, is compared with as it is. An image is decided by itself, since u 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 WIDTH = 2.0**-11
 """Between the first and the last place's threshold, at a threshold near 0."""
@@ -23,6 +25,32 @@ LEAST = 2.0**-40
 """What a threshold of 0 becomes where ties are to be broken."""
 _PLACES = 2**20
 _GOLDEN = 648055  # odd and next to _PLACES / 1.618: each place its own, any number of consecutive ones evenly spread
+
+
+class Router(nn.Linear):
+    """A linear map whose outputs decide something: float32 whatever its weights and inputs are, also under autocast.
+
+    State-dict keys and initialisation are those of `nn.Linear`. It is called as a module, so that hooks, low-rank
+    updates and offloading see it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., C_in) -> (..., C_out) float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(input.float(), self.weight.float(), bias)
+
+
+def routed(router: Any, x: Tensor) -> Tensor:
+    """(..., C_out) float32, also under autocast: x (..., C_in) through a router, or what another library put there."""
+    with torch.autocast(x.device.type, enabled=False):
+        scores: Tensor = router(x.float())
+        return scores.float()
+
+
+def linear_scores(router: nn.Module, tokens: Tensor) -> Tensor:
+    """(B, P) float32, also under autocast: the score of each token of (B, P, C) by a router C -> 1."""
+    return routed(router, tokens).squeeze(-1)
 
 
 def by_place(threshold: Tensor, patches: int) -> Tensor:
