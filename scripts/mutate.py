@@ -262,7 +262,16 @@ class Runner:
             sys.path.insert(0, str(self.folder / "src"))
             import pytest
 
-            given = ["-x", "-q", "--no-header", "--assert=plain", "-p", "no:cacheprovider", "--examples", str(self.examples)]
+            given = [
+                "-x",
+                "-q",
+                "--no-header",
+                "--assert=plain",
+                "-p",
+                "no:cacheprovider",
+                "--examples",
+                str(self.examples),
+            ]
             code = int(pytest.main([*given, *(arguments(tests))]))
         except BaseException:  # whatever it is, this process must not go on as if it were the other
             traceback.print_exc()
