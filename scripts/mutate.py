@@ -338,6 +338,8 @@ def main() -> None:
         {row["key"]: row for row in map(json.loads, given.out.read_text().splitlines())} if given.out.exists() else {}
     )
     found: dict[str, dict[str, Any]] = {}
+    # of now: the copy is made of them before they may be edited
+    digests = {tests: tests_digest(tests) for tests in map(tuple, table["tests"].values())}
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         runner: Runner | None = None
         passed: set[tuple[str, ...]] = set()
@@ -346,7 +348,7 @@ def main() -> None:
             if mutant.id in equivalent:
                 found[mutant.id] = {"id": mutant.id, "line": mutant.line, "outcome": EQUIVALENT}
                 continue
-            key, those = f"{mutant.id} {digest(mutant.source)}", f"{tests_digest(tests)} {given.examples}"
+            key, those = f"{mutant.id} {digest(mutant.source)}", f"{digests[tests]} {given.examples}"
             kept = rows.get(key)
             if kept is None or (kept["outcome"] == SURVIVED and (given.again or kept["tests"] != those)):
                 runner = runner or Runner(Path(folder), given.timeout, given.examples)
