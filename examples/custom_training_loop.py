@@ -1,4 +1,4 @@
-"""`TuningStep` in a plain PyTorch loop, on scikit-learn's handwritten digits: no trainer, no data framework.
+"""`TuningStep` in a plain PyTorch loop, on the demo's handwritten digits: no trainer, no data framework.
 
     python examples/custom_training_loop.py --epochs 4
 
@@ -10,10 +10,10 @@ from all tokens to half. `--parts 4` runs each step in four parts, to save memor
 import argparse
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 import dyt
+from dyt.demo.digits import LEVELS, load_digits
 from dyt.demo.runs import shipped
 
 SPEC = {
@@ -29,10 +29,9 @@ LR = 2e-3
 def digits() -> tuple[Tensor, Tensor]:
     """(1797, 3, 32, 32) float32 around 0, (1797,) int64."""
     data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
-    return torch.nn.functional.interpolate(images, size=32, mode="bicubic").expand(-1, 3, -1, -1), torch.tensor(
-        data.target
-    )
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / (LEVELS / 2) - 1
+    enlarged = torch.nn.functional.interpolate(images, size=32, mode="bicubic").expand(-1, 3, -1, -1)
+    return enlarged, torch.tensor(data.labels, dtype=torch.int64)
 
 
 def evaluate(model: dyt.DynamicModel, images: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -132,6 +132,6 @@ def test_no_fake_tensor_is_kept_for_others() -> None:
     """In a fake mode a model's own tensors are real ones, and only what is made from nothing is fake."""
     threshold, patches = torch.tensor(0.3), 23  # a number that no other test has
     with FakeTensorMode(allow_non_fake_inputs=True):
-        inside = ties.by_place(threshold, patches)
+        inside = scores.by_place(threshold, patches)
     assert isinstance(inside, FakeTensor)
-    assert type(ties.by_place(threshold, patches)) is torch.Tensor
+    assert type(scores.by_place(threshold, patches)) is torch.Tensor
