@@ -114,7 +114,7 @@ def bench(
 
 
 def rewrites() -> dict[str, Callable[[DynamicModel], DynamicModel]]:
-    """What makes a faster model of the same numbers."""
+    """The rewrites that make a model faster and keep its numbers."""
     import dyt
     from dyt.measure.contenders import OPTIMISED
 
