@@ -1,4 +1,4 @@
-"""How the command line answers: bad input in one line on stderr and exit code 2, an interruption with 130."""
+"""Errors of the command line: bad input is one line on stderr with exit code 2, an interruption exits with 130."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 class OneLine(TyperGroup):
     """A group of commands whose errors are one line each; with `--debug` anywhere, or DYT_DEBUG=1, a traceback.
 
-    Only errors that a user can mend are answered so. Any other exception is our fault and keeps its traceback.
+    Only errors that a user can fix are shown like this. Any other exception is a fault of ours and keeps its traceback.
     """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
@@ -41,7 +41,7 @@ class OneLine(TyperGroup):
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
-    """(line, exit code) for an error that the user can mend, None for any other."""
+    """(line, exit code) for an error that the user can fix, None for any other."""
     if _interrupted(error):
         return f"dyt: interrupted{_detail(error)}", INTERRUPTED
     if hasattr(error, "format_message"):  # the parser's own errors; typer has two base classes for them, both private

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the spec that they make."""
+"""Options that several verbs share, and the spec that they describe."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ WeightsOption: TypeAlias = Annotated[
 
 
 def active_share(text: str | float) -> float:
-    """A rate that thresholds can be set for: some token is active.
+    """A rate that thresholds can be set for, above 0 and at most 1.
 
     Raises:
-        typer.BadParameter: another.
+        typer.BadParameter: any other value.
     """
     try:
         rate = float(text)
@@ -42,10 +42,10 @@ def active_share(text: str | float) -> float:
 
 
 def model_file(path: Path | None) -> Path | None:
-    """The file itself; of a run's directory the model in it.
+    """The file itself, or the model in the directory of a run.
 
     Raises:
-        DyTError: a directory without one.
+        DyTError: a directory without a model.
     """
     from dyt.errors import DyTError
     from dyt.train.state import CHECKPOINT, MODEL

@@ -1,4 +1,4 @@
-"""Where tables and sentences are printed: names and paths stay as they are, brackets included."""
+"""The console on which tables and sentences are printed; brackets in names and paths are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output, by rich, without its markup: in it `dyt[export]` would lose its brackets, as would a path."""
+    """Standard output by rich, without its markup, in which `dyt[export]` and paths would lose their brackets."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False)

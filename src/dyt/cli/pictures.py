@@ -1,4 +1,4 @@
-"""Image files as a trained model wants them."""
+"""Image files, prepared for a trained model."""
 
 from __future__ import annotations
 

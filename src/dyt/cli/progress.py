@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 @contextmanager
 def rounds(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a bar inside; yields a function that is told how many rounds are done."""
+    """Shows a bar inside the context; yields a function that takes the number of rounds done so far."""
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)

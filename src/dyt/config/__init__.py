@@ -1,1 +1,1 @@
-"""What a user writes: specs, their files, their names."""
+"""What a user writes: specs, spec files, and presets."""

@@ -166,9 +166,9 @@ def flow_yaml(value: Any) -> str:
 
 
 def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Applies `a.b=c` assignments to nested data; values are read as YAML (`0.3`, `true`, `[1, 2]`, `{start: 1}`).
+    """Applies `a.b=c` assignments to nested data. Values are read as YAML (`0.3`, `true`, `[1, 2]`, `{start: 1}`).
 
-    Setting `x.type` starts that component afresh: fields of the one that it replaces are dropped.
+    Setting `x.type` replaces the component: fields of the previous one are dropped.
 
     Raises:
         SpecError: an assignment without `=`, or a path through something that is not a mapping.

@@ -23,7 +23,7 @@ def _rate(rate: float) -> dict[str, Any]:
 _PEER: dict[str, Any] = {**_ALONE, "trainable": "full"}
 _ADAPTED: dict[str, Any] = {**_STATIC_ADAPTER, **_VTAB}
 _DYNAMICVIT = {"type": "dynamicvit", "keep": 0.85}
-"""The paper does not say its share; this is the one that costs what its table says."""
+"""The paper does not give the share; this one has the cost in its table."""
 
 _VITDET: dict[str, Any] = {
     "backbone": {"name": "vit_base_patch16_224.augreg_in21k", "args": {"img_size": 1024}, "window_size": 14},
@@ -115,7 +115,7 @@ _PRESETS |= {
 
 
 def presets() -> list[str]:
-    """The names that `dyt.build` takes in place of a spec."""
+    """The names of presets, which `dyt.build` takes in place of a spec."""
     return sorted(_PRESETS)
 
 
