@@ -90,7 +90,10 @@ def test_every_component(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("begins", "changes"), REFUSED)
 def test_every_rule(begins: str, changes: dict[str, Any]) -> None:
-    assert any(words.startswith(begins) for words in refusals(changes, ("vit", "respost", "parallel", "cait", "relpos", "swin swin")))
+    assert any(
+        words.startswith(begins)
+        for words in refusals(changes, ("vit", "respost", "parallel", "cait", "relpos", "swin swin"))
+    )
 
 
 @given(case=cases(dtypes=("float32",)), data=st.data())

@@ -56,7 +56,9 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     yield
     after = inventory(model)
     for was, now in zip(before, after, strict=False):
-        require(was == now, f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else ""))
+        require(
+            was == now, f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else "")
+        )
     others = [entry.place for entry in (*before[len(after) :], *after[len(before) :])]
     require(not others, f"not left as it was: {others[:1]} is new or gone")
 
