@@ -26,6 +26,8 @@ def climbs(wanted: dict[str, Any], backbone: Any) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
 
     def look(frame: FrameType, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "__torch_dispatch__":  # torch, which says what it writes to (`assembly/rollback.py`)
+            return
         own, back = file_of(frame) if event == "call" else None, frame.f_back
         while own and back is not None and (caller := file_of(back)) is None:
             back = back.f_back
