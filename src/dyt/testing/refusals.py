@@ -1,7 +1,7 @@
 """Law 11: whatever is refused, or fails, leaves the given backbone as it was.
 
-As it was: every module and object is the same one, in the same place; every tensor has the same bits, flags, gradient
-and hooks; every dict, list and set has the same things in it. Nothing here uses what the library puts a backbone back with.
+As it was: every module and object is the same one, in the same place; every tensor has its bits, flags, gradient and
+hooks; every dict, list and set has the same things in it. Nothing here uses what the library puts a backbone back with.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     after = inventory(model)
     for was, now in zip(before, after, strict=False):
         require(
-            was == now, f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else "")
+            was.same(now),
+            f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else ""),
         )
     others = [entry.place for entry in (*before[len(after) :], *after[len(before) :])]
     require(not others, f"not left as it was: {others[:1]} is new or gone")
