@@ -1,6 +1,5 @@
 """build and supports: what they accept, what they refuse, and that a refusal changes nothing."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 import dyt
 from dyt.assembly.support import support_matrix
 from dyt.config.spec import parse
+from dyt.testing.refusals import as_it_was
 from dyt.variants import DynamicBlock
 from laws.backbones import BACKBONES
 from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
@@ -20,25 +20,10 @@ from laws.models import CLASSES, TINY, Case, spec, tiny, tiny_backbone
 CASE = Case(TINY, (32, 32), 2, 0)
 
 
-def held(module: nn.Module) -> dict[str, Any]:
-    """Every attribute of a module, by identity, and what its mappings hold: children, tensors, hooks."""
-    return {
-        k: [(name, id(v)) for name, v in x.items()] if isinstance(x, dict) else id(x) for k, x in vars(module).items()
-    }
-
-
 def unchanged(backbone: nn.Module, attempt: Callable[[], Any], error: type[Exception], words: str) -> None:
-    before, modules = copy.deepcopy(backbone.state_dict()), [id(m) for m in backbone.modules()]
-    grads, attributes = [p.requires_grad for p in backbone.parameters()], [held(m) for m in backbone.modules()]
-    with pytest.raises(error, match=words) as caught:
+    with as_it_was(backbone), pytest.raises(error, match=words) as caught:
         attempt()
     assert "\n" not in str(caught.value)
-    after = backbone.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[key], before[key]) for key in before)
-    assert [id(m) for m in backbone.modules()] == modules
-    assert [p.requires_grad for p in backbone.parameters()] == grads
-    assert [held(m) for m in backbone.modules()] == attributes
 
 
 @pytest.mark.parametrize(

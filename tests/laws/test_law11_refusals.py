@@ -53,7 +53,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("head 'query' is not available", {"head": {"type": "query", "num_classes": 0}}),
     ("modules_to_save: the backbone has no module", {"modules_to_save": ["nowhere"]}),
 ]
-"""How a refusal begins, for each rule of `assembly/compatibility.py` and `assembly/allocation.py`, and a spec for it."""
+"""How a refusal begins, by the rules of `assembly/compatibility.py` and `assembly/allocation.py`, and a spec for it."""
 
 
 def alone(kind: str, name: str) -> dict[str, Any]:

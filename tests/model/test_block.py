@@ -153,3 +153,57 @@ def test_hooks_on_the_blocks_are_kept_and_can_be_removed(variant: str) -> None:
     assert len(seen) == 3
     dyt.unwrap(model)(X)
     assert len(seen) == 3
+
+
+def hooked(block: nn.Module, seen: list[str]) -> list[Any]:
+    """A hook of each kind, each of which says that it was called."""
+    look = lambda name: lambda *args, **kwargs: seen.append(name)  # noqa: E731
+    return [
+        block.register_forward_pre_hook(look("before"), with_kwargs=True),
+        block.register_forward_hook(look("behind"), with_kwargs=True),
+        block.register_full_backward_pre_hook(look("backward before")),
+        block.register_full_backward_hook(look("backward")),
+        block.register_state_dict_pre_hook(look("state before")),
+        block.register_state_dict_post_hook(look("state")),
+        block.register_load_state_dict_pre_hook(look("load before")),
+        block.register_load_state_dict_post_hook(look("load")),
+    ]
+
+
+def called(model: nn.Module, seen: list[str]) -> list[str]:
+    """The hooks that a forward, a backward, a saving and a loading call."""
+    seen.clear()
+    model(X.clone().requires_grad_()).sum().backward()
+    model.load_state_dict(model.state_dict())
+    return list(seen)
+
+
+ALL = ["before", "behind", "backward before", "backward", "state before", "state", "load before", "load"]
+
+
+@pytest.mark.parametrize("variant", names("variants"))
+def test_every_kind_of_hook_is_called_dynamic_plain_and_taken_apart(variant: str) -> None:
+    plain, seen = LARGE.backbone(), list[str]()
+    before = hooked(plain.blocks[1], seen)
+    assert called(plain, seen) == ALL
+    model = dyt.build(spec(variant={"type": variant}), backbone=plain)
+    assert called(model, seen) == ALL
+    with dyt.plain(model):
+        assert called(model, seen) == ALL
+    later = hooked(plain.blocks[2], seen)  # on the dynamic block
+    for handle in before:
+        handle.remove()
+    assert called(model, seen) == ALL
+    assert called(dyt.unwrap(model), seen) == ALL
+    for handle in later:
+        handle.remove()
+    assert called(plain, seen) == []
+
+
+def test_parts_of_a_block_keep_the_mode_that_they_were_given_in() -> None:
+    plain = LARGE.backbone().train()
+    plain.blocks[0].attn.eval()
+    model = dyt.build(spec(), backbone=plain)
+    assert not plain.blocks[0].attn.training
+    assert plain.blocks[0].mlp.training
+    assert all(module.training for site in model.sites for module in site.modules())

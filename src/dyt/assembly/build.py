@@ -1,4 +1,11 @@
-"""spec -> model, in two steps: `plan` decides and refuses, `apply` changes the backbone.
+"""spec -> model, in two steps: `plan` decides and refuses, `apply` changes the backbone. The way goes down:
+
+1. `resolve` reads the spec (config), whose component fields the registered classes check (the first way up);
+2. `bridged` (core) or `backbones` give a backbone with timm's interface, and `check_given` looks at a given one;
+3. `plan` asks `compatibility`, which asks family, tuner, reducer and head for reasons, then makes every component;
+4. `apply` puts windows and dynamic blocks in their places, then has the tuner change the backbone;
+5. tuner and family address the blocks as what they are by then, dynamic ones (`model.block`, the second way up);
+6. it freezes, starts a new classifier, attaches the head, and returns the `DynamicModel` with its `Origin`.
 
 No concrete component is imported: everything is asked of the registry.
 """

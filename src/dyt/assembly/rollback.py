@@ -1,8 +1,8 @@
 """All or nothing: what was done to a model is taken back when a step fails.
 
-Nothing is copied beforehand but references: modules, tensors and objects are held by identity, dicts, lists and sets with
-what is in them, in place, since handles of hooks point at them. Values are copied when an operator is about to write
-over them, which none of the library's own steps does to a backbone.
+Nothing is copied beforehand but references: modules, tensors and objects are held by identity, dicts, lists and sets
+with what is in them, in place, since handles of hooks point at them. Values are copied when an operator is about to
+write over them, which none of the library's own steps does to a backbone.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class _Tensor:
         hooked = all(_same(*both) for both in zip(_hooks(now), self.hooks, strict=True))
         return flags and hooked and _place(now) == _place(self.memory)
 
+    def restore_memory(self) -> None:
+        if _place(self.tensor) != _place(self.memory):  # `tensor.data = other`
+            self.tensor.data = self.memory
+
     def restore(self) -> None:
         if self.holds():
             return
-        if _place(self.tensor) != _place(self.memory):  # `tensor.data = other`
-            self.tensor.data = self.memory
         if not self.requires_grad and not self.tensor.is_leaf:
             self.tensor.detach_()
         self.tensor.requires_grad_(self.requires_grad)
@@ -69,7 +71,7 @@ class _Tensor:
 class Snapshot:
     """What a model consists of at one moment, to tell whether it has changed, and to put it back.
 
-    Objects that are neither modules, tensors nor plain containers are held by identity: what is inside them is not seen.
+    Objects that are neither modules, tensors nor plain containers are held by identity: their inside is not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -114,8 +116,14 @@ class Snapshot:
         for container, content in self._containers.values():
             _refill(container, content)
         for each in self._tensors.values():
+            each.restore_memory()
+        for each in self._tensors.values():  # a gradient is taken only in the dtype of its tensor
             each.restore()
         self.writes.restore()
+
+
+_STATISTICS = frozenset({"running_mean", "running_var"})
+"""What torch's batch norms write over in train mode without saying so in their schemas."""
 
 
 class _Writes(TorchDispatchMode):
@@ -154,10 +162,8 @@ class _Writes(TorchDispatchMode):
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that an operator is going to write to, by its schema; of a higher-order one its parts are seen."""
     schema = getattr(func, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return
-    for position, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
+    for position, argument in enumerate(schema.arguments if schema is not None else ()):
+        if (argument.alias_info is not None and argument.alias_info.is_write) or argument.name in _STATISTICS:
             given = args[position] if position < len(args) else kwargs.get(argument.name)
             yield from (each for each in tree_leaves(given) if isinstance(each, Tensor))
 

@@ -8,6 +8,7 @@ from functools import partial
 from inspect import getattr_static
 from types import FunctionType, MethodType
 from typing import Any, ClassVar, TypeVar
+from weakref import ref
 
 from pydantic import field_validator
 from timm.layers import DropPath  # type: ignore[attr-defined]
@@ -135,6 +136,9 @@ class DynamicBlock(nn.Module, ABC):
                 setattr(block, name, value)
         for name in HOOKS:  # not all of them are mappings, which are shared anyway
             block.__dict__[name] = self.__dict__[name]
+        for hook in block._load_state_dict_pre_hooks.values():  # torch has them hold their module, weakly
+            if getattr(hook, "with_module", False) and hook.module() is self:
+                hook.module = ref(block)
         return block
 
     def __getattr__(self, name: str) -> Any:

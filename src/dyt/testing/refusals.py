@@ -1,6 +1,6 @@
 """Law 11: whatever is refused, or fails, leaves the given backbone as it was.
 
-As it was: every module and object is the same one, in the same place; every tensor has the same bits, flags, gradient and
+As it was: every module and object is the same one, in the same place; every tensor has its bits, flags, gradient and
 hooks; every dict, list and set has the same things in it. Nothing here uses what the library puts a backbone back with.
 """
 
@@ -22,7 +22,7 @@ from dyt.testing.cases import Sample, spec
 from dyt.testing.laws import Chosen, require
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One thing in a model. `value` is compared by identity, and held, so that nothing new can have its id."""
 
@@ -30,8 +30,7 @@ class Entry:
     value: object
     facts: object = None
 
-    def __eq__(self, other: object) -> bool:
-        assert isinstance(other, Entry)
+    def same(self, other: Entry) -> bool:
         return self.place == other.place and self.value is other.value and self.facts == other.facts
 
 
@@ -57,7 +56,8 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     after = inventory(model)
     for was, now in zip(before, after, strict=False):
         require(
-            was == now, f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else "")
+            was.same(now),
+            f"not left as it was: {was.place}" + (f" (now {now.place})" if was.place != now.place else ""),
         )
     others = [entry.place for entry in (*before[len(after) :], *after[len(before) :])]
     require(not others, f"not left as it was: {others[:1]} is new or gone")
@@ -120,17 +120,17 @@ def refused_on(backbone: nn.Module, wanted: DyTSpec) -> DyTError | None:
     with as_it_was(backbone):
         try:
             apply(planned)
-        except _Stopped:
+        except _StoppedError:
             return None
     raise AssertionError("the model is made without its head being brought into the backbone's mode")
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Of the step that fails."""
 
 
 def _stop(head: Any, mode: bool = True) -> NoReturn:
-    raise _Stopped
+    raise _StoppedError
 
 
 def _inside(place: str, value: Any) -> Iterator[Entry]:
