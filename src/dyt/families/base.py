@@ -114,8 +114,16 @@ class Family(ABC):
         """Why the class token's attention cannot be had from these blocks, or None when it can."""
         return "this family does not tell the class token's attention"
 
-    def class_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads."""
+    def class_attention(self, block: nn.Module, x: Tensor, prefix: int, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads.
+
+        Args:
+            block: the dynamic block.
+            x: the tokens that enter it, prefix first.
+            prefix: how many of them are prefix tokens, N - P; prompts are among them.
+            *args: what the backbone passed to the block beside x.
+            **kwargs: the same by name.
+        """
         raise NotImplementedError
 
     def reduction_refusal(self, backbone: nn.Module) -> str | None:

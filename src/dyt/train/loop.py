@@ -77,12 +77,19 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
         return _Run(run, data, directory, accelerator, Bar(progress and accelerator.is_main_process)).finished()
 
 
+def forget_accelerator() -> None:
+    """Lets the next run of this process have another precision than the one before.
+
+    accelerate keeps one state per process, refuses another precision, and has no public way to begin anew.
+    """
+    AcceleratorState._reset_state()
+
+
 def _accelerator(spec: TrainSpec, out: Path) -> Accelerator:
     cpu = not torch.accelerator.is_available()
     if cpu and spec.precision == "fp16":
         raise SpecError("train.precision is fp16, which needs an accelerator; use bf16 or no on the CPU")
-    # accelerate keeps one state per process and refuses another precision; runs in one process may well differ in it
-    AcceleratorState._reset_state()
+    forget_accelerator()
     return Accelerator(
         cpu=cpu,
         mixed_precision=spec.precision,

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from dyt.config.base import Spec
-from dyt.train.evaluation import Report
+from dyt.train.evaluation import Evaluation
 from dyt.train.state import RunError
 
 
@@ -21,7 +21,7 @@ class Result(Spec):
     `trainable_without_head`: as the paper counts them. `seconds`: of this and of earlier, interrupted parts.
     """
 
-    test: Report
+    test: Evaluation
     asked_rate: float
     training_rate: float
     training_rates: dict[str, float]
@@ -52,7 +52,7 @@ class Result(Spec):
 
 
 def report_table(
-    report: Report, title: str, unit: str = "image", asked: float | None = None, training: Result | None = None
+    report: Evaluation, title: str, unit: str = "image", asked: float | None = None, training: Result | None = None
 ) -> Table:
     """An evaluation as a table, beside the rates under training noise when a result is given."""
     table = Table(title=title)
