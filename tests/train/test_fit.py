@@ -15,7 +15,7 @@ from dyt.errors import DyTError, SpecError
 from dyt.objective.shared_prefix import Passes
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, evaluate, fit, loop
-from dyt.train.loop import forget_accelerator
+from dyt.train.accelerator import forget_accelerator
 from dyt.train.saved import open_saved
 from dyt.train.state import differences
 
@@ -262,7 +262,7 @@ def test_calibration_without_logits_is_refused(runs: Runs, tmp_path: Path) -> No
 
 def test_accelerate_still_has_the_private_reset_that_runs_of_another_precision_need() -> None:
     """`AcceleratorState._reset_state`, for which accelerate has no public name."""
-    missing = "accelerate has no AcceleratorState._reset_state any more: change forget_accelerator in dyt/train/loop.py"
+    missing = "accelerate has no AcceleratorState._reset_state any more; see forget_accelerator in train/accelerator.py"
     assert callable(getattr(AcceleratorState, "_reset_state", None)), missing
     forget_accelerator()
     Accelerator(cpu=True, mixed_precision="no")

@@ -225,8 +225,8 @@ class TuningStep(nn.Module):
                 context.changed(self.model.key, penalties=(penalties,), **self._chosen()),
             ):
                 logits = run()
-            asked = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
-            if due and asked and count:
+            needed = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
+            if due and needed and count:
                 with execution(self.model, "complete"), record(self.model) as teacher:
                     complete = run(count)
             if features > 0 and o.teacher == "pretrained":
@@ -258,16 +258,17 @@ class TuningStep(nn.Module):
         if o.layer_rates is None:
             return (rate - o.asked_rate(now)) ** 2, rate.detach()
         each = shared(own, active, total.clamp_min(1), copies)
-        return (each - each.new_tensor(self._asked(now))).square().mean(), rate.detach()
+        return (each - each.new_tensor(self._targets(now))).square().mean(), rate.detach()
 
-    def _asked(self, now: float) -> list[float]:
+    def _targets(self, now: float) -> list[float]:
+        """The target rate of each site, at this progress."""
         return [self.objective.asked_of(rate, now) for rate in self.rates]
 
     def _follow(self, values: Sequence[Sequence[Tensor]], now: float) -> None:
         """Moves the thresholds, by what each part's sites gave."""
         by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
         o = self.objective
-        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
+        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._targets(now))
 
     def _chosen(self) -> dict[str, Any]:
         """The executor of the dynamic pass, as a change of the forward context; none where it is to stay as it is."""
