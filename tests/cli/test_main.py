@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import dyt
 from dyt.cli.main import app
 from dyt.cli.output import console
-from dyt.train.evaluation import Report
+from dyt.train.evaluation import Evaluation
 from dyt.train.progress import Bar
 from dyt.train.result import report_table
 
@@ -105,7 +105,9 @@ def test_help_texts_keep_their_brackets():
 
 def test_printed_names_keep_their_brackets(capsys):
     table = report_table(
-        Report(images=1, metrics={"iou/[red] wall": None}, active_rate=1, active_rates={}, gmacs=1, gmacs_complete=1),
+        Evaluation(
+            images=1, metrics={"iou/[red] wall": None}, active_rate=1, active_rates={}, gmacs=1, gmacs_complete=1
+        ),
         "test of /data/[old]",
     )
     console().print(table)

@@ -29,10 +29,11 @@ def maps(backbone: nn.Module, x: Any, **kwargs: Any) -> list[Tensor]:
 def rows(model: dyt.DynamicModel, x: Any, **kwargs: Any) -> list[Tensor]:
     """The family's answer at each block, for the tokens that enter it when everything is active."""
     found: list[Tensor] = []
+    prefix = model.sites[0].prefix
 
     def ask(block: nn.Module, args: Any, kwargs: Any) -> None:
         assert isinstance(block, DynamicBlock)
-        found.append(block.family.class_attention(block, *args, **kwargs))
+        found.append(block.family.class_attention(block, args[0], prefix, *args[1:], **kwargs))
 
     blocks = [module for module in model.modules() if isinstance(module, DynamicBlock)]
     hooks = [block.register_forward_pre_hook(ask, with_kwargs=True) for block in blocks]

@@ -98,7 +98,7 @@ def test_the_class_token_s_attention_is_what_eager_attention_tells(name: str) ->
     attention: Any = getattr(block, tiny.attn)
     with torch.no_grad():
         weights = attention(family.normalised(block, "attn", x), attention_mask=None)[1]
-        close(family.class_attention(block, x), weights.mean(1)[:, 0, tiny.prefix :])
+        close(family.class_attention(block, x, tiny.prefix), weights.mean(1)[:, 0, tiny.prefix :])
 
 
 def test_siglip_has_no_class_token() -> None:

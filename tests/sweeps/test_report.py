@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from dyt.sweeps import METHODS, TASKS, Outcome, Task, lines, totals, write_results
-from dyt.train import Report, Result
+from dyt.train import Evaluation, Result
 
 OURS = Task("ours", None, ("ours",))
 
 
 def outcome(accuracy: float) -> Outcome:
-    test = Report(
+    test = Evaluation(
         images=4,
         accuracy=accuracy,
         metrics={"accuracy_per_class": accuracy / 2},

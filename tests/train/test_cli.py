@@ -50,7 +50,7 @@ def test_eval_in_bfloat16(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """On nine images the numbers may be those of float32; so the weights' dtype is looked at as well."""
     seen, plain = [], evaluation.evaluate
 
-    def watched(model: dyt.DynamicModel, *args: Any) -> evaluation.Report:
+    def watched(model: dyt.DynamicModel, *args: Any) -> evaluation.Evaluation:
         seen.append({parameter.dtype for parameter in model.parameters()})
         return plain(model, *args)
 

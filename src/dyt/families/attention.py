@@ -134,8 +134,3 @@ def biased_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | 
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=attn.scale)
     out: Tensor = attn.proj_drop(attn.proj(mixed.transpose(1, 2).flatten(2)))
     return out
-
-
-def prefix_of(block: Any) -> int:
-    """Number of prefix tokens of a dynamic block, from its sites."""
-    return int(next(iter(block.sites.values())).prefix)

@@ -124,8 +124,16 @@ class Family(ABC):
         """Why the class token's attention is not available from these blocks; None if it is."""
         return "this family does not provide the class token's attention"
 
-    def class_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads."""
+    def class_attention(self, block: nn.Module, x: Tensor, prefix: int, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads.
+
+        Args:
+            block: the dynamic block.
+            x: the tokens that enter it, prefix first.
+            prefix: how many of them are prefix tokens, N - P; prompts are among them.
+            *args: what the backbone passed to the block beside x.
+            **kwargs: the same by name.
+        """
         raise NotImplementedError
 
     def reduction_refusal(self, backbone: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dyt.core.offloading import at_hand
 from dyt.core.route import Tokens
-from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
+from dyt.families.attention import biased_attention, class_row, mask_for, split_heads
 from dyt.families.base import Written
 from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
@@ -55,10 +55,10 @@ class BeitFamily(IsotropicFamily):
     def attention_refusal(self, backbone: Any) -> str | None:
         return None
 
-    def class_attention(self, block: Any, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
+    def class_attention(self, block: Any, x: Tensor, prefix: int, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
         attn = block.attn
         q, k, _ = _projected(attn, block.norm1(x))
-        return class_row(q[:, :, :1], k, attn.scale, prefix_of(block), _bias(attn, shared_rel_pos_bias))
+        return class_row(q[:, :, :1], k, attn.scale, prefix, _bias(attn, shared_rel_pos_bias))
 
 
 def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dyt.core.offloading import at_hand
 from dyt.core.route import ALL_TOKENS, Tokens
-from dyt.families.attention import class_row, gather_rope, mask_for, outputs, prefix_of, split_heads
+from dyt.families.attention import class_row, gather_rope, mask_for, outputs, split_heads
 from dyt.families.base import Written
 from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
@@ -54,11 +54,12 @@ class RotaryFamily(IsotropicFamily):
         self,
         block: Any,
         x: Tensor,
+        prefix: int,
         rope: Tensor | None = None,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        attn, prefix = block.attn, prefix_of(block)
+        attn = block.attn
         y = block.norm1(x) if "attn" in self.norms else x
         q, k = self._queries_keys(attn, y)
         q, k = attn.q_norm(q), attn.k_norm(k)

@@ -92,12 +92,11 @@ class HuggingFace(Family):
     def attention_refusal(self, backbone: nn.Module) -> str | None:
         return None if self.prefix_tokens(backbone) else "it has no class token"
 
-    def class_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def class_attention(self, block: nn.Module, x: Tensor, prefix: int, *args: Any, **kwargs: Any) -> Tensor:
         attention: Any = getattr(block, self.attention)
         y = self.normalised(block, "attn", x)
         query = attention.q_proj(y[:, :1]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         key = attention.k_proj(y).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         scores = (query @ key.mT).float() * attention.head_dim**-0.5
-        prefix = 1 + int(getattr(attention.config, "num_register_tokens", 0))
         seen: Tensor = scores.softmax(-1).mean(1)[:, 0, prefix:]
         return seen

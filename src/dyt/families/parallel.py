@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dyt.core.offloading import at_hand
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.errors import UnsupportedError
-from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads
+from dyt.families.attention import class_row, mask_for, outputs, split_heads
 from dyt.families.base import Written
 from dyt.families.timm_mlps import FORWARD
 from dyt.families.vit import IsotropicFamily
@@ -127,14 +127,14 @@ class ParallelViT(ParallelFamily):
         return None if backbone.has_class_token else "it has no class token"
 
     def class_attention(
-        self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, block: Any, x: Tensor, prefix: int, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         start, width = block.in_split[0], block.in_split[1]
         y = block.in_norm(x)
         q = split_heads(outputs(block.in_proj, y[:, :1], start, start + width), block.num_heads)
         k = split_heads(outputs(block.in_proj, y, start + width, start + 2 * width), block.num_heads)
         mask = mask_for(x, ALL_TOKENS, attn_mask, is_causal)
-        return class_row(block.q_norm(q), block.k_norm(k), block.scale, prefix_of(block), mask)
+        return class_row(block.q_norm(q), block.k_norm(k), block.scale, prefix, mask)
 
 
 @families("vit_parallel_diff")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dyt.core.offloading import at_hand
 from dyt.core.route import Tokens
-from dyt.families.attention import biased_attention, class_row, mask_for, prefix_of, split_heads
+from dyt.families.attention import biased_attention, class_row, mask_for, split_heads
 from dyt.families.base import Written
 from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
@@ -45,10 +45,10 @@ class RelPosBase(IsotropicFamily):
     def attention_refusal(self, backbone: Any) -> str | None:
         return "it has no class token" if backbone.cls_token is None else None
 
-    def class_attention(self, block: Any, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
+    def class_attention(self, block: Any, x: Tensor, prefix: int, shared_rel_pos: Tensor | None = None) -> Tensor:
         attn = block.attn
         q, k, _ = _projected(attn, block.norm1(x) if "attn" in self.norms else x)
-        return class_row(q[:, :, :1], k, attn.scale, prefix_of(block), _bias(attn, shared_rel_pos))
+        return class_row(q[:, :, :1], k, attn.scale, prefix, _bias(attn, shared_rel_pos))
 
 
 def _projected(attn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

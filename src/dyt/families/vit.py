@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dyt.core.calls import bare
 from dyt.core.route import ALL_TOKENS, Tokens
-from dyt.families.attention import class_row, mask_for, outputs, prefix_of, split_heads, unseen
+from dyt.families.attention import class_row, mask_for, outputs, split_heads, unseen
 from dyt.families.base import Family, Written
 from dyt.families.capture import captured, prepare
 from dyt.families.timm_mlps import FORWARD, MLPS
@@ -161,10 +161,10 @@ class ViT(IsotropicFamily):
         return class_token_refusal(backbone, (block.attn for block in backbone.blocks))
 
     def class_attention(
-        self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, block: Any, x: Tensor, prefix: int, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         mask = mask_for(x, ALL_TOKENS, attn_mask, is_causal)
-        return class_row_of(block.attn, block.norm1(x), prefix_of(block), mask)
+        return class_row_of(block.attn, block.norm1(x), prefix, mask)
 
 
 def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tensor:

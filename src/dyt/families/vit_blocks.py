@@ -12,7 +12,7 @@ from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, Vi
 from torch import Tensor
 
 from dyt.core.route import ALL_TOKENS, Tokens
-from dyt.families.attention import mask_for, prefix_of
+from dyt.families.attention import mask_for
 from dyt.families.base import Written
 from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily, class_row_of, class_token_refusal
@@ -47,9 +47,9 @@ class ResPostViT(IsotropicFamily):
         return class_token_refusal(backbone, (block.attn for block in backbone.blocks))
 
     def class_attention(
-        self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, block: Any, x: Tensor, prefix: int, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        return class_row_of(block.attn, x, prefix_of(block), mask_for(x, ALL_TOKENS, attn_mask, is_causal))
+        return class_row_of(block.attn, x, prefix, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
 
 
 @families("vit_parallel_things")
@@ -79,8 +79,8 @@ class ParallelThingsViT(IsotropicFamily):
         return class_token_refusal(backbone, (way.attn for block in backbone.blocks for way in block.attns))
 
     def class_attention(
-        self, block: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+        self, block: Any, x: Tensor, prefix: int, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         """The mean over the heads of all its attentions."""
-        mask, prefix = mask_for(x, ALL_TOKENS, attn_mask, is_causal), prefix_of(block)
+        mask = mask_for(x, ALL_TOKENS, attn_mask, is_causal)
         return torch.stack([class_row_of(way.attn, way.norm(x), prefix, mask) for way in block.attns]).mean(0)

@@ -111,7 +111,7 @@ def calibrate_break_even(
     for site in copied.sites:
         site.break_even = None
     expected = {route.site: float(route.active.float().mean()) for route in routes_of(copied, sample)}
-    shares: dict[str, list[float]] = {site.name: [] for site in copied.sites if not site.settled}
+    shares: dict[str, list[float]] = {site.name: [] for site in copied.sites if not site.fixed_route}
     frames = len(copied.head.frames(sample[:1]))
     done, total = 0, len(batches) * len(shares)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def _calls(model: DynamicModel, images: Tensor) -> list[_Call]:
         calls.append(_Call(block, sites, args, kwargs))
 
     for block in model.backbone.modules():
-        sites = [module for module in block.modules() if isinstance(module, Site) and not module.settled]
+        sites = [module for module in block.modules() if isinstance(module, Site) and not module.fixed_route]
         if isinstance(getattr(block, "sites", None), nn.ModuleDict) and sites:
             handles.append(block.register_forward_pre_hook(partial(keep, sites=sites), with_kwargs=True))
     try:

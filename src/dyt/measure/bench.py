@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dyt.core import context
 from dyt.core.route import activation_rate
+from dyt.deprecated import renamed
 from dyt.errors import DyTError, UnsupportedError
 from dyt.measure.activity import random_masks, routes_of, token_counts
 from dyt.measure.contenders import DENSE, PEERS, Contender, Dense, Rewrite, contenders
@@ -25,12 +26,13 @@ from dyt.measure.latency import Comparison, Interval, paired
 from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution
 
+__getattr__ = renamed(__name__, {"Row": "BenchRow"})
 Precision = Literal["float32", "bfloat16"]
 Timer = Callable[..., Comparison]
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One contender.
 
     Attributes:
@@ -73,7 +75,7 @@ class Bench:
     size: tuple[int, int]
     dtype: str
     compiled: bool
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     left: Mapping[str, str]
     conditions: Mapping[str, str | int | float]
 
@@ -83,7 +85,7 @@ class Bench:
         way = "compiled" if self.compiled else "eager"
         return f"{self.backbone}, batch {self.batch}, {self.dtype}, {way}"
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> BenchRow:
         """The contender of that name."""
         return next(row for row in self.rows if row.name == name)
 
@@ -94,7 +96,7 @@ class Bench:
     @staticmethod
     def of(data: Mapping[str, Any]) -> Bench:
         """From what `data` gave."""
-        rows = tuple(Row(**{**row, "speedup": Interval(**row["speedup"])}) for row in data["rows"])
+        rows = tuple(BenchRow(**{**row, "speedup": Interval(**row["speedup"])}) for row in data["rows"])
         return Bench(**{**data, "rows": rows, "size": tuple(data["size"])})
 
 
@@ -208,9 +210,9 @@ class _Prepared:
             torch.cuda.synchronize(self.images.device)
         return out
 
-    def row(self, times: Comparison) -> Row:
+    def row(self, times: Comparison) -> BenchRow:
         """Its line of the table."""
-        return Row(
+        return BenchRow(
             name=self.name,
             seconds=median(times.seconds[self.name]),
             best=times.best(self.name),

@@ -18,10 +18,10 @@ def table(found: Bench) -> list[str]:
     width = max(len(row.name) for row in found.rows)
     first = found.rows[0].speedup
     height, breadth = found.size
-    told = {name: f"{value:.1f}" if isinstance(value, float) else value for name, value in found.conditions.items()}
+    words = {name: f"{value:.1f}" if isinstance(value, float) else value for name, value in found.conditions.items()}
     lines = [
         f"{found.title}, {height} x {breadth}; DyT: {found.masks}",
-        ", ".join(f"{name} {value}" for name, value in told.items()),
+        ", ".join(f"{name} {value}" for name, value in words.items()),
         f"speed-up over {DENSE}: median of {first.pairs} paired ratios, {first.coverage:.0%} interval",
         f"{'':{width}}  {'speed-up':>20}  {'MACs saved':>10}  {'GMACs':>7}  {'active':>6}  {'ms/call':>8}  "
         f"{'images/s':>8}  differs",

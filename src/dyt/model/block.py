@@ -197,7 +197,8 @@ class DynamicBlock(nn.Module, ABC):
         family = self.family
         after = x + branch if family.sequential else family.attend(self, x, branch)
         if self.reduction is not None:
-            after = self.reduction.middle(after, partial(family.class_attention, self, x), keys)
+            class_attention = partial(family.class_attention, self, x, self.reduction.prefix)
+            after = self.reduction.middle(after, class_attention, keys)
         return after, after if family.sequential else family.mlp_input(self, x, after)
 
     def branch(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -228,7 +229,7 @@ class DynamicBlock(nn.Module, ABC):
         x_BNC = x.flatten(1, -2)
         attention = None
         if site.dispatcher.needs_attention:
-            attention = partial(family.class_attention, self, entered, *args, **kwargs)
+            attention = partial(family.class_attention, self, entered, site.prefix, *args, **kwargs)
         dropped = None if self.reduction is None else self.reduction.dropped()
         route: Route = site(x_BNC, family.padding(self, x, *args, **kwargs), attention, dropped)
         executor = site.executor(route, partial(self.stochastic, name))

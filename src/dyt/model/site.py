@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
@@ -36,7 +37,7 @@ class Site(nn.Module):
     Attributes:
         break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
             calibrated. An executor that the forward context names is used whatever it says.
-        settled: whether a rewrite left nothing to decide and nothing to skip.
+        fixed_route: whether a rewrite left nothing to decide and nothing to skip.
         threshold: () float32, also of a model in half precision. At token level ties are broken by place where it is
             not 0 (`dyt.core.scores`).
     """
@@ -61,8 +62,18 @@ class Site(nn.Module):
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
         self.dispatcher, self.adapter = dispatcher, adapter
         self.executors, self.rate, self.raster, self.capacity = executors, rate, raster, capacity
-        self.break_even, self.settled = None, False
+        self.break_even, self.fixed_route = None, False
         self.register_buffer("threshold", torch.zeros(()))
+
+    @property
+    def settled(self) -> bool:
+        """The old name of `fixed_route`."""
+        warnings.warn(
+            "Site.settled is Site.fixed_route now; the old name goes away in the next minor version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.fixed_route
 
     def extra_repr(self) -> str:
         return self.name

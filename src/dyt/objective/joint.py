@@ -79,9 +79,9 @@ def sums(routes: Sequence[Route], teacher: Sequence[Route] = (), patches: bool =
     """Of the routes of a dynamic pass, and where features are compared those of its teacher's."""
     scatters = []
     for route, other in zip(routes, teacher, strict=True) if teacher else ():
-        own, told = rows(route, patches), rows(other, patches)
-        count, mean = told.new_tensor(len(told)), told.sum(0) / max(len(told), 1)
-        scatters.append(Scatter(count, mean, (told - mean).square().sum(), (own - told).square().sum()))
+        own, target = rows(route, patches), rows(other, patches)
+        count, mean = target.new_tensor(len(target)), target.sum(0) / max(len(target), 1)
+        scatters.append(Scatter(count, mean, (target - mean).square().sum(), (own - target).square().sum()))
     return Sums(counted(routes).detach(), tuple(scatters))
 
 

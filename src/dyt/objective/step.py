@@ -260,16 +260,17 @@ class TuningStep(nn.Module):
         if o.layer_rates is None:
             return (rate - o.asked_rate(now)) ** 2, rate.detach()
         each = shared(own, active, total.clamp_min(1), copies)
-        return (each - each.new_tensor(self._asked(now))).square().mean(), rate.detach()
+        return (each - each.new_tensor(self._targets(now))).square().mean(), rate.detach()
 
-    def _asked(self, now: float) -> list[float]:
+    def _targets(self, now: float) -> list[float]:
+        """The target rate of each site, at this progress."""
         return [self.objective.asked_of(rate, now) for rate in self.rates]
 
     def _follow(self, values: Sequence[Sequence[Tensor]], now: float) -> None:
         """Moves the thresholds, by what each part's sites gave."""
         by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
         o = self.objective
-        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._asked(now))
+        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._targets(now))
 
     def _executor(self) -> Executor | None:
         """The executor of the dynamic pass: the one that a context around the step names, or else the step's own."""

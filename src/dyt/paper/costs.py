@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dyt.config.presets import preset
+from dyt.deprecated import renamed
 from dyt.errors import DyTError
 from dyt.measure.costs import costs
 from dyt.paper.data import table
+
+__getattr__ = renamed(__name__, {"Row": "PaperCosts"})
 
 
 @dataclass(frozen=True)

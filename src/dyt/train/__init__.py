@@ -2,7 +2,7 @@
 
 from dyt.deprecated import renamed
 from dyt.inference.thresholds import calibrate_thresholds
-from dyt.train.evaluation import Report, evaluate
+from dyt.train.evaluation import Evaluation, evaluate
 from dyt.train.importance import start_routers, token_importance
 from dyt.train.loop import fit
 from dyt.train.named_runs import recipe, recipes
@@ -11,8 +11,8 @@ from dyt.train.spec import RunSpec, TrainSpec
 from dyt.train.state import Interrupted, RunError
 
 __all__ = [
+    "Evaluation",
     "Interrupted",
-    "Report",
     "Result",
     "RunError",
     "RunSpec",
@@ -26,4 +26,4 @@ __all__ = [
     "token_importance",
 ]
 
-__getattr__ = renamed(__name__, {"calibrate_rate": "calibrate_thresholds"})
+__getattr__ = renamed(__name__, {"calibrate_rate": "calibrate_thresholds", "Report": "Evaluation"})

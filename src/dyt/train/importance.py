@@ -106,17 +106,17 @@ def start_routers(
                 fit.add(*_pairs(site, route, importance, FLOOR * mean))
         if mean is None:
             raise DyTError("start_routers: no images were given")
-        told = {}
+        explained = {}
         for site, router, fit in zip(model.sites, routers, fits, strict=True):
             weight, bias, share = fit.solved()
-            told[site.name] = share
+            explained[site.name] = share
             with torch.no_grad():
                 router.weight.copy_(weight[None])
                 router.bias.copy_(bias)
         _shift(model, routers, batches, rate)
     finally:
         model.train(training)
-    return told
+    return explained
 
 
 def router_of(site: Site) -> nn.Linear:
@@ -145,7 +145,7 @@ class _Fit:
         self.moments += rows.T @ rows
 
     def solved(self) -> tuple[Tensor, Tensor, float]:
-        """(C,) weight, () bias, share of the variance told."""
+        """(C,) weight, () bias, share of the variance explained."""
         moments = ranks.first(ranks.summed(self.moments))  # the same on every process, to the last bit
         count = moments[-1, -1]
         mean = moments[-1, :-1] / count
@@ -153,8 +153,8 @@ class _Fit:
         covariance, towards, variance = spread[:-1, :-1], spread[:-1, -1], float(spread[-1, -1])
         ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
         weight = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64), towards)
-        told = 2 * weight @ towards - weight @ covariance @ weight
-        return weight, mean[-1] - mean[:-1] @ weight, float(told) / variance if variance > 1e-9 else 0.0
+        explained = 2 * weight @ towards - weight @ covariance @ weight
+        return weight, mean[-1] - mean[:-1] @ weight, float(explained) / variance if variance > 1e-9 else 0.0
 
 
 def _pairs(site: Site, route: Route, importance: Tensor, floor: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from dyt.tasks.kinds import task_of
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import loader
 from dyt.tasks.preparation import Preparation
-from dyt.train.evaluation import Report, evaluate
+from dyt.train.evaluation import Evaluation, evaluate
 from dyt.train.importance import start_routers
 from dyt.train.progress import Bar
 from dyt.train.randomness import derived, permutation
@@ -111,7 +111,7 @@ class Inference:
 
             yield _Again(prepared)
 
-    def evaluated(self, split: Split, classes: Sequence[str]) -> Report:
+    def evaluated(self, split: Split, classes: Sequence[str]) -> Evaluation:
         """The evaluation on a split with these classes, by all processes together."""
         images = self.images(split, training=False, again=self.run.train.eval_every > 0)
         torch.manual_seed(derived(self.run.train.seed, "evaluate", self.rank))  # for dispatchers that draw at inference

@@ -6,13 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from dyt.assembly.build import build
 from dyt.assembly.image_size import sized
@@ -28,12 +26,13 @@ from dyt.tasks.kinds import task_of
 from dyt.tasks.loading import loader, seeded
 from dyt.tasks.sizes import pair
 from dyt.train import optim
+from dyt.train.accelerator import accelerator_for
 from dyt.train.batches import Batch, Batches
 from dyt.train.inference import Inference
 from dyt.train.progress import Bar, Signals
 from dyt.train.randomness import derived, epoch_batches
 from dyt.train.result import Result
-from dyt.train.spec import RunSpec, TrainSpec
+from dyt.train.spec import RunSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
 from dyt.train.targets import Targets
 from dyt.train.watch import Sums, floats, in_words
@@ -62,7 +61,7 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
         RunError: `out` has another run.
         Interrupted: after saving; the message says how to go on.
     """
-    accelerator = _accelerator(run.train, Path(out))
+    accelerator = accelerator_for(run.train, Path(out))
     data = task_of(run.data).open(run.data)
     run = run.with_classes(len(data.classes))
     if run.data.size is not None:
@@ -75,21 +74,6 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
         return Result.read(directory / RESULT)
     with seeded(derived(run.train.seed, "build")):
         return _Run(run, data, directory, accelerator, Bar(progress and accelerator.is_main_process)).finished()
-
-
-def _accelerator(spec: TrainSpec, out: Path) -> Accelerator:
-    cpu = not torch.accelerator.is_available()
-    if cpu and spec.precision == "fp16":
-        raise SpecError("train.precision is fp16, which needs an accelerator; use bf16 or no on the CPU")
-    # accelerate keeps one state per process and refuses another precision; runs in one process may well differ in it
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision=spec.precision,
-        gradient_accumulation_steps=spec.accumulate,
-        log_with="tensorboard" if find_spec("tensorboard") else None,
-        project_dir=str(out),
-    )
 
 
 class _Run:
@@ -140,8 +124,8 @@ class _Run:
         with self.signals.caught(), self._tracked():
             self._restore()
             if self.done == 0 and self.train.router_start == "importance":
-                told = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
-                mean = sum(told.values()) / max(len(told), 1)
+                explained = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
+                mean = sum(explained.values()) / max(len(explained), 1)
                 self.bar.say(f"routers started from importance: they tell {mean:.0%} of it")
             if self.done < self.steps:
                 images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)

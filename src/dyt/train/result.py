@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from dyt.config.base import Spec
-from dyt.train.evaluation import Report
+from dyt.train.evaluation import Evaluation
 from dyt.train.state import RunError
 
 
 class Result(Spec):
     """A finished run, as result.json has it."""
 
-    test: Report
+    test: Evaluation
     """The evaluation on the test split, at inference."""
     asked_rate: float
     """The target rate at the end of the run, `objective.rate`."""
@@ -55,7 +55,7 @@ class Result(Spec):
 
 
 def report_table(
-    report: Report, title: str, unit: str = "image", asked: float | None = None, training: Result | None = None
+    report: Evaluation, title: str, unit: str = "image", asked: float | None = None, training: Result | None = None
 ) -> Table:
     """An evaluation as a table, beside the rates under training noise when a result is given."""
     table = Table(title=title)

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import dyt
-from dyt.inference.rewrites import BlockReport, Report
+from dyt.inference.rewrites import BlockReport, OptimizationReport
 from dyt.inference.rewrites.block import LeadingBlock, RewrittenBlock
 from dyt.model.block import DynamicBlock
 from dyt.testing.laws import executed
@@ -309,7 +309,7 @@ def test_the_blocks_of_the_default_model() -> None:
 def test_a_report_joins_blocks_that_were_rewritten_alike() -> None:
     whole, part, none = ("a", "b"), (), ("c",)
     blocks = [(whole, part), (whole, part), (whole, none), ((), none)]
-    report = Report(tuple(BlockReport(f"blocks.{i}", *block) for i, block in enumerate(blocks)))
+    report = OptimizationReport(tuple(BlockReport(f"blocks.{i}", *block) for i, block in enumerate(blocks)))
     assert str(report) == "blocks.0 to blocks.1: a; b\nblocks.2: a; b; not all of it: c\nblocks.3: left alone: c"
 
 

@@ -19,7 +19,7 @@ from dyt.inference.rewrites.attention import FusedAttention, LeadingAttention
 from dyt.inference.rewrites.block import LeadingBlock, RewrittenBlock, attention_of, mlp_of
 from dyt.inference.rewrites.model import OptimizedModel
 from dyt.inference.rewrites.products import is_linear
-from dyt.inference.rewrites.report import BlockReport, Report
+from dyt.inference.rewrites.report import BlockReport, OptimizationReport
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.model.site import Site
@@ -74,7 +74,7 @@ def optimize(model: nn.Module, last_block: bool = True) -> OptimizedModel:
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, rewritten)
         reports.append(report)
-    return OptimizedModel(twin, Report(tuple(reports), leading))
+    return OptimizedModel(twin, OptimizationReport(tuple(reports), leading))
 
 
 def _left_alone(block: DynamicBlock) -> str | None:

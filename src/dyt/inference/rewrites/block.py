@@ -98,7 +98,7 @@ class LeadingBlock(RewrittenBlock):
 
     def __init__(self, family: Family, site: Site, attention: LeadingAttention, mlp: FusedMlp | KeptMlp) -> None:
         super().__init__(family, site, attention, mlp)
-        site.settled = True
+        site.fixed_route = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.site.prefix_route(x)

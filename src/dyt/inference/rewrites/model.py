@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from dyt.errors import UnsupportedError
-from dyt.inference.rewrites.report import Report
+from dyt.inference.rewrites.report import OptimizationReport
 from dyt.model.dynamic import DynamicModel
 
 
@@ -52,7 +52,7 @@ class OptimizedModel(InferenceModel):
         report: the same.
     """
 
-    def __init__(self, model: DynamicModel, report: Report) -> None:
+    def __init__(self, model: DynamicModel, report: OptimizationReport) -> None:
         super().__init__(model, "an optimised")
         self.report = report
 

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from dyt.deprecated import renamed
+
+__getattr__ = renamed(__name__, {"Report": "OptimizationReport"})
+
 
 @dataclass(frozen=True)
 class BlockReport:
@@ -23,7 +27,7 @@ class BlockReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class OptimizationReport:
     """Every block, in forward order; `str` of it is for people.
 
     Attributes:
