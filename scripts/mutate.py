@@ -269,6 +269,7 @@ class Runner:
                 "--assert=plain",
                 "-p",
                 "no:cacheprovider",
+                "--unshrunk",
                 "--examples",
                 str(self.examples),
             ]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -13,10 +14,14 @@ hypothesis.settings.load_profile("dyt")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--examples") is not None:  # before tests are imported, which fixes the profile of each
-        few = int(config.getoption("--examples"))
-        hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("dyt"), max_examples=few)
-        hypothesis.settings.load_profile("few")
+    changed: dict[str, Any] = {}
+    if config.getoption("--examples") is not None:
+        changed["max_examples"] = int(config.getoption("--examples"))
+    if config.getoption("--unshrunk"):
+        changed["phases"] = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    if changed:  # before tests are imported, which fixes the profile of each
+        hypothesis.settings.register_profile("changed", hypothesis.settings.get_profile("dyt"), **changed)
+        hypothesis.settings.load_profile("changed")
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, where it is installed
@@ -29,6 +34,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="slow tests too, and every combination of laws/test_matrix.py")
     parser.addoption("--examples", metavar="N", help="of each property so many examples, in place of nine")
+    parser.addoption("--unshrunk", action="store_true", help="a failing example as it was drawn, not made smaller")
     parser.addoption("--part", default="1/1", metavar="I/N", help="of those with --full one of N seeded parts")
 
 

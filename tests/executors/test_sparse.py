@@ -78,3 +78,46 @@ def test_it_runs_in_train_mode_where_the_branch_draws_nothing(args: dict[str, fl
         with dyt.execution(model, execution):
             found[execution] = model(X)
     torch.testing.assert_close(found["sparse"], found["masked"], atol=1e-5, rtol=1e-5)
+
+
+class Plain:
+    """A branch that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, y: Tensor) -> Tensor:
+        self.seen.append(y)
+        return y * 2
+
+    def onto(self, y: Tensor, out: Tensor) -> Tensor:
+        return out + self(y)
+
+
+def test_rows_are_not_written_in_place_where_the_gate_has_a_gradient() -> None:
+    active = torch.tensor([[True, False, True], [False, False, True]])
+    gate, x, out = active.float().requires_grad_(), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    before = out.clone()
+    got = Sparse().onto(Plain(), x, Route(active, 0, gate), out)
+    assert torch.equal(out, before)
+    torch.testing.assert_close(got, out + 2 * x * active[..., None])
+    got.sum().backward()
+    assert gate.grad is not None
+    torch.testing.assert_close(gate.grad, 2 * x.sum(-1) * active)
+
+
+def test_a_dense_route_is_added_as_it_is() -> None:
+    x, out, branch = torch.randn(2, 3, 4), torch.randn(2, 3, 4), Plain()
+    got = Sparse().onto(branch, x, Route.all(x, 0), out)
+    assert branch.seen[0] is x
+    torch.testing.assert_close(got, out + 2 * x)
+
+
+@pytest.mark.parametrize("images", [0, 2])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_mixing_branch_is_not_run_where_nothing_is_active(exact: bool, images: int) -> None:
+    def branch(y: Tensor, tokens: object) -> Tensor:
+        raise AssertionError("there is nothing to compute")
+
+    x, active = torch.randn(images, 5, 4), torch.zeros(images, 5, dtype=torch.bool)
+    assert torch.equal(Sparse(exact).mixing(branch, x, Route(active, 0)), torch.zeros_like(x))

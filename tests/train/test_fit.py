@@ -224,11 +224,20 @@ def test_gradients_are_clipped_over_all_parts_of_a_step(
         return optimizer
 
     monkeypatch.setattr(optim, "optimizer", watched)
+    clipping, clipped = loop.Accelerator.clip_grad_norm_, []
+
+    def once(*given: Any) -> Any:
+        clipped.append(1)
+        return clipping(*given)
+
+    monkeypatch.setattr(loop.Accelerator, "clip_grad_norm_", once)
     for clip, parts in ((None, 2), (1e-3, 1), (1e-3, 2)):
         norms.clear()
+        clipped.clear()
         train = {"epochs": 1, "accumulate": parts, "clip": clip}
         fit(runs(train=train), tmp_path / f"{clip} {parts}", progress=False)
         assert len(norms) == 3
+        assert len(clipped) == (0 if clip is None else 3)  # once a step, and not at each of its parts
         if clip is None:
             assert min(norms) > 0.01
         else:
