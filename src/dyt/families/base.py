@@ -39,8 +39,8 @@ class Family(ABC):
     written_for: ClassVar[Written] = {}
     """The other library's methods that this family computes anew or builds on.
 
-    Blocks in which one has a source that was not tested are refused (`dyt.families.sources`). A plug-in's family leaves it
-    empty: the digests are this library's.
+    Blocks in which one has a source that was not tested are refused (`dyt.families.sources`). A plug-in's family leaves
+    it empty: the digests are this library's.
     """
 
     @abstractmethod
