@@ -31,7 +31,7 @@ from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
 from dyt.objective.step import TuningStep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 deprecated.install()
 
