@@ -33,7 +33,7 @@ from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
 from dyt.objective.step import TuningStep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 deprecated.install()
 if not TYPE_CHECKING:  # which would take every name for one that is there
