@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import dyt
 from compilation import WHOLE
 from dyt.assembly.backbone import create
-from dyt.assembly.window_attention import Layout, Windows, global_blocks, windows_of
+from dyt.assembly.window_attention import Tiling, WindowHooks, global_blocks, windows_of
 from dyt.config.spec import BackboneSpec
 from dyt.errors import DyTError, SpecError, UnsupportedError
 from dyt.io.export import program
@@ -84,11 +84,11 @@ def test_each_window_is_attended_by_itself(
     attn = Attention(8, num_heads=2, qkv_bias=True).eval()
     attn.fused_attn = fused
     x = torch.randn(batch, prefix + grid[0] * grid[1], 8)
-    layout = Layout.of(grid, size)
-    assert max(layout.window) <= size
+    tiling = Tiling.of(grid, size)
+    assert max(tiling.window) <= size
     expected = one_by_one(attn, x, grid, size)
     whole = attn(x)
-    Windows(attn, size, FixedGrid(grid))  # type: ignore[arg-type]
+    WindowHooks(attn, size, FixedGrid(grid))  # type: ignore[arg-type]
     found = attn(x)
     assert found.shape == x.shape
     torch.testing.assert_close(found, expected)
@@ -98,11 +98,11 @@ def test_each_window_is_attended_by_itself(
 
 @given(grid=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.integers(1, 10))
 def test_joining_undoes_cutting(grid: tuple[int, int], size: int) -> None:
-    layout = Layout.of(grid, size)
+    tiling = Tiling.of(grid, size)
     x = torch.randn(2, grid[0] * grid[1], 3)
-    cut = layout.cut(x)
-    assert cut.shape == (2, layout.windows, layout.window[0] * layout.window[1], 3)
-    assert torch.equal(layout.join(cut), x)
+    cut = tiling.cut(x)
+    assert cut.shape == (2, tiling.windows, tiling.window[0] * tiling.window[1], 3)
+    assert torch.equal(tiling.join(cut), x)
 
 
 def test_names_and_weights_are_the_backbones() -> None:
@@ -247,6 +247,6 @@ def test_a_mask_is_refused() -> None:
 
 def test_tokens_that_are_missing_are_told() -> None:
     attn = Attention(8, num_heads=2)
-    Windows(attn, 2, FixedGrid((4, 4)))  # type: ignore[arg-type]
+    WindowHooks(attn, 2, FixedGrid((4, 4)))  # type: ignore[arg-type]
     with pytest.raises(DyTError, match="needs all 4 x 4 patch tokens; given 15"):
         attn(torch.randn(1, 15, 8))

@@ -1,5 +1,6 @@
 """Published layouts, in small generated copies: read whole, and every damage answered by name in one line."""
 
+import json
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
 from tasks.odd_images import DAMAGES, MODES, harm, put
@@ -120,6 +122,59 @@ def test_read_as_published(name: str, tmp_path: Path) -> None:
         open_split(spec, None, classes[:1])
     with pytest.raises(DataError, match="nope"):
         open_split(spec, "nope", classes)
+
+
+def theirs(name: str, root: Path, train: bool, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """torchvision's data set of the same files."""
+    split = "train" if train else "test"
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)  # of the publisher's bytes
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *args: True)
+    match name:
+        case "cifar100":
+            for file in (root / "cifar-100-python").iterdir():  # by Python 2, it has no bytes
+                content = pickle.loads(file.read_bytes())
+                names = [name.decode() if isinstance(name, bytes) else name for name in content]
+                pickled(file, dict(zip(names, content.values(), strict=True)))
+            return datasets.CIFAR100(root, train)
+        case "svhn":
+            return datasets.SVHN(root, split)
+        case "food101":
+            lists = (
+                {"apple_pie": ["apple_pie/1"], "waffles": ["waffles/2"]}
+                if train
+                else {"apple_pie": [], "waffles": ["waffles/3"]}
+            )
+            text(root / f"food-101/meta/{split}.json", json.dumps(lists))
+            return datasets.Food101(root, split)
+        case "aircraft":
+            return datasets.FGVCAircraft(root, "trainval" if train else "test")
+        case "pets":
+            (root / "oxford-iiit-pet").symlink_to(root)
+            return datasets.OxfordIIITPet(root, "trainval" if train else "test")
+        case _:
+            (root / "stanford_cars").symlink_to(root)
+            return datasets.StanfordCars(root, split)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", MADE)
+def test_images_and_labels_are_those_of_torchvision(
+    name: str, train: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MADE[name][0](tmp_path)
+    if name == "cars":  # torchvision cannot read a list of one image
+        annotations(tmp_path / "cars_test_annos_withlabels.mat", [("00001.jpg", 2), ("00002.jpg", 1)])
+        picture(tmp_path / "cars_test/00002.jpg")
+    for file in tmp_path.rglob("*.jpg"):  # else all are alike
+        Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).save(file)
+    data = open_data(DataSpec(root=str(tmp_path), format=name))
+    ours = data.train if train else data.test
+    reference = theirs(name, tmp_path, train, monkeypatch)
+    assert len(ours) == len(reference) >= 1
+    for i, label in enumerate(ours.labels):
+        image, expected = reference[i]
+        assert label == expected
+        np.testing.assert_array_equal(np.asarray(ours.read(i)), np.asarray(image))
 
 
 @pytest.mark.parametrize("name", ["cifar100", "svhn"])

@@ -27,7 +27,7 @@ PARTS = 4
 
 
 @dataclass(frozen=True)
-class Layout:
+class Tiling:
     """(h, w) patches as `rows` x `columns` windows of (a, b) patches, which at the right and bottom may lack some."""
 
     grid: tuple[int, int]
@@ -36,10 +36,10 @@ class Layout:
     window: tuple[int, int]
 
     @staticmethod
-    def of(grid: tuple[int, int], size: int) -> Layout:
+    def of(grid: tuple[int, int], size: int) -> Tiling:
         """As few windows of at most size x size patches as cover the grid, as equal as they can be."""
         rows, columns = (ceil(side / size) for side in grid)
-        return Layout(grid, rows, columns, (ceil(grid[0] / rows), ceil(grid[1] / columns)))
+        return Tiling(grid, rows, columns, (ceil(grid[0] / rows), ceil(grid[1] / columns)))
 
     @property
     def windows(self) -> int:
@@ -83,7 +83,7 @@ class Grid:
         return int(height), int(width)
 
 
-class Windows:
+class WindowHooks:
     """Makes an attention module attend within windows, by hooks before and behind it.
 
     Prefix tokens are in every window; what they become is the mean over windows. A window that covers the grid is
@@ -103,43 +103,43 @@ class Windows:
         Raises:
             DyTError: an attention mask, or patch tokens that are not the grid's.
         """
-        x, layout = args[0], self.layout()
-        prefix = x.shape[1] - layout.grid[0] * layout.grid[1]
+        x, tiling = args[0], self.tiling()
+        prefix = x.shape[1] - tiling.grid[0] * tiling.grid[1]
         if prefix < 0:
             raise DyTError(
-                f"attention in windows needs all {layout.grid[0]} x {layout.grid[1]} patch tokens; given {x.shape[1]}"
+                f"attention in windows needs all {tiling.grid[0]} x {tiling.grid[1]} patch tokens; given {x.shape[1]}"
             )
         if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
             raise DyTError("attention in windows takes no attention mask; set backbone.window_size: null")
-        windows = layout.cut(x[:, prefix:])
-        shared = x[:, None, :prefix].expand(-1, layout.windows, -1, -1)
+        windows = tiling.cut(x[:, prefix:])
+        shared = x[:, None, :prefix].expand(-1, tiling.windows, -1, -1)
         tokens = torch.cat([shared, windows], 2).flatten(0, 1)
-        return (tokens,), {**kwargs, "attn_mask": self._mask(layout, prefix, x)}
+        return (tokens,), {**kwargs, "attn_mask": self._mask(tiling, prefix, x)}
 
     def leave(self, attn: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         """(B * W, P + a * b, C) -> (B, N, C)."""
-        layout = self.layout()
-        apart = out.reshape(-1, layout.windows, *out.shape[1:])
-        prefix = out.shape[1] - layout.window[0] * layout.window[1]
-        return torch.cat([apart[:, :, :prefix].mean(1), layout.join(apart[:, :, prefix:])], 1)
+        tiling = self.tiling()
+        apart = out.reshape(-1, tiling.windows, *out.shape[1:])
+        prefix = out.shape[1] - tiling.window[0] * tiling.window[1]
+        return torch.cat([apart[:, :, :prefix].mean(1), tiling.join(apart[:, :, prefix:])], 1)
 
-    def layout(self) -> Layout:
+    def tiling(self) -> Tiling:
         """Of the images that are in the backbone."""
-        return Layout.of(self.grid.size(), self.size)
+        return Tiling.of(self.grid.size(), self.size)
 
-    def _mask(self, layout: Layout, prefix: int, x: Tensor) -> Tensor | None:
+    def _mask(self, tiling: Tiling, prefix: int, x: Tensor) -> Tensor | None:
         """(B * W, 1, 1, P + a * b) bool, False where a window lacks a patch; None when all are whole."""
-        if layout.whole:
+        if tiling.whole:
             return None
-        there = x.new_ones(1, layout.grid[0] * layout.grid[1], 1, dtype=torch.bool)
-        seen = F.pad(layout.cut(there).squeeze(-1), (prefix, 0), value=True)[0]
+        there = x.new_ones(1, tiling.grid[0] * tiling.grid[1], 1, dtype=torch.bool)
+        seen = F.pad(tiling.cut(there).squeeze(-1), (prefix, 0), value=True)[0]
         return seen.repeat(x.shape[0], 1)[:, None, None]
 
 
-def windows_of(attn: nn.Module) -> Windows | None:
+def windows_of(attn: nn.Module) -> WindowHooks | None:
     """What makes this attention module attend within windows; None when nothing does."""
     owners = (getattr(hook, "__self__", None) for hook in attn._forward_hooks.values())
-    return next((owner for owner in owners if isinstance(owner, Windows)), None)
+    return next((owner for owner in owners if isinstance(owner, WindowHooks)), None)
 
 
 def take_windows(backbone: nn.Module) -> None:
@@ -149,7 +149,8 @@ def take_windows(backbone: nn.Module) -> None:
             (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             (module._forward_hooks, module._forward_hooks_with_kwargs),
         ):
-            for key in [k for k, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), (Windows, Grid))]:
+            ours = [k for k, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), (WindowHooks, Grid))]
+            for key in ours:
                 del hooks[key]
                 others.pop(key, None)
 
@@ -198,4 +199,4 @@ def put_windows(spec: BackboneSpec, backbone: nn.Module, family: Family) -> None
         attn = backbone.get_submodule(f"{path}.attn")
         if i not in wholes and windows_of(attn) is None:
             grid = grid or Grid(backbone)
-            Windows(attn, spec.window_size, grid)
+            WindowHooks(attn, spec.window_size, grid)

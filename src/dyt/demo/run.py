@@ -34,7 +34,7 @@ PICTURE, TABLE_UNIT = "dyt_demo.png", 1e6
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found.
+    """The results of the demo.
 
     Attributes:
         results: of each method, as its run directory has them.
@@ -90,7 +90,7 @@ def run_demo(
         epochs: of each run; 10 by default.
         progress: show bars, on standard error.
         resume: go on with what an interrupted demo left in `out`; False starts anew.
-        say: is told in a line what happens.
+        say: called with each line that says what happens.
 
     Raises:
         WeightsError: the backbone's weights cannot be had.

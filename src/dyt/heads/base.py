@@ -75,7 +75,7 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
-        """Why this plain backbone cannot have this head, or None when it can; asked before anything is changed."""
+        """Why this plain backbone cannot have this head, or None when it can; called before anything is changed."""
         return None
 
     def training_refusal(self, spec: HeadSpec) -> str | None:

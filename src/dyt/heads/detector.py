@@ -171,12 +171,14 @@ class Detector(Head):
             _in_float32(self.rpn.head, list(self.maps(backbone, images).maps.values()))
 
     def detections(self, maps: Maps) -> Detections:
-        """The objects that are found in these maps; the head must be in eval mode."""
+        """The objects detected in these maps; the head must be in eval mode."""
         images = _like(maps)
         with torch.autocast(images.tensors.device.type, enabled=False):
             regions, _ = _in_float32(self.rpn, images, maps.maps)
-            found, _ = _in_float32(self.roi_heads, maps.maps, regions, images.image_sizes)
-        return [{name: each.squeeze(1) if name == "masks" else each for name, each in one.items()} for one in found]
+            detections, _ = _in_float32(self.roi_heads, maps.maps, regions, images.image_sizes)
+        return [
+            {name: each.squeeze(1) if name == "masks" else each for name, each in one.items()} for one in detections
+        ]
 
     def loss(self, outputs: Any, targets: Sequence[dict[str, Tensor]]) -> Tensor:
         if not isinstance(outputs, Maps):

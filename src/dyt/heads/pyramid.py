@@ -59,10 +59,10 @@ def maps(backbone: nn.Module, images: Tensor, layers: Sequence[Layer], norm: boo
     """The maps of these layers, NCHW; `norm` applies the final norm. A layer may be named more than once."""
     indices = sorted({layer.index for layer in layers})
     with at_hand(backbone):  # of which another method than forward is called
-        found = backbone.forward_intermediates(  # type: ignore[operator]
+        each_map = backbone.forward_intermediates(  # type: ignore[operator]
             images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True
         )
-    by_index = dict(zip(indices, found, strict=True))
+    by_index = dict(zip(indices, each_map, strict=True))
     return [by_index[layer.index] for layer in layers]
 
 

@@ -35,7 +35,7 @@ class Query(LogitsHead):
     """Clips (B, T, 3, H, W) -> logits (B, K): frames are a batch of images to the backbone, clip by clip.
 
     Frames meet in the head alone: one learned query cross-attends to all T x N tokens, prefix tokens included, and a
-    linear classifier reads what it found. The tokens are normalised first, since some backbones leave that to their own
+    linear classifier reads the result. The tokens are normalised first, since some backbones leave that to their own
     classifier. Any T will do; the order of the frames is not seen, as in the paper.
     """
 
@@ -62,10 +62,10 @@ class Query(LogitsHead):
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
         if not spec.num_classes:
             return "head.num_classes is 0; it reads a class, so give 1 or more"
-        asked = spec.attention_heads if isinstance(spec, QuerySpec) else None
+        attention_heads = spec.attention_heads if isinstance(spec, QuerySpec) else None
         channels = _channels(backbone)
-        if asked is not None and channels % asked:
-            return f"head.attention_heads is {asked}, which does not divide its {channels} channels"
+        if attention_heads is not None and channels % attention_heads:
+            return f"head.attention_heads is {attention_heads}, which does not divide its {channels} channels"
         return None
 
     def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -88,12 +88,14 @@ class Query(LogitsHead):
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with at_hand(backbone):  # of which another method than forward is called
             tokens: Tensor = backbone.forward_features(self.frames(images), *args, **kwargs)  # type: ignore[operator]
-        tokens = self.norm(tokens.reshape(len(images), -1, tokens.shape[-1]))  # Swin's are (B * T, h, w, C)
+        # (B * T, N, C), or of Swin (B * T, h, w, C) -> (B, T * N, C)
+        tokens = self.norm(tokens.reshape(len(images), -1, tokens.shape[-1]))
         query, key, value = (
             self._split(part) for part in (self.query.expand(len(images), -1, -1), *self.kv(tokens).chunk(2, -1))
         )
-        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
-        logits: Tensor = self.classifier(self.out_norm(found))
+        # one query: (B, heads, 1, C / heads) -> (B, C)
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
+        logits: Tensor = self.classifier(self.out_norm(read))
         return logits
 
     def _split(self, x: Tensor) -> Tensor:

@@ -67,10 +67,10 @@ def last_map(backbone: Any, images: Tensor) -> Tensor:
 
 def plain_refusal(backbone: Any) -> str | None:
     """Why there is no simple pyramid of this backbone, or None when there is one."""
-    told = getattr(backbone, "feature_info", None)
-    if not told or not hasattr(backbone, "forward_intermediates"):
+    infos = getattr(backbone, "feature_info", None)
+    if not infos or not hasattr(backbone, "forward_intermediates"):
         return "it does not give its last map (timm's feature_info and forward_intermediates)"
-    strides = sorted({int(info["reduction"]) for info in told})
+    strides = sorted({int(info["reduction"]) for info in infos})
     if len(strides) > 1:
         return (
             f"its maps have strides {', '.join(map(str, strides))}; the simple pyramid is made of a plain ViT's one map"

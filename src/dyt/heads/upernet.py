@@ -58,7 +58,7 @@ class UPerNet(Pixelwise):
             return (
                 f"head.layers leaves out layer {last}, the last; what is trained in it would reach nothing, so name it"
             )
-        decoder_class()  # a missing library is told before anything is changed
+        decoder_class()  # a missing library is refused before anything is changed
         return None
 
     def __init__(self, spec: UPerNetSpec, backbone: nn.Module) -> None:
@@ -85,8 +85,8 @@ class UPerNet(Pixelwise):
                 "head 'upernet' has batch norms, which need at least two images in a training pass; raise "
                 "train.batch_size, or lower train.accumulate or the number of processes"
             )
-        found = self.pyramid(pyramid.maps(backbone, images, self.layers))
-        return enlarged(self.classify(self.decoder([images, images, *found])), images)
+        maps = self.pyramid(pyramid.maps(backbone, images, self.layers))
+        return enlarged(self.classify(self.decoder([images, images, *maps])), images)
 
 
 def decoder_class() -> Any:

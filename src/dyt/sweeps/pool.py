@@ -54,7 +54,7 @@ class _Running:
     slot: int
     process: subprocess.Popen[bytes]
     log: IO[bytes]
-    told: bool = False
+    signalled: bool = False
     killed: bool = False
 
 
@@ -131,7 +131,7 @@ def sweep(
                         bar.advance(shown)
                         bar.say(f"{one.job.name}: {_said(outcome)}  ({len(done)} of {len(jobs)})")
                         finished(so_far())
-                    elif not signals.noted:  # it alone was told to stop
+                    elif not signals.noted:  # it alone was stopped
                         signals.noted = True
                 if signals.noted:
                     waiting = []
@@ -226,8 +226,8 @@ def _stop(running: Sequence[_Running], deadline: float) -> None:
             one.killed = True
             with suppress(ProcessLookupError, PermissionError):  # it has just ended
                 _kill(one.process)
-        elif not one.told:  # a second signal could end it in the midst of its own clearing up
-            one.told = True
+        elif not one.signalled:  # a second signal could end it in the midst of its own clearing up
+            one.signalled = True
             one.process.terminate()
 
 

@@ -75,10 +75,10 @@ def _line(task: Task, outcome: Outcome | None, missing: bool, row: Method) -> Li
     )
 
 
-def totals(found: Sequence[Line], beside: str) -> list[Line]:
+def totals(task_lines: Sequence[Line], beside: str) -> list[Line]:
     """The groups' means and, last, the mean over the groups; empty cells where a task of VTAB-1K has no result."""
     row, means = method(beside), []
-    by_name = {line.name: line for line in found if line.group}
+    by_name = {line.name: line for line in task_lines if line.group}
     for group in GROUPS:
         names = [task.name for task in TASKS if task.group == group]
         own = [by_name[name] for name in names if name in by_name and by_name[name].accuracy is not None]
@@ -148,9 +148,9 @@ def comma_separated(rows: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def write_results(out: Path, found: Sequence[Line], beside: str, title: str) -> list[Path]:
+def write_results(out: Path, task_lines: Sequence[Line], beside: str, title: str) -> list[Path]:
     """Writes results.md, results.csv and results.json into a directory; each is whole at any moment."""
-    rows = [*found, *totals(found, beside)]
+    rows = [*task_lines, *totals(task_lines, beside)]
     plain = {"title": title, "beside": beside, "rows": [asdict(row) for row in rows]}
     texts = {
         "results.md": markdown(rows, title),

@@ -9,13 +9,13 @@ from types import MappingProxyType
 
 from dyt.errors import DyTError, nearest
 from dyt.paper.data import columns
-from dyt.tasks.layouts import LAYOUTS, found
+from dyt.tasks.layouts import LAYOUTS, contents_of
 
 GROUPS = ("natural", "specialised", "structured")
 
 
 class SweepError(DyTError):
-    """A sweep that cannot be begun as asked."""
+    """A sweep that cannot be begun with these options."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Vtab1k:
         others = tuple(sorted(name for name in listed if known[name].group is None and known[name] not in tasks))
         if not present:
             raise SweepError(
-                f"none of the {len(tasks)} tasks is in '{root}', which has {found(root)}; expected folders such as "
-                f"{tasks[0].folders[0]}/ with train800val200.txt and test.txt"
+                f"none of the {len(tasks)} tasks is in '{root}', which has {contents_of(root)}; expected folders "
+                f"such as {tasks[0].folders[0]}/ with train800val200.txt and test.txt"
                 + (f"; with lists there: {', '.join(others)} (--task runs them)" if others else "")
             )
         return Vtab1k(MappingProxyType(present), missing, others)

@@ -164,24 +164,24 @@ class Task(ABC):
         out: Path,
         top: int = 1,
     ) -> list[Answer]:
-        """Predicts files, draws what was found into pictures in the directory `out`; an answer for each.
+        """Predicts files, draws the answers as pictures in the directory `out`; an answer for each.
 
         Args:
-            top: so many classes are told of an input that has one.
+            top: how many classes to name, most probable first, for a task with one label per input.
         """
         raise NotImplementedError(f"the answers of {self.name} are words alone")
 
 
 def stems(files: Sequence[Path]) -> list[str]:
     """What the pictures of files are called: each file's stem, with a number behind it where that was there before."""
-    found: list[str] = []
+    names: list[str] = []
     for file in files:
         name, k = file.stem, 1
-        while name in found:
+        while name in names:
             k += 1
             name = f"{file.stem}-{k}"
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -43,9 +43,9 @@ class Accuracy(Measure):
         self.by_class.update(outputs.float(), targets)
 
     def compute(self) -> dict[str, float]:
-        found = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        accuracies = {name: float(metric.compute()) for name, metric in self.metrics.items()}
         right, images = self.by_class.compute().double().unbind(-1)[0::4]  # true positives, support
-        return found | {"accuracy_per_class": float((right / images)[images > 0].mean())}
+        return accuracies | {"accuracy_per_class": float((right / images)[images > 0].mean())}
 
 
 class _ByClass(MultilabelAveragePrecision):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dyt.config.base import Spec
-from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, found
+from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, contents_of
 from dyt.tasks.sizes import Size
 
 
@@ -152,7 +152,8 @@ def detect(spec: DataSpec) -> str:
         general = ", ".join(layout.expected for layout in reversed(list(LAYOUTS.values())) if not layout.published)
         published = ", ".join(name for name, layout in LAYOUTS.items() if layout.published)
         raise DataError(
-            f"data.root '{root}' has {found(root)}; expected {general}, or a data set as it was published ({published})"
+            f"data.root '{root}' has {contents_of(root)}; expected {general}, or a data set as it was "
+            f"published ({published})"
         )
     if len(here) > 1 and here[-1].published:
         names = " and like ".join(layout.name for layout in here)

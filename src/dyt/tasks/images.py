@@ -80,8 +80,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
         reason = " ".join(str(error).split())
         raise ImageError(f"{name}: cannot be read ({reason}); replace it, or leave it out of the data") from error
     if not isinstance(values, np.ndarray) or values.ndim not in {2, 3} or values.dtype not in (np.uint8, np.uint16):
-        found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "several arrays"
-        raise ImageError(f"{name}: {found}; expected uint8 or uint16, (H, W) or (H, W, C)")
+        given = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "several arrays"
+        raise ImageError(f"{name}: {given}; expected uint8 or uint16, (H, W) or (H, W, C)")
     if not values.size:
         raise ImageError(f"{name}: an array {values.shape} without pixels; leave it out of the data")
     scaled = values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -15,7 +15,7 @@ from dyt.errors import DyTError
 from dyt.tasks.bands import Picture, open_picture, size_of
 from dyt.tasks.detection.outlines import FAR, Objects, is_number, wrong_outline
 from dyt.tasks.detection.spec import DetectionSpec
-from dyt.tasks.layouts import DataError, Split, found, some
+from dyt.tasks.layouts import DataError, Split, contents_of, some
 
 TRAINING, TESTING = ("train", "train2017"), ("test", "val", "val2017")
 SLACK = 1.0
@@ -45,7 +45,7 @@ def annotation_file(spec: DetectionSpec, split: str | None, training: bool) -> P
             if path.is_file():
                 return path
     raise DataError(
-        f"no annotations of {' or '.join(names)} in '{root}', which has {found(root)}; expected COCO's "
+        f"no annotations of {' or '.join(names)} in '{root}', which has {contents_of(root)}; expected COCO's "
         f"instances_{names[0]}.json there or in annotations/"
     )
 
@@ -57,16 +57,16 @@ def categories(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
         DataError: none, or one without an id or a name, or two of one name.
     """
     listed = content["categories"]
-    told = [c for c in listed if isinstance(c, dict) and type(c.get("id")) is int and isinstance(c.get("name"), str)]
-    names = [c["name"] for c in told]
+    sound = [c for c in listed if isinstance(c, dict) and type(c.get("id")) is int and isinstance(c.get("name"), str)]
+    names = [c["name"] for c in sound]
     if (
         not listed
-        or len(told) != len(listed)
+        or len(sound) != len(listed)
         or len(set(names)) != len(names)
-        or len({c["id"] for c in told}) < len(told)
+        or len({c["id"] for c in sound}) < len(sound)
     ):
         raise DataError(f"{file}: categories must be a list of {{id, name}}, ids and names all different")
-    return {c["id"]: c["name"] for c in sorted(told, key=lambda c: int(c["id"]))}
+    return {c["id"]: c["name"] for c in sorted(sound, key=lambda c: int(c["id"]))}
 
 
 def content_of(file: Path) -> dict[str, Any]:

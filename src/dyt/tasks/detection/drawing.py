@@ -21,7 +21,7 @@ from dyt.tasks.detection.metric import in_original, run_lengths
 from dyt.tasks.preparation import Preparation
 
 SHOWN = 0.5
-"""Score from which a detection is drawn and told."""
+"""Score from which a detection is drawn and named."""
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075")
 
 
@@ -31,7 +31,7 @@ def drawn(
 ) -> Answer:
     """Writes out/<stem>_objects.png (boxes, outlines, class and score) and out/<stem>_activity.png.
 
-    Drawn and told is what has a score from `SHOWN`; the answer's data has all.
+    Detections with a score from `SHOWN` are drawn and named; the answer's data has all.
 
     Raises:
         ImageError: a file that cannot be read.
@@ -43,27 +43,29 @@ def drawn(
     batch = preparation.normalized(square.unsqueeze(0).to(device))
     model.eval()
     with record(model) as routes:
-        found = model(batch)[0]
-    found = {name: value.cpu() for name, value in found.items()}
-    every = in_original(found, {"size": torch.tensor([height, width]), "scale": scale})
-    told = {name: value[every["scores"] >= SHOWN] for name, value in every.items()}
-    names = [f"{classes[k - 1]} {s:.2f}" for k, s in zip(told["labels"].tolist(), told["scores"].tolist(), strict=True)]
+        detections = model(batch)[0]
+    detections = {name: value.cpu() for name, value in detections.items()}
+    every = in_original(detections, {"size": torch.tensor([height, width]), "scale": scale})
+    shown = {name: value[every["scores"] >= SHOWN] for name, value in every.items()}
+    names = [
+        f"{classes[k - 1]} {s:.2f}" for k, s in zip(shown["labels"].tolist(), shown["scores"].tolist(), strict=True)
+    ]
     picture = as_rgb(tensor_of(image))
     if names:
-        colours = [COLOURS[(k - 1) % len(COLOURS)] for k in told["labels"].tolist()]
-        if "masks" in told:
-            picture = draw_segmentation_masks(picture, told["masks"], alpha=0.45, colors=colours)
+        colours = [COLOURS[(k - 1) % len(COLOURS)] for k in shown["labels"].tolist()]
+        if "masks" in shown:
+            picture = draw_segmentation_masks(picture, shown["masks"], alpha=0.45, colors=colours)
         line = max(round(max(height, width) / 300), 1)
-        picture = draw_bounding_boxes(picture, told["boxes"], names, colours, width=line)
+        picture = draw_bounding_boxes(picture, shown["boxes"], names, colours, width=line)
     out.mkdir(parents=True, exist_ok=True)
-    shown = out / f"{stem}_objects.png"
-    transforms.to_pil_image(picture).save(shown)
+    objects_file = out / f"{stem}_objects.png"
+    transforms.to_pil_image(picture).save(objects_file)
     data: dict[str, Any] = {
         "image": str(file),
         "boxes": every["boxes"].tolist(),
         "labels": [classes[k - 1] for k in every["labels"].tolist()],
         "scores": every["scores"].tolist(),
-        "picture": str(shown),
+        "picture": str(objects_file),
     }
     if "masks" in every:
         codes = run_lengths(every["masks"])

@@ -1,4 +1,4 @@
-"""COCO's average precision of what a detector found, in pixels of the images as they lie on disk."""
+"""COCO's average precision of detections, in pixels of the images as they lie on disk."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class AveragePrecision(Measure):
         self.seen: dict[Kind, list[Seen]] = {}
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]) -> None:
-        found = [in_original(one, target) for one, target in zip(outputs, targets, strict=True)]
+        detections = [in_original(one, target) for one, target in zip(outputs, targets, strict=True)]
         kinds: tuple[Kind, ...] = ("bbox",)
-        if all("masks" in one for one in (*found, *targets)):
+        if all("masks" in one for one in (*detections, *targets)):
             kinds = ("bbox", "segm")
         for kind in kinds:
             self.seen.setdefault(kind, []).extend(
                 Seen(int(target["image"]), _size(target), _objects(target, kind), _objects(one, kind))
-                for one, target in zip(found, targets, strict=True)
+                for one, target in zip(detections, targets, strict=True)
             )
 
     def compute(self) -> dict[str, float | None]:
@@ -71,8 +71,8 @@ def run_lengths(masks: Tensor) -> list[Any]:
     pixels = masks.to("cpu", torch.uint8).permute(1, 2, 0).numpy()
     with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
         warnings.simplefilter("ignore", DeprecationWarning)
-        found: list[Any] = coco.encode(np.asfortranarray(pixels))
-    return found
+        codes: list[Any] = coco.encode(np.asfortranarray(pixels))
+    return codes
 
 
 def _size(target: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -80,17 +80,17 @@ def _size(target: Mapping[str, Tensor]) -> tuple[int, int]:
     return height, width
 
 
-def in_original(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+def in_original(detections: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Detections in pixels of the image as it lies on disk: `size` and `scale` of the target say how.
 
     Boxes are cut to it, what lay in the padding alone is left out; masks become (n, H, W) bool.
     """
     height, width = _size(target)
-    boxes = found["boxes"].float() / target["scale"].repeat(2)
+    boxes = detections["boxes"].float() / target["scale"].repeat(2)
     boxes = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], 2).flatten(1)
     seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-    made = {"boxes": boxes[seen], "scores": found["scores"][seen].float(), "labels": found["labels"][seen]}
-    if "masks" in found:
-        pasted = paste_masks_in_image(found["masks"][seen].float().unsqueeze(1), made["boxes"], (height, width))
+    made = {"boxes": boxes[seen], "scores": detections["scores"][seen].float(), "labels": detections["labels"][seen]}
+    if "masks" in detections:
+        pasted = paste_masks_in_image(detections["masks"][seen].float().unsqueeze(1), made["boxes"], (height, width))
         made["masks"] = pasted.reshape(-1, height, width) >= 0.5
     return made

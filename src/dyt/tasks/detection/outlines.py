@@ -69,7 +69,7 @@ def run_lengths(text: str) -> list[int] | None:
     Five bits a character from `0` on, lowest first, a sixth where more follow; from the fourth number on, differences
     to the number before the last.
     """
-    found: list[int] = []
+    counts: list[int] = []
     value = shift = 0
     for byte in text.encode():
         bits = byte - ord("0")
@@ -81,9 +81,9 @@ def run_lengths(text: str) -> list[int] | None:
             continue
         if bits & 16:  # negative
             value -= 1 << shift
-        found.append(value + found[-2] if len(found) > 2 else value)
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = shift = 0
-    return None if shift else found
+    return None if shift else counts
 
 
 def outlines(objects: Objects) -> Tensor:
@@ -91,7 +91,7 @@ def outlines(objects: Objects) -> Tensor:
     from pycocotools import mask as coco
 
     height, width = objects.size
-    found = np.zeros((len(objects.outlines), height, width), dtype=np.uint8)
+    masks = np.zeros((len(objects.outlines), height, width), dtype=np.uint8)
     for i, outline in enumerate(objects.outlines):
         if isinstance(outline, list):
             codes = coco.merge(coco.frPyObjects(outline, height, width))
@@ -99,5 +99,5 @@ def outlines(objects: Objects) -> Tensor:
             codes = outline if isinstance(outline["counts"], str) else coco.frPyObjects(outline, height, width)
         with warnings.catch_warnings():  # pycocotools has not followed NumPy 2's __array__
             warnings.simplefilter("ignore", DeprecationWarning)
-            found[i] = coco.decode(codes)
-    return torch.from_numpy(found)
+            masks[i] = coco.decode(codes)
+    return torch.from_numpy(masks)

@@ -17,23 +17,23 @@ Kind = Literal["bbox", "segm"]
 
 @dataclass(frozen=True)
 class Seen:
-    """One image: what is there, and what was found.
+    """One image: what is there, and what was detected.
 
     Attributes:
         image: its place in the order in which COCO's code goes through images, which decides between equal scores.
         size: (height, width) in pixels.
-        truths, found: of each object `category_id` (from 1), `bbox` (x, y, width, height in pixels) and `area`; of a
+        truths, detections: of each object `category_id` (from 1), `bbox` (x, y, width, height in pixels), `area`; of a
             truth `iscrowd`, of a detection `score`; with masks `segmentation`, COCO's compressed run lengths.
     """
 
     image: int
     size: tuple[int, int]
     truths: Sequence[Mapping[str, Any]]
-    found: Sequence[Mapping[str, Any]]
+    detections: Sequence[Mapping[str, Any]]
 
 
 def average_precision(seen: Sequence[Seen], kind: Kind) -> dict[str, float | None]:
-    """By `NAMES`, fractions; None where no object is there to be found.
+    """By `NAMES`, fractions; None where there is no object to detect.
 
     Args:
         seen: all images of a split, in any order.
@@ -44,7 +44,7 @@ def average_precision(seen: Sequence[Seen], kind: Kind) -> dict[str, float | Non
 
     ordered = sorted(seen, key=lambda one: one.image)
     images = [{"id": one.image, "height": one.size[0], "width": one.size[1]} for one in ordered]
-    both = [[(one.image, each) for one in ordered for each in objects(one)] for objects in (_truths, _found)]
+    both = [[(one.image, each) for one in ordered for each in objects(one)] for objects in (_truths, _detections)]
     labels = sorted({each["category_id"] for _, each in (*both[0], *both[1])})
     made = []
     with redirect_stdout(io.StringIO()):  # it prints what it does
@@ -70,5 +70,5 @@ def _truths(one: Seen) -> Sequence[Mapping[str, Any]]:
     return one.truths
 
 
-def _found(one: Seen) -> Sequence[Mapping[str, Any]]:
-    return one.found
+def _detections(one: Seen) -> Sequence[Mapping[str, Any]]:
+    return one.detections

@@ -1,4 +1,8 @@
-"""`aircraft`: FGVC-Aircraft, data/variants.txt, data/images_variant_<split>.txt and data/images/."""
+"""`aircraft`: FGVC-Aircraft, data/variants.txt, data/images_variant_<split>.txt and data/images/.
+
+An own reader, since torchvision's keeps the files' paths and labels private, takes no other root than the folder above
+`fgvc-aircraft-2013b`, and does not name a wrong line or a missing image.
+"""
 
 from __future__ import annotations
 

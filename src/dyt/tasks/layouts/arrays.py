@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dyt.tasks.bands import Picture, with_channels
-from dyt.tasks.layouts.base import DataError, Split, found, some
+from dyt.tasks.layouts.base import DataError, Split, contents_of, some
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -52,7 +52,7 @@ def load_mat(file: Path, *wanted: str, squeeze: bool = False) -> tuple[Any, ...]
         DataError: missing, empty, damaged, or without one of the variables; or scipy is not installed.
     """
     if not file.is_file():
-        raise DataError(f"no file '{file}'; {file.parent} has {found(file.parent)}")
+        raise DataError(f"no file '{file}'; {file.parent} has {contents_of(file.parent)}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: an empty file; download it again")
     try:

@@ -156,7 +156,9 @@ def read_names(file: Path) -> tuple[str, ...]:
         DataError: no such file, or nothing in it.
     """
     if not file.is_file():
-        raise DataError(f"no file '{file}'; {file.parent} has {found(file.parent)}; expected one class name per line")
+        raise DataError(
+            f"no file '{file}'; {file.parent} has {contents_of(file.parent)}; expected one class name per line"
+        )
     names = tuple(line.strip() for line in read_lines(file) if line.strip())
     if not names:
         raise DataError(f"{file} is empty; expected one class name per line")
@@ -177,7 +179,9 @@ def read_list(
         DataError: no such list, nothing in it, or what is wrong with its lines, by number.
     """
     if not file.is_file():
-        raise DataError(f"no list '{file}'; {file.parent} has {found(file.parent)}; expected lines {expected} in it")
+        raise DataError(
+            f"no list '{file}'; {file.parent} has {contents_of(file.parent)}; expected lines {expected} in it"
+        )
     entries = [(number, line) for number, line in enumerate(read_lines(file), 1) if line.strip()]
     paths, labels, wrong = [], [], []
     for number, line in entries:
@@ -256,7 +260,7 @@ def _each(label: Any) -> tuple[int, ...]:
     return label if isinstance(label, tuple) else (label,)
 
 
-def found(directory: Path) -> str:
+def contents_of(directory: Path) -> str:
     """What lies in a directory, in a few words."""
     if not directory.is_dir():
         return "no such directory"

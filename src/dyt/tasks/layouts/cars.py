@@ -1,4 +1,8 @@
-"""`cars`: Stanford Cars, devkit/cars_meta.mat, the annotations of both splits, cars_train/ and cars_test/."""
+"""`cars`: Stanford Cars, devkit/cars_meta.mat, the annotations of both splits, cars_train/ and cars_test/.
+
+An own reader, since torchvision's keeps the files' paths and labels private, takes no other root than the folder above
+`stanford_cars` and no test labels from the devkit, and answers a damaged file with whatever scipy raises.
+"""
 
 from __future__ import annotations
 

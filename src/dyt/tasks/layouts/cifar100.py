@@ -1,4 +1,8 @@
-"""`cifar100`: the "python version" of CIFAR-100, cifar-100-python/{train,test,meta}; fine labels."""
+"""`cifar100`: the "python version" of CIFAR-100, cifar-100-python/{train,test,meta}; fine labels.
+
+An own reader, since torchvision's takes only the publisher's very bytes (by MD5, both splits at once) and unpickles
+them; this one also reads subsets and relabelled copies, and runs nothing that stands in them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any, ClassVar
 
 from dyt.tasks.layouts.arrays import array_split
 from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, home, one_of, relabelled
-from dyt.tasks.layouts.safe_pickle import bytes_array, load_inert
+from dyt.tasks.layouts.safe_pickle import bytes_array, load_pickle
 
 SIDE = 32
 
@@ -26,13 +30,13 @@ class Cifar100(Layout):
 
     def classes(self, root: Path, split: str) -> tuple[str, ...]:
         file = _home(root) / "meta"
-        return tuple(map(str, _listed(load_inert(file), "fine_label_names", str, file)))
+        return tuple(map(str, _listed(load_pickle(file), "fine_label_names", str, file)))
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         one_of(split, (*self.train, *self.test), root)
         places = by_name(self.classes(root, split), classes, root)
         file = _home(root) / split
-        loaded = load_inert(file)
+        loaded = load_pickle(file)
         labels = _listed(loaded, "fine_labels", int, file)
         rows = bytes_array(loaded.get("data"), f"{file}: 'data'")
         if rows.ndim != 2 or rows.shape[1] != 3 * SIDE * SIDE:

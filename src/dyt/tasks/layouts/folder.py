@@ -1,4 +1,8 @@
-"""`folder`: root/<split>/<class>/*.jpg, classes sorted by name."""
+"""`folder`: root/<split>/<class>/*.jpg, classes sorted by name.
+
+An own reader, since torchvision's `make_dataset` also lists hidden files, has another order where class folders have
+folders in them (a run is reproducible by that order), and does not say what lies there instead.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from dyt.tasks.layouts.base import EXTENSIONS, DataError, Layout, Split, files, found, some
+from dyt.tasks.layouts.base import EXTENSIONS, DataError, Layout, Split, contents_of, files, some
 
 
 class Folder(Layout):
@@ -39,11 +43,13 @@ def folder_classes(root: Path, split: str) -> tuple[str, ...]:
     """
     directory = root / split
     if not directory.is_dir():
-        raise DataError(f"no directory '{directory}'; {root} has {found(root)}; expected {split}/<class>/<image files>")
+        raise DataError(
+            f"no directory '{directory}'; {root} has {contents_of(root)}; expected {split}/<class>/<image files>"
+        )
     names = sorted(d.name for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not names:
         raise DataError(
-            f"no class folders in '{directory}' ({found(directory)}); expected {split}/<class>/<image files>"
+            f"no class folders in '{directory}' ({contents_of(directory)}); expected {split}/<class>/<image files>"
         )
     return tuple(names)
 

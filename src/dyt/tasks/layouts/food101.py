@@ -1,4 +1,8 @@
-"""`food101`: food-101/meta/{classes,train,test}.txt and images/<class>/<number>.jpg."""
+"""`food101`: food-101/meta/{classes,train,test}.txt and images/<class>/<number>.jpg.
+
+An own reader, since torchvision's keeps the files' paths and labels private, which checks by line, caching and other
+numbers of channels need, and takes no other root than the folder above `food-101`.
+"""
 
 from __future__ import annotations
 

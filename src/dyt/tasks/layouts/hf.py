@@ -56,8 +56,8 @@ class HuggingFace(Layout):
         if not labels:
             raise DataError(f"'{root}', split '{split}' is empty")
         encoded = table.cast_column(image, type(table.features[image])(decode=False))
-        told = tuple(tuple(sorted(set(row))) for row in labels) if several else tuple(labels)
-        made = Split(split, told, partial(_image, encoded, image, f"{root} {split}"), named=own is not None)
+        kept = tuple(tuple(sorted(set(row))) for row in labels) if several else tuple(labels)
+        made = Split(split, kept, partial(_image, encoded, image, f"{root} {split}"), named=own is not None)
         return made if own is None else relabelled(made, by_name(own, classes, root))
 
 

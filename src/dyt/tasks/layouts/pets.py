@@ -1,4 +1,8 @@
-"""`pets`: Oxford-IIIT Pets, annotations/{trainval,test}.txt and images/<Breed>_<number>.jpg."""
+"""`pets`: Oxford-IIIT Pets, annotations/{trainval,test}.txt and images/<Breed>_<number>.jpg.
+
+An own reader, since torchvision's capitalises the breeds' names, so that saved models would no longer know their
+classes, and keeps the files' paths and labels private.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class Pets(Layout):
         names: dict[int, set[str]] = {}
         for path, label in zip(listed.paths, listed.labels, strict=True):
             names.setdefault(label, set()).add(path.stem.rpartition("_")[0].replace("_", " "))
-        split_up = [f"{label + 1}: {', '.join(sorted(found))}" for label, found in names.items() if len(found) > 1]
+        split_up = [f"{label + 1}: {', '.join(sorted(breeds))}" for label, breeds in names.items() if len(breeds) > 1]
         if split_up:
             raise DataError(f"'{root}', split '{split}': one label for several breeds ({split_up[0]})")
         # a breed without an image in the split still has its place

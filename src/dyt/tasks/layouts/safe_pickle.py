@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dyt.tasks.layouts.base import DataError, found
+from dyt.tasks.layouts.base import DataError, contents_of
 
 
 class _Remembered:
@@ -69,14 +69,14 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside of it")
 
 
-def load_inert(file: Path) -> dict[str, Any]:
+def load_pickle(file: Path) -> dict[str, Any]:
     """The mapping in a pickle of plain values and uint8 arrays, keys and texts as str. Nothing in it is run.
 
     Raises:
         DataError: missing, empty, damaged, not a mapping, or a pickle that wants to run something.
     """
     if not file.is_file():
-        raise DataError(f"no file '{file}'; {file.parent} has {found(file.parent)}")
+        raise DataError(f"no file '{file}'; {file.parent} has {contents_of(file.parent)}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: an empty file; download it again")
     try:

@@ -1,4 +1,8 @@
-"""`svhn`: cropped digits, format 2: train_32x32.mat, test_32x32.mat, extra_32x32.mat."""
+"""`svhn`: cropped digits, format 2: train_32x32.mat, test_32x32.mat, extra_32x32.mat.
+
+An own reader, since torchvision's takes only the publisher's very bytes (by MD5) and calls all others `not found or
+corrupted`; this one also reads subsets, and names what is wrong.
+"""
 
 from __future__ import annotations
 

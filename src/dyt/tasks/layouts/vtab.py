@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, found, read_list, read_names, relabelled
+from dyt.tasks.layouts.base import DataError, Layout, Split, by_name, contents_of, read_list, read_names, relabelled
 
 SEVERAL = re.compile(r"(?P<path>\S.*?)(?P<labels>(?:\s+[0-9]{1,18})*)")
 """A line of a list whose images may have several labels, or none."""
@@ -44,9 +44,9 @@ class VtabLists(Layout):
 
     def several(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         def entry(line: str) -> tuple[Path, tuple[int, ...]]:
-            told = SEVERAL.fullmatch(line.strip())
-            assert told is not None  # any line is a path and no labels at least
-            return root / told["path"], tuple(sorted({int(label) for label in told["labels"].split()}))
+            match = SEVERAL.fullmatch(line.strip())
+            assert match is not None  # any line is a path and no labels at least
+            return root / match["path"], tuple(sorted({int(label) for label in match["labels"].split()}))
 
         return self._listed(root, split, classes, entry, "'path label label ...'")
 
@@ -60,7 +60,7 @@ class VtabLists(Layout):
     ) -> Split:
         file = root / f"{split}.txt"
         if not file.is_file():
-            raise DataError(f"no list '{file}'; {root} has {found(root)}; expected lines {expected} in it")
+            raise DataError(f"no list '{file}'; {root} has {contents_of(root)}; expected lines {expected} in it")
         own = self.classes(root, split)
         count = len(own) if own is not None else None if classes is None else len(classes)
         listed = read_list(split, file, entry, expected, count)

@@ -78,8 +78,8 @@ class Pairs(Examples):
 
     def cropped(self, image: Tensor, mask: Tensor) -> Pair:
         """A random crop of both, padded where they are smaller, mirrored by chance."""
-        found = self.crop(tv_tensors.Image(image), tv_tensors.Mask(mask[None]))
-        image, mask = (each.as_subclass(Tensor) for each in found)
+        cropped = self.crop(tv_tensors.Image(image), tv_tensors.Mask(mask[None]))
+        image, mask = (each.as_subclass(Tensor) for each in cropped)
         if float(torch.rand(())) < self.spec.flip:
             image, mask = image.flip(-1), mask.flip(-1)
         return image, mask[0].long()

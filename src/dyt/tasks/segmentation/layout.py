@@ -15,7 +15,7 @@ from torch import Tensor
 from dyt.heads.pixelwise import IGNORED
 from dyt.tasks.bands import Picture, open_picture
 from dyt.tasks.images import loaded
-from dyt.tasks.layouts import EXTENSIONS, DataError, Split, by_name, found, read_lines, some
+from dyt.tasks.layouts import EXTENSIONS, DataError, Split, by_name, contents_of, read_lines, some
 from dyt.tasks.segmentation.spec import SegmentationSpec
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -65,7 +65,7 @@ def class_names(root: Path, file: str) -> tuple[str, ...]:
     path = root / file
     if not path.is_file():
         raise DataError(
-            f"no list of classes '{path}' ({root} has {found(root)}); write one with a class name a line, or "
+            f"no list of classes '{path}' ({root} has {contents_of(root)}); write one with a class name a line, or "
             f"name it in data.classes"
         )
     lines = [line.strip() for line in read_lines(path) if line.strip()]
@@ -97,7 +97,7 @@ def open_split(spec: SegmentationSpec, name: str, classes: Sequence[str]) -> Mas
     for directory in (images, annotations):
         if not directory.is_dir():
             raise DataError(
-                f"no directory '{directory}' ({directory.parent} has {found(directory.parent)}); expected "
+                f"no directory '{directory}' ({directory.parent} has {contents_of(directory.parent)}); expected "
                 f"images/{name}/*.jpg and annotations/{name}/*.png in '{root}'"
             )
     paths = sorted(p for p in images.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))

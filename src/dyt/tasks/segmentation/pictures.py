@@ -37,7 +37,7 @@ def palette(classes: int) -> Tensor:
 
 
 def mask_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Labels (H, W) over an image (C, H, W) in [0, 1], at its size or larger, and a legend of the classes found."""
+    """Labels (H, W) over an image (C, H, W) in [0, 1], at its size or larger, and a legend of its classes."""
     colours = palette(len(classes))
     shown = as_rgb(image) * (1 - STRENGTH) + colours[labels].permute(2, 0, 1) * STRENGTH
     shares = torch.bincount(labels.flatten(), minlength=len(classes)) / labels.numel()
@@ -47,8 +47,8 @@ def mask_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Figur
     axes = figure.subplots()
     axes.imshow(shown.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
     axes.set_axis_off()
-    found = [k for k in shares.argsort(descending=True).tolist() if shares[k] > 0]
-    handles = [Patch(color=tuple(colours[k].tolist()), label=f"{classes[k]}  {float(shares[k]):.1%}") for k in found]
+    present = [k for k in shares.argsort(descending=True).tolist() if shares[k] > 0]
+    handles = [Patch(color=tuple(colours[k].tolist()), label=f"{classes[k]}  {float(shares[k]):.1%}") for k in present]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     return figure
 

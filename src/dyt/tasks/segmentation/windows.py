@@ -61,8 +61,8 @@ def padded(images: Tensor, height: int, width: int) -> Tensor:
 def whole(run: Callable[[Tensor], Tensor], images: Tensor, unit: int) -> Tensor:
     """`run` on images padded to whole multiples of `unit`; (B, C, H, W), the padding cut off."""
     height, width = images.shape[2:]
-    found = run(padded(images, -(-height // unit) * unit, -(-width // unit) * unit))
-    return found[:, :, :height, :width]
+    logits = run(padded(images, -(-height // unit) * unit, -(-width // unit) * unit))
+    return logits[:, :, :height, :width]
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:
@@ -94,10 +94,10 @@ def slide(
     total, count = None, images.new_zeros(images.shape[2:], dtype=torch.float32)
     for begin in range(0, len(places), batch):
         some = places[begin : begin + batch]
-        found = run(torch.cat([images[:, :, y : y + h, x : x + w] for y, x in some])).float()
+        logits = run(torch.cat([images[:, :, y : y + h, x : x + w] for y, x in some])).float()
         if total is None:
-            total = found.new_zeros(len(images), found.shape[1], *images.shape[2:])
-        for (y, x), window in zip(some, torch.split(found, len(images)), strict=True):
+            total = logits.new_zeros(len(images), logits.shape[1], *images.shape[2:])
+        for (y, x), window in zip(some, torch.split(logits, len(images)), strict=True):
             total[:, :, y : y + h, x : x + w] += window
             count[y : y + h, x : x + w] += 1
     assert total is not None  # there is one window at least

@@ -72,7 +72,7 @@ def decoded(path: Path, choose: Callable[[int], Sequence[int]], lenient: bool = 
     """
     count = frame_count(path)
     wanted = list(choose(count))
-    needed, found = set(wanted), {}
+    needed, frames = set(wanted), {}
     position, latest, lost = -1, None, 0
     with _opened(path) as (container, stream):
         for frame in _frames(container, stream):
@@ -81,16 +81,16 @@ def decoded(path: Path, choose: Callable[[int], Sequence[int]], lenient: bool = 
                 continue
             latest, position = frame, position + 1
             if position in needed:
-                found[position] = _rgb(frame, stream)
+                frames[position] = _rgb(frame, stream)
             if position == max(wanted):
                 break
-        missing = needed - set(found)
+        missing = needed - set(frames)
         if missing or lost:
             if not lenient or latest is None:
                 raise VideoError(f"{path}: only {position + 1} of its {count} frames can be decoded; {REMEDY}")
             warnings.warn(f"{path}: {lost or len(missing)} frames cannot be decoded", VideoWarning, stacklevel=2)
-            found |= dict.fromkeys(missing, _rgb(latest, stream))
-    return torch.from_numpy(np.stack([found[p] for p in wanted]))
+            frames |= dict.fromkeys(missing, _rgb(latest, stream))
+    return torch.from_numpy(np.stack([frames[p] for p in wanted]))
 
 
 def _rgb(frame: Any, stream: Any) -> np.ndarray[Any, Any]:

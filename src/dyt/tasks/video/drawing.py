@@ -48,7 +48,7 @@ def drawn(
         routes = routes_of(model, preparation.normalized(frames.to(device)).unsqueeze(0))
         active, patches = activation_rate(routes)
         shares = rates_by_frame(routes, len(frames)).mean(0).tolist()
-        told = "  ".join(f"{name} {chance:.1%}" for name, chance in best)
+        named = "  ".join(f"{name} {chance:.1%}" for name, chance in best)
         data = {
             "clip": str(file),
             "top": [{"class": name, "probability": chance} for name, chance in best],
@@ -61,10 +61,10 @@ def drawn(
                 patch_maps(routes, preparation.size),
                 sites,
                 [f"frame {k + 1}\n{share:.0%}" for k, share in enumerate(shares)],
-                f"{file.name}: {told}",
+                f"{file.name}: {named}",
             )
             figure.savefig(out / f"{stem}_activity.png", dpi=120)
             data["picture"] = str(out / f"{stem}_activity.png")
         by_frame = " ".join(f"{share:.2f}" for share in shares)
-        answers.append(Answer(f"{file}: {told}  (active {data['active_rate']:.2f}; by frame {by_frame})", data))
+        answers.append(Answer(f"{file}: {named}  (active {data['active_rate']:.2f}; by frame {by_frame})", data))
     return answers

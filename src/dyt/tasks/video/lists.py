@@ -13,7 +13,7 @@ from PIL import Image
 
 from dyt.tasks.bands import Picture, with_channels
 from dyt.tasks.data import Data, numbered
-from dyt.tasks.layouts import DataError, Split, by_name, found, read_lines, relabelled, some
+from dyt.tasks.layouts import DataError, Split, by_name, contents_of, read_lines, relabelled, some
 from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_count, pyav
 from dyt.tasks.video.sampling import span
 from dyt.tasks.video.spec import VideoSpec
@@ -52,16 +52,16 @@ def list_split(spec: VideoSpec, name: str, classes: Sequence[str] | None) -> Spl
     for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
             continue
-        told = LINE.fullmatch(line)
-        if told is None:
+        match = LINE.fullmatch(line)
+        if match is None:
             wrong.append(f"line {number}: '{line[:60]}' is not 'path label'")
-        elif count is not None and int(told["label"]) >= count:
-            wrong.append(f"line {number}: label {told['label']}, but there are {count} classes")
-        elif not (root / told["path"]).is_file():
-            absent.append(f"line {number}: no file '{root / told['path']}'")
+        elif count is not None and int(match["label"]) >= count:
+            wrong.append(f"line {number}: label {match['label']}, but there are {count} classes")
+        elif not (root / match["path"]).is_file():
+            absent.append(f"line {number}: no file '{root / match['path']}'")
         else:
-            paths.append(root / told["path"])
-            labels.append(int(told["label"]))
+            paths.append(root / match["path"])
+            labels.append(int(match["label"]))
     if wrong or (absent and spec.corrupt == "refuse"):
         raise DataError(f"{file}: {some(wrong + absent, '; ')}")
     listed = len(paths) + len(absent)
@@ -93,7 +93,7 @@ def list_file(root: Path, name: str) -> Path:
         if (root / f"{name}{ending}").is_file():
             return root / f"{name}{ending}"
     raise DataError(
-        f"no list '{root / name}' (.txt, .csv); {root} has {found(root)}; expected lines 'path label' in it"
+        f"no list '{root / name}' (.txt, .csv); {root} has {contents_of(root)}; expected lines 'path label' in it"
     )
 
 
