@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import getattr_static
 from types import FunctionType, MethodType
@@ -136,7 +136,8 @@ class DynamicBlock(nn.Module, ABC):
                 setattr(block, name, value)
         for name in HOOKS:  # not all of them are mappings, which are shared anyway
             block.__dict__[name] = self.__dict__[name]
-        for hook in block._load_state_dict_pre_hooks.values():  # torch has them hold their module, weakly
+        hooks: Iterable[Any] = block._load_state_dict_pre_hooks.values()
+        for hook in hooks:  # torch has them hold their module, weakly
             if getattr(hook, "with_module", False) and hook.module() is self:
                 hook.module = ref(block)
         return block

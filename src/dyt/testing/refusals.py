@@ -74,8 +74,8 @@ def lived_in(backbone: nn.Module) -> nn.Module:
         module.register_forward_pre_hook(look, with_kwargs=True)
         module.register_forward_hook(look, always_call=True)
         module.register_full_backward_hook(look)
-        module.register_state_dict_post_hook(look)
-        module.register_load_state_dict_post_hook(look)
+        module.register_state_dict_post_hook(look)  # type: ignore[no-untyped-call]
+        module.register_load_state_dict_post_hook(look)  # type: ignore[no-untyped-call]
         module.note = {"of": ["the user"]}  # type: ignore[assignment]
     for module in modules[3::7]:
         module.train(not module.training)
@@ -84,7 +84,7 @@ def lived_in(backbone: nn.Module) -> nn.Module:
         if i % 3 == 1:
             parameter.grad = torch.ones_like(parameter)
         if i % 3 == 2:
-            parameter.register_hook(look)
+            parameter.register_hook(look)  # type: ignore[no-untyped-call]
     return backbone
 
 
