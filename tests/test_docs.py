@@ -23,7 +23,7 @@ from dyt.train import RunSpec, recipe
 from dyt.train.named_runs import with_preset
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "Not run in the tests: "
 """A snippet's title starts with it when it is not executed; the reason follows, and readers see it as well."""
