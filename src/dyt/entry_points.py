@@ -41,7 +41,7 @@ class Plugins:
     """What is known so far about the entry points of one kind."""
 
     offers: dict[str, list[EntryPoint]] | None = None  # None: not looked for yet
-    settled: set[str] = field(default_factory=set)  # names whose offers were taken or refused
+    resolved: set[str] = field(default_factory=set)  # names whose offers were taken or refused
     problems: list[Problem] = field(default_factory=list)
     unwarned: list[Problem] = field(default_factory=list)
 

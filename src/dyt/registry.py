@@ -192,7 +192,7 @@ class Registry(Generic[T]):
                 holder = self._origins[name]
                 if not (built_in and holder in map(label, self._offered(name))):
                     raise self._taken(name, holder, path_of(held), origin, component)
-                self._plugins.settled.discard(name)  # the built-in takes over, and the next listing reports the plug-in
+                self._plugins.resolved.discard(name)  # the built-in takes over, and the next listing reports the plug-in
             for offer in offers:  # a plug-in may register its own class, from the package that its entry point names
                 if package_of(offer.value) != package_of(component.__module__):
                     raise self._taken(name, label(offer), offer.value, origin, component)
@@ -264,7 +264,7 @@ class Registry(Generic[T]):
     def _settle(self, name: str) -> None:
         """Takes or refuses what distributions offer under `name`; a plug-in just being imported is left for later."""
         offers, plugins = self._offered(name), self._plugins
-        if not offers or name in plugins.settled:
+        if not offers or name in plugins.resolved:
             return
         component: Any = None
         reason = ""
@@ -281,7 +281,7 @@ class Registry(Generic[T]):
                     return
                 reason = one_line(error)
         with self._lock:
-            if name in plugins.settled:
+            if name in plugins.resolved:
                 return
             held = self._registered().get(name, component)
             if not reason and held is not component:
@@ -290,7 +290,7 @@ class Registry(Generic[T]):
                 )
             if not reason:
                 self._put(name, component, label(offers[0]))
-            plugins.settled.add(name)
+            plugins.resolved.add(name)
             found = [Problem(self.kind, name, label(offer), reason) for offer in offers if reason]
             plugins.problems += found
             plugins.unwarned += found

@@ -54,8 +54,8 @@ def test_equals_masked_under_forced_masks(
             out = optimized(x)
     assert out.dtype == expected.dtype
     case.close(out, expected)
-    settled = optimized.report.leading is not None
-    for route, mask in zip(routes[: len(routes) - settled], given_masks, strict=False):
+    alone = optimized.report.leading is not None
+    for route, mask in zip(routes[: len(routes) - alone], given_masks, strict=False):
         assert torch.equal(route.active, torch.ones_like(mask) if name == "complete" else mask)
 
 
