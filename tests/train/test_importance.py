@@ -93,7 +93,7 @@ def started_rate(tuned: dyt.DynamicModel, images: torch.Tensor = X) -> float:
     with torch.no_grad():
         for site, route in zip(tuned.sites, routes, strict=True):
             assert route.entered is not None
-            decided = site.eval().route(route.entered)
+            decided = site.eval()(route.entered)
             active, total = active + int(decided.counts()[0].sum()), total + int(decided.counts()[1].sum())
     return active / total
 
