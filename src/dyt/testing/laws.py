@@ -110,7 +110,7 @@ def equals_masked(
                 wanted = mask if route.padding is None else mask & ~route.padding
                 require(torch.equal(route.active, wanted), f"{route.site} did not keep its forced mask")
                 require(not route.dense, f"{route.site} calls a forced mask dense")
-    expected = out["masked"]
+    expected: Tensor = out["masked"]
     for name in executors:
         require(out[name].dtype == expected.dtype, f"{name}: {out[name].dtype} in place of {expected.dtype}")
         close(out[name], expected)
