@@ -85,13 +85,15 @@ def test_the_mean_token_is_float32_and_leaves_padding_out(dtype: torch.dtype) ->
 
 
 def test_what_stands_for_an_image_is_the_class_token_or_the_mean_of_real_patches() -> None:
-    """Counted by hand: an image with padding, and one that is nothing else, which is 0 and not 0 / 0."""
-    entered = torch.tensor([[[1.0], [2.0], [6.0], [100.0]], [[7.0], [8.0], [9.0], [10.0]]])
-    padding = torch.tensor([[F, F, F, T], [T, T, T, T]])
-    active = torch.ones(2, 4, dtype=torch.bool)
-    assert Route(active, 1, entered=entered, padding=padding).summary().tolist() == [[1.0], [7.0]]
-    assert Route(active, 0, entered=entered, padding=padding).summary().tolist() == [[3.0], [0.0]]
-    assert Route(active, 0, entered=entered).summary().tolist() == [[27.25], [8.5]]
+    """Counted by hand: with padding, with one real patch, and with none, which is 0 and not 0 / 0."""
+    entered = torch.tensor(
+        [[[1.0], [2.0], [6.0], [100.0]], [[7.0], [8.0], [9.0], [10.0]], [[4.0], [5.0], [6.0], [7.0]]]
+    )
+    padding = torch.tensor([[F, F, F, T], [T, T, T, T], [T, F, T, T]])
+    active = torch.ones(3, 4, dtype=torch.bool)
+    assert Route(active, 1, entered=entered, padding=padding).summary().tolist() == [[1.0], [7.0], [4.0]]
+    assert Route(active, 0, entered=entered, padding=padding).summary().tolist() == [[3.0], [0.0], [5.0]]
+    assert Route(active, 0, entered=entered).summary().tolist() == [[27.25], [8.5], [5.5]]
     bf16 = Route(active, 0, entered=entered.bfloat16(), padding=padding).summary()
     assert bf16.dtype == torch.float32
 

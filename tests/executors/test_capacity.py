@@ -202,3 +202,9 @@ def test_an_image_with_a_token_too_many_overflows_and_the_others_do_not(method: 
     torch.testing.assert_close(out[:2], expected[:2])
     assert out[2].isnan().all()
     torch.testing.assert_close(run(method, TokenCapacity(0.5), x, Route(active, 0)), expected)
+
+
+@each_method
+def test_the_least_share_has_a_row(method: str) -> None:
+    x, active = torch.randn(2, 8, 4), torch.zeros(2, 8, dtype=torch.bool)
+    assert not run(method, TokenCapacity(1e-9), x, Route(active, 0)).any()

@@ -199,3 +199,12 @@ def test_adapters_have_a_learning_rate_of_their_own() -> None:
         if parameter.requires_grad:
             wanted = 7.0 if ".adapter." in name else 3.0 if ".dispatcher." in name else 1.0
             assert scale[id(parameter)] == wanted, name
+
+
+def test_beyond_all_values_a_threshold_is_one_away() -> None:
+    values = torch.tensor([0.5, 3.0, -2.0, 1.0])
+    assert threshold_for(values, 0.0).item() == 4.0
+    assert threshold_for(values, 1.0).item() == -3.0
+    alike = torch.full((4,), 7.0)
+    assert threshold_for(alike, 0.25).item() == 8.0
+    assert threshold_for(alike, 0.75).item() == 6.0
