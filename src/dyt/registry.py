@@ -192,7 +192,9 @@ class Registry(Generic[T]):
                 holder = self._origins[name]
                 if not (built_in and holder in map(label, self._offered(name))):
                     raise self._taken(name, holder, path_of(held), origin, component)
-                self._plugins.resolved.discard(name)  # the built-in takes over, and the next listing reports the plug-in
+                self._plugins.resolved.discard(
+                    name
+                )  # the built-in takes over, and the next listing reports the plug-in
             for offer in offers:  # a plug-in may register its own class, from the package that its entry point names
                 if package_of(offer.value) != package_of(component.__module__):
                     raise self._taken(name, label(offer), offer.value, origin, component)
