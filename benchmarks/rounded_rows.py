@@ -1,7 +1,7 @@
-"""What rounding the numbers of rows costs `sparse`, in paired turns of processor time.
+"""The cost of rounding the number of rows in `sparse`, in paired turns of processor time.
 
-`python benchmarks/rounded_rows.py`. One timm architecture with random weights; in each turn both forms run the same
-random masks. Turns differ by up to 0.05 in their rate, so that their numbers of rows are new ones nearly always.
+`python benchmarks/rounded_rows.py` uses one timm architecture with random weights. In each turn both forms run the same
+random masks. Rates differ by up to 0.05 from turn to turn, so the number of rows is nearly always a new one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
 
     def turns(executor: Sparse, rate: float) -> Callable[[], None]:
-        """Each call is the next turn's forward: the same masks as the other form's in that turn."""
+        """Each call runs the forward of the next turn, with the same masks as the other form in that turn."""
         drawn = random.Random(0)
 
         def forward() -> None:

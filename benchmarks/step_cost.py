@@ -1,10 +1,10 @@
-"""What a DyT fine-tuning step costs against a static adapter's, in paired turns: `python benchmarks/step_cost.py`.
+"""The cost of a DyT fine-tuning step over that of a static adapter, in paired turns: `python benchmarks/step_cost.py`.
 
 All models share one timm architecture with random weights; a step is the forward and backward of `dyt.TuningStep`. The
-static adapter runs one pass, DyT (preset `dyt_vtab`) the dynamic and the complete pass: `plain` computes both whole,
-`DyT` shares what they have in common and leaves the backward pass of inactive tokens' branches out. `default recipe` is
-the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient.
-The activations are what autograd keeps between the forward and the backward of a step.
+static adapter runs one pass, DyT (preset `dyt_vtab`) the dynamic and the complete pass. `plain` computes both passes in
+full; `DyT` computes their shared prefix once and skips the backward pass of inactive tokens' branches. `default recipe`
+is the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient.
+The activations are the bytes that autograd keeps between the forward and the backward of a step.
 """
 
 from __future__ import annotations

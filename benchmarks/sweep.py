@@ -1,11 +1,10 @@
 """The full sweep of `dyt bench`, resumable: `python benchmarks/sweep.py results.jsonl`.
 
-Backbones x batches x dtypes x eager and compiled; on the CPU batches 1, 8 and 32, on a GPU 1, 8, 32, 128 and 256. Every
-finished point is a line of the file, and is not measured again; a sweep that was stopped goes on when it is started
-again. `--report` prints what the file has, `--plot` draws it. `--paper` measures the rows of the paper's tables 4 and 5
-instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model as
-`dyt.calibrate_break_even` makes it, calibrated once for all rates; `--plot-activity` draws the speed-ups over the
-active share.
+It measures backbones x batches x dtypes x eager and compiled: batches 1, 8 and 32 on the CPU, 1, 8, 32, 128 and 256 on
+a GPU. Every finished point is a line of the file and is not measured again, so an interrupted sweep resumes when it is
+started again. `--report` prints the file, `--plot` draws it. `--paper` measures the rows of the paper's tables 4 and 5
+instead, and prints them beside the printed numbers. `--calibrate` adds the optimised model after
+`dyt.calibrate_break_even`, calibrated once for all rates; `--plot-activity` draws the speed-ups over the active share.
 
     python benchmarks/sweep.py cpu.jsonl --threads 2
     python benchmarks/sweep.py gpu.jsonl --device cuda
@@ -44,7 +43,7 @@ CPU_BATCHES, GPU_BATCHES = (1, 8, 32), (1, 8, 32, 128, 256)
 
 @dataclass(frozen=True)
 class Point:
-    """What one line of the file is of."""
+    """One measured point: a line of the file."""
 
     backbone: str
     batch: int
@@ -57,12 +56,12 @@ class Point:
 
     @property
     def key(self) -> str:
-        """The same for the same point."""
+        """Equal for the same point in every run."""
         return json.dumps(vars(self), sort_keys=True)
 
 
 def finished(file: Path) -> dict[str, Bench]:
-    """What the file has, by point; a last line that was not written whole is cut off, and its point measured again."""
+    """The file's lines by point. An incomplete last line is cut off, and its point is measured again."""
     if not file.exists():
         return {}
     found, whole = {}, 0
@@ -78,7 +77,7 @@ def finished(file: Path) -> dict[str, Bench]:
 
 
 def points(options: argparse.Namespace, backbones: Sequence[str]) -> Iterator[Point]:
-    """In the order in which they are measured: small batches of small models first."""
+    """All points in the order of measurement: small batches of small models first."""
     rates = [None] if options.model else options.rates
     modes = [mode == "compiled" for mode in options.modes]
     for backbone, dtype, compiled, batch, rate in product(
@@ -89,7 +88,7 @@ def points(options: argparse.Namespace, backbones: Sequence[str]) -> Iterator[Po
 
 @cache
 def break_evens(backbone: str, batch: int, dtype: str, device: str) -> Mapping[str, BreakEven]:
-    """Of the optimised model, by site."""
+    """The break-evens of the optimised model, by site."""
     model, images = untrained(backbone, batch)
     kind = getattr(torch, dtype)
     return dyt.calibrate_break_even(dyt.optimize(model.to(device, kind)), images.to(device, kind), (batch,)).sites
@@ -104,13 +103,13 @@ def calibrated(model: DynamicModel, found: Mapping[str, BreakEven]) -> DynamicMo
 
 
 def untrained(backbone: str, batch: int, preset: str = "dyt") -> tuple[DynamicModel, torch.Tensor]:
-    """A model with random weights, and noise for images."""
+    """A model with random weights, and random images."""
     spec = dyt.preset(preset).model_copy(update={"backbone": dyt.BackboneSpec(name=backbone)})
     return contenders.untrained(spec, batch)
 
 
 def measured(point: Point, options: argparse.Namespace) -> Bench:
-    """One point."""
+    """Measures one point."""
     if options.model:
         saved = open_saved(options.model)
         model, images = saved.model, saved.sample(options.data, point.batch)
@@ -134,7 +133,7 @@ def measured(point: Point, options: argparse.Namespace) -> Bench:
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="JSON lines, appended to")
     parser.add_argument("--backbones", nargs="+", default=None)
@@ -146,12 +145,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--pairs", type=int, default=11)
-    parser.add_argument("--model", type=Path, default=None, help="a trained model.safetensors, routed by itself")
+    parser.add_argument("--model", type=Path, default=None, help="a trained model.safetensors; its own routers decide")
     parser.add_argument("--data", default=None, help="its images")
     parser.add_argument("--paper", action="store_true", help="the rows of tables 4 and 5, on ViT-B/16")
-    parser.add_argument("--no-peers", action="store_true", help="DyT and dense timm alone")
+    parser.add_argument("--no-peers", action="store_true", help="DyT and dense timm only")
     parser.add_argument("--calibrate", action="store_true", help="also the optimised model, calibrated")
-    parser.add_argument("--report", action="store_true", help="print what the file has, and measure nothing")
+    parser.add_argument("--report", action="store_true", help="print the file and measure nothing")
     parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--plot-activity", type=Path, default=None)
     options = parser.parse_args(arguments)
@@ -161,7 +160,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what the file does not have, and prints each point."""
+    """Measures the points that the file lacks, and prints each."""
     options = parsed(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,7 +1,7 @@
-"""What attention in windows is worth in large images, in paired turns: `python benchmarks/windows.py`.
+"""The gain of attention in windows on large images, in paired turns: `python benchmarks/windows.py`.
 
-All models share one timm architecture with random weights. Dense ones run every token, with global attention and in
-windows (`backbone.window_size`); DyT has windows, and random masks that leave half of the tokens active.
+All models share one timm architecture with random weights. The dense models run every token, with global attention and
+with windows (`backbone.window_size`); DyT has windows, and random masks with half of the tokens active.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tasks as one sweep, in Python: two are drawn in VTAB-1K's list layout, run side by side, and put into one table.
+"""A sweep in Python: draws two tasks in VTAB-1K's list layout, runs them in parallel, and prints one table.
 
     python examples/benchmark_sweep.py
 
-Each task is a process of its own, as in `dyt sweep vtab1k`; a second call finds both finished and repeats nothing.
+Each task is a process of its own, as in `dyt sweep vtab1k`. A second call finds both finished and runs nothing again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SIDE = 32
 
 
 def draw(root: Path, stripes: bool, images: int) -> None:
-    """Two classes told apart by the direction of stripes, or by colour; root/images and the lists."""
+    """Writes root/images and the lists: two classes that differ in the direction of stripes, or in colour."""
     noise = np.random.default_rng(int(stripes))
     (root / "images").mkdir(parents=True, exist_ok=True)
     for split, count in (("train800val200", images), ("test", images // 2)):

@@ -1,19 +1,19 @@
-"""`TuningStep` in a plain PyTorch loop, on scikit-learn's handwritten digits: no trainer, no data framework.
+"""`TuningStep` in a plain PyTorch loop, on the demo's handwritten digits: no trainer, no data framework.
 
     python examples/custom_training_loop.py --epochs 4
 
-The backbone is the small one that ships with the package, pretrained on drawn letters; it stays frozen, and adapters,
-dispatchers and head are trained. The schedules are those of a short run: the noise fades out, and the asked rate falls
-from all tokens to half. `--parts 4` runs each step in four parts, for memory, with the same loss.
+The backbone is the small one that ships with the package, pretrained on rendered letters. It stays frozen; adapters,
+dispatchers and head are trained. The schedules are those of a short run: the noise fades out, and the target rate falls
+from all tokens to half. `--parts 4` runs each step in four parts, to save memory, with the same loss.
 """
 
 import argparse
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 import dyt
+from dyt.demo.digits import LEVELS, load_digits
 from dyt.demo.runs import shipped
 
 SPEC = {
@@ -29,14 +29,13 @@ LR = 2e-3
 def digits() -> tuple[Tensor, Tensor]:
     """(1797, 3, 32, 32) float32 around 0, (1797,) int64."""
     data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
-    return torch.nn.functional.interpolate(images, size=32, mode="bicubic").expand(-1, 3, -1, -1), torch.tensor(
-        data.target
-    )
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / (LEVELS / 2) - 1
+    enlarged = torch.nn.functional.interpolate(images, size=32, mode="bicubic").expand(-1, 3, -1, -1)
+    return enlarged, torch.tensor(data.labels, dtype=torch.int64)
 
 
 def evaluate(model: dyt.DynamicModel, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """(accuracy, activation rate), both as they are at inference."""
+    """(accuracy, activation rate), both at inference."""
     model.eval()
     with torch.no_grad(), dyt.record(model) as routes:
         accuracy = (model(images).argmax(1) == labels).float().mean().item()
@@ -48,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--parts", type=int, default=1, help="a step is run in so many parts, for memory")
+    parser.add_argument("--parts", type=int, default=1, help="split a step into so many parts, to save memory")
     parser.add_argument("--train-images", type=int, default=512)
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""A whole detection run: draws a small data set in COCO's layout, trains, prints the table, draws what was found.
+"""A complete detection run: draws a small data set in COCO's layout, trains, prints the table, draws detections.
 
     python examples/detect_shapes.py
 
-The backbone is small with random weights, so that this runs offline in seconds and shows how a run is made, not how
-precise one is. For images of your own: `dyt train --recipe detection --data FOLDER`.
+The backbone is small and has random weights, so the example runs offline in seconds. It shows how a run is made, not
+how precise one is. For images of your own, use `dyt train --recipe detection --data FOLDER`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dyt.train.saved import open_saved
 
 
 def draw(root: Path, count: int) -> None:
-    """root/images/*.png and root/instances_<split>.json: a disc or a square, or both, in each image."""
+    """Writes root/images/*.png and root/instances_<split>.json: a disc, a square or both in each image."""
     rng = random.Random(0)
     (root / "images").mkdir(parents=True)
     for split, images in (("train", count), ("test", max(count // 4, 1))):
@@ -62,7 +62,7 @@ def main() -> None:
                     "adapter": {"type": "bottleneck", "dim": 8},
                     "head": {"type": "faster_rcnn", "channels": 32, "hidden": 64, "anchors": [8, 12, 16, 24, 32]},
                     "objective": {"complete": 0.0, "distill": 0.0},
-                    "trainable": "full",  # there is nothing pretrained to keep
+                    "trainable": "full",  # the backbone is not pretrained
                 },
                 "data": {"task": "detection", "root": str(data), "workers": 0},
                 "train": {"epochs": args.epochs, "batch_size": 8},

@@ -1,9 +1,9 @@
-"""A whole fine-tuning run on class folders: draws a small data set, trains, prints the table, loads what was saved.
+"""A complete fine-tuning run on class folders: draws a small data set, trains, prints the table, loads the result.
 
     python examples/finetune_folder.py
 
-The images are discs and squares, and the backbone is small with random weights, so that this runs offline in seconds
-and shows how a run is made, not how accurate one is. For images of your own: `dyt train --data FOLDER`.
+The images are discs and squares, and the backbone is small and has random weights, so the example runs offline in
+seconds. It shows how a run is made, not how accurate one is. For images of your own, use `dyt train --data FOLDER`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dyt.train import RunSpec, fit
 
 
 def draw(root: Path, images_per_class: int) -> None:
-    """root/<split>/<class>/<i>.png, for two classes."""
+    """Writes root/<split>/<class>/<i>.png, for two classes."""
     rng = random.Random(0)
     for split, count in (("train", images_per_class), ("test", max(images_per_class // 4, 1))):
         for shape in ("disc", "square"):
@@ -50,7 +50,7 @@ def main() -> None:
                         "args": {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
                     },
                     "adapter": {"type": "bottleneck", "dim": 8},
-                    "trainable": "full",  # there is nothing pretrained to keep
+                    "trainable": "full",  # the backbone is not pretrained
                 },
                 "data": {"root": str(data), "workers": 0},
                 "train": {"epochs": args.epochs, "batch_size": 16, "warmup_epochs": 1},

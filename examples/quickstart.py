@@ -1,9 +1,9 @@
-"""Build a dynamic model, see what it decides, decide for it, and count what it computes.
+"""Build a dynamic model, record its decisions, force other decisions, and count what it computes.
 
     python examples/quickstart.py
 
-Random weights and random images, so that it runs without a network; with `"weights": "pretrained"` and images of your
-own the rest stays as it is.
+Weights and images are random, so that it runs without a network. With `"weights": "pretrained"` and images of your own
+the rest stays the same.
 """
 
 import torch
@@ -32,7 +32,7 @@ def main() -> None:
         active = route.active[:, route.prefix :].float().mean(1)
         print(f"{route.site:14} active patches of each image: {', '.join(f'{rate:.2f}' for rate in active)}")
 
-    # Your own masks in place of the dispatchers': the left half of the 14 x 14 patches, and the class token.
+    # Masks of your own instead of the dispatchers' masks: the left half of the 14 x 14 patches, and the class token.
     left = torch.zeros(14, 14, dtype=torch.bool)
     left[:, :7] = True
     mask = torch.cat([torch.ones(1, dtype=torch.bool), left.flatten()]).expand(len(images), -1)

@@ -1,9 +1,9 @@
-"""Semantic segmentation: draws images with masks, trains a linear pixel head, predicts, and draws what it found.
+"""Semantic segmentation: draws images with masks, trains a linear pixel head, predicts, and draws the predictions.
 
     python examples/segmentation.py
 
-The images are discs on a ground, and the backbone is small with random weights, so that this runs offline in seconds
-and shows how a run is made, not how accurate one is.
+The images are discs on a background, and the backbone is small and has random weights, so the example runs offline in
+seconds. It shows how a run is made, not how accurate one is.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dyt.train.saved import open_saved
 
 
 def draw(root: Path, images: int) -> None:
-    """root/images/<split>/<i>.png and root/annotations/<split>/<i>.png: a disc (1) on a ground (0)."""
+    """Writes root/images/<split>/<i>.png and root/annotations/<split>/<i>.png: a disc (1) on a background (0)."""
     rng = random.Random(0)
     for split, count in (("training", images), ("validation", max(images // 4, 2))):
         for kind in ("images", "annotations"):
@@ -57,7 +57,7 @@ def main() -> None:
                     "head": {"type": "pixel"},  # or upernet, with dyt[segmentation]
                     "adapter": {"type": "bottleneck", "dim": 8},
                     "objective": {"complete": 0.0, "distill": 0.0},
-                    "trainable": "full",  # there is nothing pretrained to keep
+                    "trainable": "full",  # the backbone is not pretrained
                 },
                 "data": {"task": "segmentation", "root": str(data), "workers": 0},
                 "train": {"epochs": args.epochs, "batch_size": 8, "warmup_epochs": 0.5},

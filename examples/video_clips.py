@@ -1,8 +1,8 @@
-"""Video from list files: films of a moving square, dark or bright, are drawn, learned and predicted.
+"""Video from list files: draws videos of a moving square, dark or bright, trains on them, and predicts.
 
     python examples/video_clips.py --epochs 3
 
-The films are written with PyAV (`pip install 'dyt[video]'`); the backbone is the small one that ships with the package.
+PyAV writes the videos (`pip install 'dyt[video]'`). The backbone is the small one that ships with the package.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FRAMES, SIDE = 12, 32
 
 
 def film(path: Path, bright: bool, seed: int) -> None:
-    """A square on noise, bright or dark, that moves."""
+    """Writes a video of a moving square, bright or dark, on noise."""
     draw = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -35,7 +35,7 @@ def film(path: Path, bright: bool, seed: int) -> None:
 
 
 def films(root: Path, counts: dict[str, int]) -> None:
-    """Films and their lists, lines `path label`."""
+    """Writes videos and their lists, with lines `path label`."""
     for split, count in counts.items():
         (root / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):

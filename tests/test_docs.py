@@ -1,5 +1,6 @@
 """README and docs say only what is true: snippets run, commands exist, tables of specs are those of the models."""
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -13,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 import typer
-from pydantic import BaseModel
 
 import dyt
-from dyt.config.base import Spec
-from dyt.config.files import override, parse_yaml
+from dyt.config.fields import fields
+from dyt.config.files import override
 from dyt.config.spec import parse
 from dyt.train import RunSpec, recipe
 from dyt.train.named_runs import with_preset
@@ -141,50 +141,42 @@ def test_the_two_commands_stand_alone_on_their_lines() -> None:
     assert 'pip install -e ".[dev]" && pytest -n auto' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-TABLE = re.compile(r"^`(?P<path>dyt\.[\w.]+)`\n\n(?P<rows>(?:^\|.*\n)+)", re.MULTILINE)
+def tables() -> Any:
+    """The script that writes the tables of specs' fields."""
+    found = importlib.util.spec_from_file_location("spec_tables", ROOT / "scripts" / "spec_tables.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
-def spec_tables() -> dict[str, dict[str, str]]:
-    """Of every page: {class path: {field: default cell}}."""
-    tables: dict[str, dict[str, str]] = {}
-    for page in PAGES:
-        for match in TABLE.finditer(page.read_text(encoding="utf-8")):
-            rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in match["rows"].splitlines()[2:]]
-            assert match["path"] not in tables, f"{match['path']} has two tables"
-            tables[match["path"]] = {row[0].strip().strip("`"): row[1].strip().strip("`") for row in rows}
-    return tables
+@pytest.mark.parametrize("page", [*tables().pages()], ids=name)
+def test_tables_of_specs_are_those_of_the_descriptions(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert tables().with_tables(text) == text, "run scripts/spec_tables.py"
 
 
-def resolve(path: str) -> type[BaseModel]:
-    module, _, attribute = path.rpartition(".")
-    __import__(module)
-    found: type[BaseModel] = getattr(sys.modules[module], attribute)
-    return found
-
-
-@pytest.mark.parametrize(("path", "rows"), spec_tables().items(), ids=spec_tables())
-def test_tables_of_specs_have_every_field_and_its_default(path: str, rows: dict[str, str]) -> None:
-    fields = resolve(path).model_fields
-    assert set(rows) == set(fields)
-    for field, cell in rows.items():
-        info = fields[field]
-        if info.is_required():
-            assert cell == "required", field
-            continue
-        default, written = info.get_default(call_default_factory=True), parse_yaml(cell)
-        if isinstance(default, Spec) and isinstance(written, dict):
-            written = type(default).model_validate(written)
-        elif isinstance(default, tuple) and isinstance(written, list):
-            written = tuple(written)
-        assert written == (str(default) if isinstance(default, Path) else default), field
+def test_a_table_that_differs_is_written_anew() -> None:
+    page = ROOT / "docs" / "specs.md"
+    text = page.read_text(encoding="utf-8")
+    changes = {"| `0.5` |": "| `0.6` |", "The target activation rate": "A rate", "| `rate_weight` |": "| `weight` |"}
+    for old, new in changes.items():
+        changed = text.replace(old, new, 1)
+        assert changed != text
+        assert tables().with_tables(changed) == text
+    assert tables().with_tables("`dyt.Ramp`\n\n|\n").count("\n| `") == len(dyt.Ramp.model_fields)
 
 
 def test_every_spec_has_a_table() -> None:
-    wanted = {dyt.DyTSpec, dyt.BackboneSpec, dyt.HeadSpec, dyt.ObjectiveSpec, dyt.Ramp}
-    for kind in ("dispatchers", "adapters", "variants", "tuners", "reducers", "heads"):
-        registry = dyt.registry.KINDS[kind]
-        wanted |= {cls.Spec for key, cls in registry.items() if registry.origin(key) == "dyt"}
-    assert {resolve(path) for path in spec_tables()} >= wanted
+    script = tables()
+    texts = [page.read_text(encoding="utf-8") for page in script.pages()]
+    paths = [match["path"] for text in texts for match in script.TABLE.finditer(text)]
+    assert len(paths) == len(set(paths)), "a spec has two tables"
+    wanted = {spec for _, spec, _ in fields((dyt.DyTSpec, RunSpec))}
+    for kind in dyt.registry.KINDS.values():
+        wanted -= {cls.Spec for key, cls in kind.items() if kind.origin(key) != "dyt" and hasattr(cls, "Spec")}
+    assert {script.spec_at(path) for path in paths} >= {spec for spec in wanted if script.shown(spec)}
 
 
 def test_every_public_name_is_in_the_api_reference() -> None:

@@ -1,6 +1,7 @@
 """Dynamic, parameter-efficient vision transformers: freeze a ViT, skip tokens, train one per cent of the weights."""
 
 import builtins
+from typing import TYPE_CHECKING
 
 from dyt import (
     adapters,
@@ -35,6 +36,8 @@ from dyt.objective.step import TuningStep
 __version__ = "0.1.0"
 
 deprecated.install()
+if not TYPE_CHECKING:  # which would take every name for one that is there
+    __getattr__ = deprecated.submodule
 
 
 def list(kind: str) -> builtins.list[str]:

@@ -40,6 +40,7 @@ MOVED = {
     "origin": "model.origin",
     "plugins": "entry_points",
     "reducers.stage": "model.token_state",
+    "inference.rewrites.int8": "inference.quantize",  # what `from dyt.rewrites import int8` looks for
     "rewrites": "inference.rewrites",
     "rewrites.adapter": "inference.rewrites.adapter",
     "rewrites.apply": "inference.rewrites.apply",
@@ -74,7 +75,7 @@ MOVED = {
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Finds a module under its old name: one that has everything of the new one, and is no copy."""
+    """Finds a module under its old name: the very module of the new name, so that classes and patches are the same."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -87,11 +88,11 @@ class _Moved(MetaPathFinder, Loader):
         return ModuleSpec(name, self, origin=f"dyt.{MOVED[rest]}", is_package=holds)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty one."""
+        """An empty one, which has the new one's names where it cannot be the new one itself."""
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Warns, and has it answer as the module at the new place."""
+        """Warns, and puts the module of the new name in the place of this one."""
         spec = module.__spec__
         assert spec is not None
         assert spec.origin is not None
@@ -101,6 +102,10 @@ class _Moved(MetaPathFinder, Loader):
             stacklevel=2,
         )
         new = importlib.import_module(spec.origin)
+        if spec.submodule_search_locations is None or hasattr(new, "__path__"):
+            sys.modules[spec.name] = new  # what stands there after this call is what was imported
+            return
+        # a package of before that is a single file now: only a package can have submodules
         module.__dict__.update(
             __doc__=new.__doc__, __getattr__=lambda name: getattr(new, name), __dir__=lambda: dir(new)
         )
@@ -109,7 +114,16 @@ class _Moved(MetaPathFinder, Loader):
 def install() -> None:
     """Has old module names found. Once is enough."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())
+        # The first one: another would look for `dyt.rewrites.mlp` in the folder of `dyt.inference.rewrites`, and
+        # load its file a second time.
+        sys.meta_path.insert(0, _Moved())
+
+
+def submodule(name: str) -> ModuleType:
+    """The `__getattr__` of `dyt`: a module that has moved, by its old name, of which `import dyt` was enough."""
+    if name not in MOVED:
+        raise AttributeError(f"module 'dyt' has no attribute '{name}'")
+    return importlib.import_module(f"dyt.{name}")
 
 
 def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:

@@ -1,5 +1,7 @@
 """Backbones from the hub, from local files, at random: what fits, what is refused and how."""
 
+import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 import dyt
+from dyt.assembly import hub
 from laws.models import CLASSES, TINY, Case, spec, tiny_backbone
 
 PLAIN = Case(TINY, (32, 32), 2, 0)
@@ -164,3 +167,101 @@ def test_timm_s_own_head_is_kept_when_it_has_the_classes(monkeypatch: pytest.Mon
         args = {"name": "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "args": TINY}
         model = dyt.build({"backbone": args, "head": {"num_classes": classes}})
         assert bool(model.get_classifier().bias.any()) == kept
+
+
+HUB_MODEL = "test_vit.r160_in1k"
+"""A small model with weights on the hub."""
+
+
+def cache(root: Path, name: str = HUB_MODEL) -> dict[str, torch.Tensor]:
+    """Weights of a timm model as huggingface_hub's cache has them after a download."""
+    state = dict(timm.create_model(name, pretrained=False).state_dict())
+    repository, commit = root / f"models--timm--{name}", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    save_file(state, repository / "snapshots" / commit / "model.safetensors")
+    return state
+
+
+@pytest.fixture
+def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An empty cache, and what was tried on a network that refuses everything."""
+    tried: list[str] = []
+
+    def refuse(name: str) -> Any:
+        def refused(*args: Any, **kwargs: Any) -> Any:
+            tried.append(name)
+            raise OSError("no network in this test")
+
+        return refused
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse(name))
+    return tried
+
+
+def test_cached_weights_are_taken_without_a_request(tmp_path: Path, requests: list[str]) -> None:
+    state = cache(tmp_path)
+    model = dyt.build({"backbone": {"name": HUB_MODEL}, "head": {"num_classes": 1000}})
+    assert requests == []
+    ours = model.backbone.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in state.items())
+    assert hub.cached(HUB_MODEL)
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_weights_that_are_nowhere_are_refused_in_one_line(requests: list[str]) -> None:
+    with pytest.raises(dyt.WeightsError, match="hub is out of reach and they are not in its cache; go online"):
+        dyt.build({"backbone": {"name": HUB_MODEL}})
+    assert requests  # it was tried, so what the test above counts can be other than nothing
+    assert not hub.cached(HUB_MODEL)
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_weights_that_are_not_cached_come_from_a_hub_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    fetched: list[str] = []
+    state = timm.create_model(HUB_MODEL, pretrained=False).state_dict()
+    save_file(dict(state), tmp_path / "model.safetensors")
+    look = timm.models._hub.hf_hub_download
+
+    def download(repo_id: str, filename: str, **kwargs: Any) -> str:
+        if constants.HF_HUB_OFFLINE:
+            return look(repo_id, filename, **kwargs)
+        fetched.append(f"{repo_id}/{filename}")
+        return str(tmp_path / "model.safetensors")
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    model = dyt.build({"backbone": {"name": HUB_MODEL}})
+    assert fetched == [f"timm/{HUB_MODEL}/model.safetensors"]
+    assert torch.equal(model.backbone.cls_token, state["cls_token"])
+
+
+@pytest.mark.parametrize("revision", ["", "@main"])
+def test_a_name_with_a_scheme_is_cached_with_its_config(tmp_path: Path, requests: list[str], revision: str) -> None:
+    name, state = f"hf-hub:timm/{HUB_MODEL}{revision}", cache(tmp_path)
+    with pytest.raises(dyt.WeightsError, match="the model hub is out of reach and they are not in its cache"):
+        dyt.build({"backbone": {"name": name}})
+    requests.clear()
+    (weights,) = tmp_path.rglob("model.safetensors")
+    config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": {"classifier": "head"}}
+    (weights.parent / "config.json").write_text(json.dumps(config))
+    model = dyt.build({"backbone": {"name": name}})
+    assert requests == []
+    assert torch.equal(model.backbone.cls_token, state["cls_token"])
+
+
+def test_a_file_that_the_cache_turns_out_to_lack_is_asked_for(
+    requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "cached", lambda name: True)
+    with pytest.raises(dyt.WeightsError, match="the model hub is out of reach and they are not in its cache"):
+        dyt.build({"backbone": {"name": HUB_MODEL}})
+    assert requests

@@ -131,6 +131,33 @@ def test_spec_round_trips_and_has_a_schema(tmp_path):
     assert "objective" in json.loads(run("spec", "--schema").stdout)["properties"]
 
 
+def test_help_of_spec_explains_a_field_or_the_command():
+    alone = run("spec", "--help")
+    assert alone.exit_code == 0
+    assert "Usage" in alone.stdout
+    assert "--schema" in alone.stdout
+    for args in (("spec", "--help", "objective.rate"), ("spec", "dyt", "-h", "objective.rate")):
+        shown = run(*args)
+        assert shown.exit_code == 0
+        lines = shown.stdout.splitlines()
+        assert lines[0] == "objective.rate"
+        assert "  The target activation rate r" in lines[1]
+        assert [line.strip() for line in lines[-3:]] == ["type: number", "allowed: above 0, at most 1", "default: 0.5"]
+    assert "Usage" in run("spec", "--help", "--schema").stdout
+    assert "dynamicvit" in run("spec", "--help", "reducer.keep").stdout
+    assert "allowed: classifier, " in run("spec", "--help", "head.type").stdout
+    assert "fields of learned: type, level, " in run("spec", "--help", "dispatcher").stdout
+    assert "default: 100" in run("spec", "--help", "train.epochs").stdout
+
+
+def test_help_of_spec_refuses_an_unknown_field():
+    refused = run("spec", "--help", "objective.rte")
+    assert refused.exit_code == 2
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("dyt: no field 'rte' in objective; did you mean 'rate'? allowed: ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_list_and_supports():
     assert "learned" in run("list", "dispatchers").stdout
     assert "recipes:" in run("list").stdout

@@ -82,3 +82,23 @@ def test_the_mean_token_is_float32_and_leaves_padding_out(dtype: torch.dtype) ->
     assert found.shape == (3, 1, 4)
     torch.testing.assert_close(found[1, 0], x[1, :20].float().mean(0))
     assert not found[2].any()
+
+
+def test_what_stands_for_an_image_is_the_class_token_or_the_mean_of_real_patches() -> None:
+    """Counted by hand: an image with padding, and one that is nothing else, which is 0 and not 0 / 0."""
+    entered = torch.tensor([[[1.0], [2.0], [6.0], [100.0]], [[7.0], [8.0], [9.0], [10.0]]])
+    padding = torch.tensor([[F, F, F, T], [T, T, T, T]])
+    active = torch.ones(2, 4, dtype=torch.bool)
+    assert Route(active, 1, entered=entered, padding=padding).summary().tolist() == [[1.0], [7.0]]
+    assert Route(active, 0, entered=entered, padding=padding).summary().tolist() == [[3.0], [0.0]]
+    assert Route(active, 0, entered=entered).summary().tolist() == [[27.25], [8.5]]
+    bf16 = Route(active, 0, entered=entered.bfloat16(), padding=padding).summary()
+    assert bf16.dtype == torch.float32
+
+
+def test_the_patches_of_all_images_are_rows_without_prefix_and_padding() -> None:
+    entered = torch.arange(12.0).reshape(2, 3, 2)
+    active, padding = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[F, T, F], [F, F, F]])
+    rows = [[[2.0, 3.0], [4.0, 5.0], [8.0, 9.0], [10.0, 11.0]], [[4.0, 5.0], [8.0, 9.0], [10.0, 11.0]]]
+    assert Route(active, 1, entered=entered).patches().tolist() == rows[0]
+    assert Route(active, 1, entered=entered, padding=padding).patches().tolist() == rows[1]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dyt
 from compilation import WHOLE
@@ -125,3 +126,12 @@ def test_fewer_tokens_are_other_places(reducer: dict[str, Any]) -> None:
         patches = route.active[:, route.prefix :]
         assert torch.equal(patches, (scores.by_place(torch.tensor(0.5), patches.shape[1]) < 0.5).expand_as(patches))
         assert 0.25 <= float(patches.float().mean()) <= 0.75
+
+
+def test_no_fake_tensor_is_kept_for_others() -> None:
+    """In a fake mode a model's own tensors are real ones, and only what is made from nothing is fake."""
+    threshold, patches = torch.tensor(0.3), 23  # a number that no other test has
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inside = scores.by_place(threshold, patches)
+    assert isinstance(inside, FakeTensor)
+    assert type(scores.by_place(threshold, patches)) is torch.Tensor

@@ -174,3 +174,31 @@ def test_it_is_refused_in_train_mode_while_the_branch_draws() -> None:
         pytest.raises(dyt.UnsupportedError, match="executor 'capacity' in train mode"),
     ):
         model(X)
+
+
+@each_method
+@pytest.mark.parametrize(("share", "dense"), [(1.0, True), (0.99, True), (0.8, False), (0.5, False)])
+def test_where_there_is_room_for_all_the_branch_is_given_the_tokens_as_they_are(
+    method: str, share: float, dense: bool
+) -> None:
+    x, seen = torch.randn(2, 8, 4), []
+
+    def branch(y: Tensor, tokens: Tokens | None = None) -> Tensor:
+        seen.append(y)
+        return y * 2
+
+    active = torch.arange(8).expand(2, 8) < 4
+    getattr(Capacity(TokenCapacity(share)), method)(branch, x, Route(active, 0))
+    assert (seen[0] is x) == dense
+
+
+@each_method
+def test_an_image_with_a_token_too_many_overflows_and_the_others_do_not(method: str) -> None:
+    """Two rows for each image: two images have room, and the third's last token has not."""
+    active = torch.tensor([[True, False, True, False], [False, False, False, True], [True, True, True, True]])
+    x = torch.randn(3, 4, 5)
+    expected = run(method, TokenCapacity(1.0), x, Route(active, 0))
+    out = run(method, TokenCapacity(0.5, "nan"), x, Route(active, 0))
+    torch.testing.assert_close(out[:2], expected[:2])
+    assert out[2].isnan().all()
+    torch.testing.assert_close(run(method, TokenCapacity(0.5), x, Route(active, 0)), expected)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import dyt
 from dyt.families import find
 from dyt.registry import families
-from dyt.testing.laws import executed
+from dyt.testing.laws import equals_masked, executed
 from families.reading import maps, rows
 from families.zoo import BATCH, CLASSES, VARIANTS, ZOO, Animal, needs_timm
 from laws.models import shaken
@@ -242,21 +242,18 @@ def test_low_precision(name: str, precision: str) -> None:
     """Masks, biases and rotary embeddings fit the dtype that the tokens have; sparse is masked up to rounding."""
     animal = ZOO[name]
     variant = "layer" if "layer" in animal.variants else animal.variants[0]
-    model, out = dyt.build(spec(variant), backbone=animal.backbone()), {}
+    model = dyt.build(spec(variant), backbone=animal.backbone())
     x = animal.images(model.backbone)
     masks = some(model, x, "ragged")
-    with torch.no_grad(), LOW[precision](model), dyt.forced(model, masks):
+    with LOW[precision](model):
         if precision == "bfloat16":
             x = (
                 {k: t.bfloat16() if t.is_floating_point() else t for k, t in x.items()}
                 if isinstance(x, dict)
                 else x.bfloat16()
             )
-        for executor in ("masked", "sparse"):
-            with dyt.execution(model, executor):
-                out[executor] = model(x)
-    assert bool(out["masked"].isfinite().all())
-    close(out["sparse"].float(), out["masked"].float(), 0.1)
+        out = equals_masked(model, x, masks, ["sparse"], lambda ours, theirs: close(ours.float(), theirs.float(), 0.1))
+    assert bool(out.isfinite().all())
 
 
 @each

@@ -13,7 +13,7 @@ from dyt.core.interop import bridged
 from dyt.io.checkpoint import plain_state
 from dyt.measure import patch_maps, random_masks, routes_of, site_rates, token_counts
 from dyt.model.parts import head_keys
-from dyt.testing.laws import executed
+from dyt.testing.laws import equals_masked, executed
 from dyt.train import calibrate_thresholds
 from families.tiny import Tiny, labels
 from families.zoo_hf import HUGGINGFACE
@@ -142,11 +142,7 @@ def test_law_2_executors_agree_with_adapters_that_do_something(name: str, varian
     tiny = ZOO[name]
     model, x = shaken(build(tiny.backbone(), variant)), tiny.images()
     for kinds in (["random"], ["none"], ["ragged", "none"]):
-        with torch.no_grad(), dyt.forced(model, masks(model, x, kinds, 4)):
-            with dyt.execution(model, "masked"):
-                expected = model(x)
-            with dyt.execution(model, "sparse"):
-                close(model(x), expected)
+        equals_masked(model, x, masks(model, x, kinds, 4), names("executors"), close)
 
 
 @offered

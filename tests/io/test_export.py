@@ -87,7 +87,7 @@ def test_images_without_room_are_nan_where_that_was_asked_for(tmp_path: Path) ->
     assert 0 < found.overflowed < 64
     assert found.overflowed + found.images == 64
     assert found.largest < 1e-5
-    assert f"{found.overflowed} more had no room and are NaN" in str(found)
+    assert f"{found.overflowed} exceeded the capacity and are NaN" in str(found)
 
 
 def test_bfloat16(tmp_path: Path) -> None:

@@ -207,3 +207,12 @@ def test_batch_norms_do_not_count_what_is_looked_at() -> None:
     with torch.no_grad(), uncounted(network):
         network(torch.randn(4, 3))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("parts", "forwards"), [(1, 1), (2, 4)])
+def test_a_list_of_one_part_is_run_once(parts: int, forwards: int) -> None:
+    """Two are looked at first."""
+    step, calls = dyt.TuningStep(model(), RATE | {"complete": 0.0, "distill": 0.0}), []
+    step.model.backbone.patch_embed.register_forward_pre_hook(lambda *_: calls.append(1))
+    stepped(step, parts, IMAGES[:4])
+    assert len(calls) == forwards

@@ -362,3 +362,10 @@ def test_features_of_every_image_need_the_whole_complete_pass(thinned: dict[str,
 def test_shares_and_steps_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(dyt.SpecError, match=next(iter(wrong))):
         dyt.TuningStep(still(), wrong)
+
+
+def test_each_site_has_a_rate_of_its_own() -> None:
+    """That of its block, of which all sites have one; or the same for all."""
+    model = still(variant={"type": "attn_mlp"})
+    assert dyt.TuningStep(model, {"rate": 0.3}).rates == [0.3] * 4
+    assert dyt.TuningStep(model, {"layer_rates": [0.25, 0.75]}).rates == [0.25, 0.25, 0.75, 0.75]

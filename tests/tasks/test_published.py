@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
 
 from dyt.tasks import DataError, DataSpec, ImageError, open_data, open_split
 from tasks.odd_images import DAMAGES, MODES, harm, put
 
 rng = np.random.default_rng(0)
+
+
+def savemat(file: Path, variables: dict[str, Any]) -> None:
+    pytest.importorskip("scipy.io", reason="the extra dyt[matlab]").savemat(file, variables)
 
 
 def picture(path: Path, mode: str = "RGB") -> Path:
@@ -349,3 +353,15 @@ def test_cars_of_another_kind(tmp_path: Path) -> None:
     assert "annotations without class" in answered("cars", tmp_path)
     file.unlink()
     assert "test labels are not in the devkit" in answered("cars", tmp_path)
+
+
+def test_matlab_files_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused by name with what to install; missing and empty ones are answered as ever."""
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    for name in ("train_32x32.mat", "test_32x32.mat"):
+        (tmp_path / name).write_bytes(b"MATLAB 5.0 MAT-file")
+    assert answered("svhn", tmp_path) == (
+        f'{tmp_path / "train_32x32.mat"} is a MATLAB file; to read it: pip install "dyt[matlab]"'
+    )
+    (tmp_path / "train_32x32.mat").write_bytes(b"")
+    assert "an empty file; download it again" in answered("svhn", tmp_path)

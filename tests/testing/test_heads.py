@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import dyt
-from dyt.config.spec import HeadSpec
+from dyt.assembly.rollback import Snapshot
+from dyt.config.spec import HeadSpec, parse
 from dyt.families import Family
 from dyt.heads import Head, Pixel, Query, TaskHeadSpec, classification, distillation
 from dyt.registry import heads
 from dyt.testing import check
-from dyt.testing.cases import leaves
+from dyt.testing.cases import TINY, leaves, spec
+from dyt.testing.refusals import refused_on
 
-WHOLE = {1, 2, 3, 4, 6, 7, 8, 10}
+WHOLE = {1, 2, 3, 4, 6, 7, 8, 10, 11}
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +128,7 @@ def test_one_with_a_parameter_that_nothing_reaches() -> None:
 
 def test_one_that_unfreezes_the_backbone() -> None:
     class Unfreezes(Mean):
-        def __init__(self, spec: HeadSpec, backbone: Any) -> None:
-            super().__init__(spec, backbone)
+        def attach(self, backbone: nn.Module) -> None:
             backbone.requires_grad_(True)
 
     assert "trainable, or not, against the plan" in broken(3, Unfreezes)
@@ -182,18 +184,25 @@ def test_one_that_refuses_the_divergence_without_a_word() -> None:
     assert "say why there is none" in broken(10, type("Silent", (Mean,), {"divergence_refusal": " "}))
 
 
-def test_one_that_refuses_when_it_is_too_late() -> None:
+def test_one_that_refuses_late_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it did before is taken back; where it were not, the law would say it."""
+
     class Late(Mean):
         @classmethod
         def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:
             return None
 
         def __init__(self, spec: HeadSpec, backbone: Any) -> None:
-            if spec.num_classes == 100:
-                raise dyt.DyTError("a hundred is too many")
-            super().__init__(spec, backbone)
+            backbone.blocks[0].norm1.weight.data.mul_(2.0)
+            raise dyt.DyTError("never mind")
 
-    assert "refused after the backbone was changed: a hundred is too many" in broken(10, Late)
+    heads("broken")(Late)
+    backbone = VisionTransformer(**TINY, num_classes=0)
+    wanted = parse(dyt.DyTSpec, spec(head={"type": "broken", "num_classes": 3}))
+    assert str(refused_on(backbone, wanted)) == "never mind"
+    monkeypatch.setattr(Snapshot, "restore", lambda self: None)
+    with pytest.raises(AssertionError, match=r"not left as it was: blocks\.0\.norm1\._parameters\['weight'\]: values"):
+        refused_on(backbone, wanted)
 
 
 def test_one_that_reads_a_grid_is_refused_with_a_reducer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +211,8 @@ def test_one_that_reads_a_grid_is_refused_with_a_reducer(monkeypatch: pytest.Mon
     with heads.temporary():
         heads("broken")(grid)
         assert "it is refused with a reducer" in {law.says for law in check("heads", "broken", examples=1).laws}
-    monkeypatch.setattr("dyt.assembly.build._grid_refusal", lambda spec, tuner: None)
-    assert "is not refused with a reducer" in broken(10, grid, examples=1)
+    monkeypatch.setattr("dyt.assembly.compatibility._grid_refusal", lambda spec, tuner: None)
+    assert "is not refused with a reducer" in broken(11, grid, examples=1)
 
 
 def test_example_targets_are_those_of_the_loss() -> None:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from dyt.config.files import dump_yaml, read
 from dyt.errors import DyTError, SpecError
 from dyt.objective.shared_prefix import Passes
 from dyt.tasks.images import ImageError
-from dyt.train import Result, RunError, evaluate, fit, loop
+from dyt.train import Result, RunError, evaluate, fit, loop, optim
 from dyt.train.accelerator import forget_accelerator
+from dyt.train.batches import Batches
 from dyt.train.saved import open_saved
 from dyt.train.state import differences
 
@@ -187,17 +190,82 @@ STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
         {"train": {"accumulate": 2, "clip": 1.0, "label_smoothing": 0.1}},
         {"train": {"mixup": 0.8, "cutmix": 1.0}, "data": {"augment": "timm", "auto_augment": "rand-m9-mstd0.5"}},
         {"train": {"optimizer": "sgd", "schedule": "constant", "decay_all": False, "grad_checkpointing": True}},
-        {"train": {"warmup_epochs": 0.5, "lr_rule": "batch256"}, "data": {"augment": "crop", "workers": 1}},
+        {"train": {"warmup_epochs": 0.5, "lr_rule": "batch256", "lr": 0.3}, "data": {"augment": "crop", "workers": 1}},
         {"dispatcher": "always", "adapter": "none", "objective": STATIC},
         {"dispatcher": "random"},
         {"trainable": "full"},
     ],
     ids=str,
 )
-def test_every_option_trains(runs: Runs, tmp_path: Path, changes: dict[str, object]) -> None:
-    result = fit(runs(**{"train": {}, **changes}), tmp_path, progress=False)  # type: ignore[arg-type]
-    assert 0 <= result.test.accuracy <= 1
+def test_every_option_trains(runs: Runs, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The training loss falls, and images that were not trained on are told: three of nine would be, by chance."""
+    train = {"epochs": 8, **changes.get("train", {})}
+    result = fit(runs(**{**changes, "train": train}), tmp_path, progress=False)
+    losses = [json.loads(line)["cls"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.8 * losses[0]
+    assert result.test.accuracy >= 7 / 9
     assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+
+
+def test_gradients_are_clipped_over_all_parts_of_a_step(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a norm that none of them has by itself; without `clip` they are what they are."""
+    original, norms = optim.optimizer, []
+
+    def watched(*given: Any) -> torch.optim.Optimizer:
+        optimizer = original(*given)
+
+        def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            found = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(float(torch.stack(found).norm()))
+
+        optimizer.register_step_pre_hook(note)
+        return optimizer
+
+    monkeypatch.setattr(optim, "optimizer", watched)
+    for clip, parts in ((None, 2), (1e-3, 1), (1e-3, 2)):
+        norms.clear()
+        train = {"epochs": 1, "accumulate": parts, "clip": clip}
+        fit(runs(train=train), tmp_path / f"{clip} {parts}", progress=False)
+        assert len(norms) == 3
+        if clip is None:
+            assert min(norms) > 0.01
+        else:
+            assert norms == pytest.approx([clip] * 3, rel=1e-2)
+
+
+def test_a_step_s_noise_is_another_on_each_rank_step_and_part(runs: Runs) -> None:
+    inference = SimpleNamespace(
+        run=runs(),
+        normalized=lambda images: images,
+        task=SimpleNamespace(to=lambda labels, device: labels),
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+    )
+
+    def noise(rank: int, step: int = 0, part: int = 0) -> list[float]:
+        batches = Batches(inference, lambda images, labels: (images + torch.rand(3), labels), rank)  # type: ignore[arg-type]
+        images, _ = batches.prepared((torch.zeros(3), torch.zeros(3)), step, part)
+        return [*images.tolist(), *torch.rand(3).tolist()]
+
+    assert noise(0) == noise(0)
+    drawn = [noise(0), noise(1), noise(2), noise(0, step=1), noise(0, part=1), noise(1, step=1)]
+    for place in range(6):
+        assert len({each[place] for each in drawn}) == len(drawn)
+
+
+def test_a_run_draws_with_its_own_rank(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made(Exception):  # noqa: N818
+        pass
+
+    def made(inference: object, targets: object, rank: int) -> None:
+        raise Made(rank)
+
+    monkeypatch.setattr(loop, "Batches", made)
+    monkeypatch.setattr(loop.Accelerator, "process_index", 3)
+    with pytest.raises(Made) as caught:
+        fit(runs(), tmp_path, progress=False)
+    assert caught.value.args == (3,)
 
 
 def test_a_run_from_before_a_field_was_there_is_the_same_run(runs: Runs, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import dyt
 from dyt.io.checkpoint import fingerprint, plain_state, stored
 from dyt.model.block import DynamicBlock
 from dyt.model.parts import head_keys, tuned_keys
-from dyt.testing.laws import executed
+from dyt.testing.laws import equals_masked, executed
 from dyt.train.optim import groups
 from dyt.train.spec import TrainSpec
 from laws.models import CLASSES, TINY, Case, masks, shaken, spec
@@ -97,10 +97,7 @@ def test_executors_agree_and_costs_are_those_executed(
     given_masks = masks(model, x, kinds, case.seed)
     with torch.no_grad(), case.precision(), dyt.forced(model, given_masks):
         counted = dyt.count_macs(model, x)
-        with dyt.execution(model, "masked"):
-            masked = model(x)
-        with dyt.execution(model, "sparse"):
-            case.close(model(x), masked)
+        equals_masked(model, x, given_masks, ["sparse"], case.close)
     for i in range(case.batch):  # one by one: in a batch, rows of attention are padded to the longest
         with case.precision():
             own = executed(model, x[i : i + 1], masks=[mask[i : i + 1] for mask in given_masks])

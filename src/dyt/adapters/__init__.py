@@ -1,4 +1,4 @@
-"""x -> delta on every token: one file per adapter."""
+"""Adapters: a small module whose output is added at every token. One file per adapter."""
 
 from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
 from dyt.adapters.bottleneck import Bottleneck, BottleneckSpec

@@ -1,4 +1,4 @@
-"""What every adapter is: a small module whose delta is added on every token, active or not (paper eq. 1)."""
+"""Base of adapters: a small module whose output, the delta, is added at every token, active or not (paper eq. 1)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class AdapterSpec(ComponentSpec):
 
 
 class PlacedSpec(AdapterSpec):
-    """Fields of an adapter that says where it stands; the defaults are the paper's.
-
-    `placement`: `parallel` (X + M Branch(X) + Adapter(X)), or `sequential` (Z + Adapter(Z), where Z = X + M Branch(X)).
-    `input`: `block`, the tokens as they are, or `normalised`, as the branch's own norm makes them.
-    """
+    """Fields of an adapter whose place can be chosen; the defaults are the paper's."""
 
     placement: Literal["parallel", "sequential"] = "parallel"
+    """Where the adapter stands. `parallel`: X + M Branch(X) + Adapter(X); `sequential`: Z + Adapter(Z), where
+    Z = X + M Branch(X)."""
     input: Literal["block", "normalised"] = "block"
+    """Which tokens the adapter reads. `block`: the branch's input as it is; `normalised`: the output of the branch's
+    own norm."""
 
 
 class Adapter(nn.Module, ABC):
     """Base of adapters: subclass, set `Spec`, implement `forward`, register with `@dyt.registry.adapters(name)`.
 
-    A fresh adapter must add nothing (or exactly zero), so that training starts from the pretrained function.
+    A new adapter must add nothing (or exactly zero), so that training starts from the pretrained function.
 
     Args:
         spec: the component's own spec.
@@ -46,7 +46,7 @@ class Adapter(nn.Module, ABC):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor | None:
         """The delta (B, N, C) of the tokens x (B, N, C); None when nothing is added.
 
-        `padding` (B, N) bool is True at padding tokens, for adapters that look at an image as a whole; None for none.
+        `padding` (B, N) bool is True at padding tokens, for adapters that use whole images; None if there are none.
         """
 
 

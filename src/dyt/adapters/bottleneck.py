@@ -1,4 +1,4 @@
-"""`bottleneck`: Adapter(X) = s * up(relu(down(X))) (paper eq. 1), with the released code's scale, dropout and start."""
+"""`bottleneck`: Adapter(X) = s * up(relu(down(X))) (paper eq. 1), initialised as in the released code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dyt.registry import adapters
 
 
 class BottleneckSpec(ProjectionSpec):
-    """`bottleneck`, with the fields that every adapter with down and up projections has."""
+    """`bottleneck`: the paper's adapter (eq. 1)."""
 
     type: str = "bottleneck"
 
 
 @adapters("bottleneck")
 class Bottleneck(Projection):
-    """down: C -> d, up: d -> C, both with bias; up starts at zero, so that a fresh adapter adds exactly zero."""
+    """down: C -> d, up: d -> C, both with bias; up starts at zero, so a new adapter adds exactly zero."""
 
     Spec = BottleneckSpec
 

@@ -20,23 +20,22 @@ from dyt.registry import adapters
 
 
 class MoESpec(ProjectionSpec):
-    """`moe`: the fields of the bottleneck adapter, for each expert, and the mixture's own.
-
-    `experts`: E, 2 to 12 in the paper's table 2. `normalisation`: of the router's E logits into the weights alpha; the
-    paper does not name one. `softmax`: they sum to 1; `sigmoid`: each between 0 and 1 by itself; `none`: the logits,
-    of any size, with which the adapter is cubic in its tokens; `input: normalised` keeps these from overflowing.
-    """
+    """`moe`: the paper's MoE-adapter (section 3.4), a mixture of bottleneck adapters for each image."""
 
     type: str = "moe"
     experts: Annotated[int, Field(ge=1)] = 4
+    """Number of experts E; 2, 4, 8 and 12 in the paper's table 2."""
     normalisation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """How the router's E logits become the experts' weights, which the paper does not say. `softmax`: they sum to 1;
+    `sigmoid`: each is between 0 and 1 by itself; `none`: the logits themselves, of any size, so that the adapter is
+    cubic in its tokens (`input: normalised` keeps it from overflowing)."""
 
 
 class Experts(nn.Module):
-    """E linear maps C_in -> C_out of which each image uses a mixture: x W^T + b, W = sum_i alpha_i W_i, b likewise.
+    """E linear maps C_in -> C_out; each image uses a mixture of them: x W^T + b, W = sum_i alpha_i W_i, and b likewise.
 
-    Mixing first costs E (C_in + 1) C_out multiply-accumulates an image and then one map's N C_in C_out; the other order
-    of the same sums, x times the joined weights and then alpha, would cost E times N C_in C_out.
+    Mixing first costs E (C_in + 1) C_out multiply-accumulates per image, and then N C_in C_out for the one map. The
+    other order, E maps of x and then alpha, would cost E times N C_in C_out.
 
     Attributes:
         weight: (E, C_out, C_in).
@@ -59,9 +58,9 @@ class Experts(nn.Module):
 class MoE(Projection):
     """s * up(relu(down(X))) with down and up mixed from E experts by alpha = softmax(mean(X) W_r + b_r), one per image.
 
-    The mean is over all tokens of the image, prefix included, padding left out. The router starts as the dispatchers'
-    do, each expert as the bottleneck adapter does: a fresh adapter adds exactly zero. Router and alpha are float32,
-    also under autocast.
+    The mean is over all tokens of the image, prefix included, padding left out. The router is initialised like those of
+    dispatchers, each expert like a bottleneck adapter, so a new adapter adds exactly zero. Router and alpha are
+    float32, also under autocast.
     """
 
     Spec = MoESpec

@@ -9,7 +9,7 @@ from dyt.registry import adapters
 
 
 class NoAdapterSpec(AdapterSpec):
-    """`none`, without fields."""
+    """`none`: no adapter."""
 
     type: str = "none"
 

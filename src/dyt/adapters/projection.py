@@ -1,4 +1,4 @@
-"""What the adapters that go down to d hidden units and up again share: s * up(dropout(act(down(X)))) (paper eq. 1)."""
+"""Shared base of adapters with a down and an up projection: s * up(dropout(act(down(X)))) (paper eq. 1)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", 
 
 
 class ProjectionSpec(PlacedSpec):
-    """Fields of an adapter with down and up projections; the defaults are the released code's.
-
-    `dim`: the bottleneck d (64 by default, 8 on VTAB-1K). `activation`: between down and up. `scale`: s, fixed, or
-    where training starts with `scale_learnable`. `dropout`: on the hidden units, in training.
-    """
+    """Fields of an adapter with down and up projections; the defaults are the released code's."""
 
     dim: Annotated[int, Field(ge=1)] = 64
+    """Hidden units d between down and up projection, for `moe` of each expert; 64 in the paper, 8 on VTAB-1K, 1 to 256
+    in its table 8."""
     activation: Activation = "relu"
+    """Activation function between down and up projection, by timm's name."""
     scale: float = 0.1
+    """Factor s on the adapter's output; its value at the start where `scale_learnable` is set."""
     scale_learnable: bool = False
+    """Whether `scale` is trained, one number per adapter; it must then not start at 0."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability with which a hidden unit is dropped in training."""
 
     @model_validator(mode="after")
     def _learns(self) -> ProjectionSpec:
         if self.scale_learnable and self.scale == 0:
-            raise ValueError("a learnable scale must not start at 0: up starts there too, and neither would move")
+            raise ValueError("a learnable scale must not start at 0: up is 0 as well, and neither would get a gradient")
         return self
 
 
 class Projection(Adapter):
-    """Base of such adapters: subclass it with two projections, of which up starts at zero.
+    """Base of these adapters: subclass it with two projections, of which up starts at zero.
 
     Attributes:
         scale: s, a number, or a parameter () when it is learned.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
 
@@ -121,20 +123,34 @@ def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_hub(spec: BackboneSpec, num_classes: int) -> tuple[nn.Module, bool]:
-    with hub.at_hand() as online:
-        try:
-            model = _made(spec, num_classes, pretrained=True)
-        except SpecError:
-            raise
-        except (OSError, RuntimeError) as error:  # no hub or network, or timm saying that there are none
-            offline = not online and isinstance(error, OSError)
-            reason = "the model hub is out of reach and they are not in its cache" if offline else _line(error)
-            raise WeightsError(
-                f"no pretrained weights for '{spec.name}': {reason}; go online once so that they are cached, or set "
-                f"backbone.weights to a local .safetensors file, or to 'none' for random weights"
-            ) from error
+    try:
+        model = _cached_or_fetched(spec, num_classes)
+    except (OSError, RuntimeError) as error:  # no hub or network, or timm saying that there are no weights
+        missing = isinstance(error, LocalEntryNotFoundError)
+        reason = "the model hub is out of reach and they are not in its cache" if missing else _line(error)
+        raise WeightsError(
+            f"no pretrained weights for '{spec.name}': {reason}; go online once so that they are cached, or set "
+            f"backbone.weights to a local .safetensors file, or to 'none' for random weights"
+        ) from error
     cfg: Any = model.pretrained_cfg
     return model, cfg.get("num_classes") != num_classes
+
+
+def _cached_or_fetched(spec: BackboneSpec, num_classes: int) -> nn.Module:
+    """The model with timm's weights: from the cache without any request, else from the hub if it answers.
+
+    Raises:
+        LocalEntryNotFoundError: not in the cache, and the hub does not answer.
+        OSError, RuntimeError: what else timm and the hub raise.
+    """
+    if hub.cached(spec.name):
+        try:
+            with hub.cache_only():
+                return _made(spec, num_classes, pretrained=True)
+        except LocalEntryNotFoundError:  # timm wants another file than those that `cached` knows of
+            pass
+    with nullcontext() if hub.reachable() else hub.cache_only():
+        return _made(spec, num_classes, pretrained=True)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> bool:
@@ -184,13 +200,13 @@ def _with_channels(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
 
 def faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """What keeps `given` from filling `wanted`, in words; empty when nothing does."""
-    found = {
+    differing = {
         "missing": sorted(wanted.keys() - given.keys()),
         "unknown": sorted(given.keys() - wanted.keys()),
         "of another shape": sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape),
     }
     return "; ".join(
-        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for what, keys in found.items() if keys
+        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for what, keys in differing.items() if keys
     )
 
 

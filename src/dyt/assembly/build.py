@@ -15,6 +15,7 @@ from torch import nn
 from dyt.assembly import backbone as backbones
 from dyt.assembly.compatibility import check_given
 from dyt.assembly.plan import BuildPlan, plan
+from dyt.assembly.rollback import rollback
 from dyt.assembly.window_attention import put_windows
 from dyt.config.files import read
 from dyt.config.presets import preset, presets
@@ -88,7 +89,15 @@ def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | 
 
 
 def apply(plan: BuildPlan) -> DynamicModel:
-    """Makes the plan's backbone dynamic, in place; nothing is refused any more."""
+    """Makes the plan's backbone dynamic, in place. Nothing is refused any more.
+
+    What a component raises all the same goes on, and the backbone is then as it was.
+    """
+    with rollback(plan.backbone):
+        return _applied(plan)
+
+
+def _applied(plan: BuildPlan) -> DynamicModel:
     spec, backbone, tuner = plan.spec, plan.backbone, plan.tuner
     thawed = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     if spec.backbone.window_size is not None:
@@ -103,7 +112,9 @@ def apply(plan: BuildPlan) -> DynamicModel:
     _freeze(backbone, spec, tuner)
     if plan.new_head:
         start_head(backbone)
-    model = DynamicModel(backbone, spec, plan.key, plan.head(spec.head, backbone), tuner)
+    head = type(plan.head)(spec.head, backbone) if plan.late_head else plan.head
+    head.attach(backbone)
+    model = DynamicModel(backbone, spec, plan.key, head, tuner)
     if any(getattr(module, "grad_checkpointing", False) for module in backbone.modules()):  # Swin's stages have it
         backbone.set_grad_checkpointing(False)  # type: ignore[operator]
         model.set_grad_checkpointing()

@@ -15,7 +15,7 @@ from dyt.config.spec import DyTSpec
 from dyt.core.interop import remedy
 from dyt.dispatchers.base import Dispatcher
 from dyt.errors import SpecError, UnsupportedError
-from dyt.families import Family, find
+from dyt.families import Family, find, sources
 from dyt.heads import Head
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel
@@ -70,7 +70,8 @@ def check_given(backbone: nn.Module, spec: DyTSpec) -> None:
 def refusal(family: Family, backbone: nn.Module, variant: type[DynamicBlock]) -> str | None:
     """Why this family cannot offer this variant on this backbone; None when it can."""
     reasons = (family.refusal(backbone, branch) for branch in variant.dispatched)
-    return next((reason for reason in reasons if reason is not None), None)
+    own = next((reason for reason in reasons if reason is not None), None)
+    return own if own is not None else sources.refusal(family, backbone)
 
 
 def check(
@@ -90,6 +91,8 @@ def check(
         SpecError: a module in `modules_to_save` that the backbone does not have.
     """
     given = type(backbone).__name__
+    if not callable(getattr(backbone, "get_classifier", None)):
+        _refuse(f"{given} is not available", "it has no get_classifier, by which timm's models tell their head")
     _refuse(f"variant '{spec.variant.type}' is not available for {given}", refusal(family, backbone, variant))
     _refuse("backbone.window_size is not available here", combination_refusal(spec, variant, dispatcher))
     if dispatcher.needs_attention:

@@ -13,18 +13,23 @@ from timm.models import get_pretrained_cfg
 PATIENCE = 3.0
 """Seconds to wait for the hub to answer at all."""
 
-FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What timm looks for in a repository, where a model's description names no other file."""
+CONFIG = "config.json"
+"""What it reads besides, for a name with a scheme."""
+SCHEMES = ("hf-hub", "hf_hub")
+"""Before the colon of a name that is a repository of the hub."""
 
 
 def offline_mode() -> bool:
-    """Whether the user has asked for no network: HF_HUB_OFFLINE=1."""
+    """Whether the user has switched the network off: HF_HUB_OFFLINE=1."""
     return bool(constants.is_offline_mode())
 
 
 def reachable(patience: float = PATIENCE) -> bool:
-    """Whether the hub answers within `patience` seconds; not asked in offline mode. Proxies are used.
+    """Whether the hub answers within `patience` seconds; False in offline mode, without a request. Proxies are used.
 
-    The question runs in a thread of its own, since looking up a name can hang for longer than any timeout of a request.
+    The request runs in a thread of its own, since looking up a host name can hang for longer than a request's timeout.
     """
     if offline_mode():
         return False
@@ -44,28 +49,35 @@ def reachable(patience: float = PATIENCE) -> bool:
 
 
 @contextmanager
-def at_hand() -> Iterator[bool]:
-    """Inside, a hub that does not answer counts as offline: cached files are used, and a missing one fails at once.
+def cache_only() -> Iterator[None]:
+    """Inside, huggingface_hub reads its cache and sends no request; a file that is not there fails at once.
 
-    Without it huggingface_hub asks again for nearly a minute before it says so. The switch is the whole process's.
-
-    Yields:
-        Whether the hub answers.
+    Without it huggingface_hub asks for the newest version even of a file that it has, and without a network repeats
+    that for nearly a minute. The switch is the whole process's: huggingface_hub has no other that timm would pass on.
     """
-    before, online = constants.HF_HUB_OFFLINE, reachable()
-    constants.HF_HUB_OFFLINE = not online
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
     try:
-        yield online
+        yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
 def cached(name: str) -> bool | None:
     """Whether the pretrained weights of a timm model are in the local cache; None for a model without hub weights."""
+    scheme, _, rest = name.rpartition(":")
+    if scheme in SCHEMES:
+        repository, _, revision = rest.partition("@")
+        return _has(repository, revision, CONFIG) and _has(repository, revision, *WEIGHTS)
     cfg = get_pretrained_cfg(name)
-    repository = None if cfg is None else cfg.hf_hub_id
-    if not repository:
+    if cfg is None or not cfg.hf_hub_id:
         return None
+    repository, _, revision = cfg.hf_hub_id.partition("@")
     repository = f"{repository}{name}" if repository.endswith("/") else repository
-    found = (huggingface_hub.try_to_load_from_cache(repository, file) for file in FILES)
-    return any(isinstance(path, str) for path in found)
+    return _has(repository, revision, *((cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHTS))
+
+
+def _has(repository: str, revision: str, *files: str) -> bool:
+    """Whether one of the files is in the cache; a revision of "" is the newest that the cache knows."""
+    paths = (huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None) for file in files)
+    return any(isinstance(path, str) for path in paths)  # else None, or a mark that the repository has no such file

@@ -11,6 +11,7 @@ from torch import nn
 from dyt import registry
 from dyt.assembly import compatibility
 from dyt.assembly.allocation import block_rates, capacities_of, dynamic_paths
+from dyt.assembly.rollback import rollback
 from dyt.config.spec import DyTSpec
 from dyt.core.context import BuildContext, ModelKey
 from dyt.families import Family
@@ -35,7 +36,8 @@ class BuildPlan:
         key: its identity.
         family: how the backbone's blocks split into branches.
         blocks: the dynamic blocks by the paths of those whose places they take; they share the modules of these.
-        head: the class of what stands behind the backbone.
+        head: what stands behind the backbone.
+        late_head: whether its constructor changes the backbone, so that it is made again when the blocks are dynamic.
         tuner: how the backbone itself is tuned; None for not at all.
         new_head: whether the backbone's classifier is to be started anew.
     """
@@ -45,7 +47,8 @@ class BuildPlan:
     key: ModelKey
     family: Family
     blocks: Mapping[str, DynamicBlock]
-    head: type[Head]
+    head: Head
+    late_head: bool
     tuner: Tuner | None
     new_head: bool
 
@@ -53,9 +56,16 @@ class BuildPlan:
 def plan(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> BuildPlan:
     """Decides everything about the dynamic model of a plain backbone, which is not changed.
 
+    Every component is made here, so that whatever its constructor raises is raised before anything is changed.
+
     Raises:
         SpecError, UnsupportedError: as `dyt.build`.
     """
+    with rollback(backbone):
+        return _planned(spec, backbone, new_head)
+
+
+def _planned(spec: DyTSpec, backbone: nn.Module, new_head: bool) -> BuildPlan:
     family, tuner = compatibility.known_family(backbone), tuner_of(spec)
     variant, dispatcher = registry.variants.get(spec.variant.type), registry.dispatchers.get(spec.dispatcher.type)
     head = registry.heads.get(spec.head.type)
@@ -67,7 +77,10 @@ def plan(spec: DyTSpec, backbone: nn.Module, new_head: bool = False) -> BuildPla
         path: variant(spec.variant, backbone.get_submodule(path), family, sites, reductions.get(path))
         for path, sites in _sites(spec, backbone, family, variant, key, tuner).items()
     }
-    return BuildPlan(spec, backbone, key, family, blocks, head, tuner, new_head)
+    with rollback(backbone, always=True) as before:
+        made = head(spec.head, backbone)
+        late = not before.holds()
+    return BuildPlan(spec, backbone, key, family, blocks, made, late, tuner, new_head)
 
 
 def tuner_of(spec: DyTSpec) -> Tuner | None:

@@ -28,10 +28,12 @@ OPTIONAL = {
 
 
 def doctor() -> None:
-    """Check versions, devices, plug-ins and the model hub. Exit code 1 when something is broken."""
+    """Check versions, blocks, devices, plug-ins and the model hub. Exit code 1 when something is broken."""
     broken: list[str] = []
+    warned: list[str] = []
     for title, lines in {
         "versions": _versions(broken),
+        "blocks of other libraries": _blocks(warned),
         "devices": _devices(),
         "plug-ins": _plugins(broken),
         "model hub": _hub(),
@@ -39,7 +41,9 @@ def doctor() -> None:
         typer.echo(title)
         for line in lines:
             typer.echo(f"  {line}")
-    typer.echo(f"{len(broken)} broken: {'; '.join(broken)}" if broken else "all is well")
+    if warned:
+        typer.echo(f"{len(warned)} warned of: {'; '.join(warned)}")
+    typer.echo(f"{len(broken)} broken: {'; '.join(broken)}" if broken else "all is well" if not warned else "0 broken")
     if broken:
         raise typer.Exit(1)
 
@@ -60,6 +64,25 @@ def _versions(broken: list[str]) -> Iterator[str]:
             yield f"{package} {version(package)} (optional)"
         except PackageNotFoundError:
             yield f"{package} not installed (optional: {purpose})"
+
+
+def _blocks(warned: list[str]) -> Iterator[str]:
+    """Whether timm and transformers compute in their blocks what the families were written for."""
+    from dyt.families import sources
+    from dyt.registry import families
+
+    changed: dict[sources.Changed, list[str]] = {}
+    for name, family in families.items():
+        for each in sources.survey(family):
+            changed.setdefault(each, []).append(name)
+    for each, names in changed.items():
+        warned.append(each.method)
+        yield f"WARNING: {each}; refused: family {', '.join(names)}"
+    if changed:
+        wanted = ",".join(sorted({f"{each.library}=={each.version}" for each in changed}))
+        yield f"upgrade dyt, install a known version, or accept it untested: {sources.OPT_IN}={wanted}"
+    else:
+        yield "all as the families were tested with"
 
 
 def _devices() -> Iterator[str]:

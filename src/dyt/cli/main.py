@@ -20,7 +20,7 @@ from dyt.cli.paper import paper
 from dyt.cli.plot import plot
 from dyt.cli.plugin import new_plugin
 from dyt.cli.predict import predict
-from dyt.cli.spec import spec
+from dyt.cli.spec import SpecCommand, spec
 from dyt.cli.supports import supports
 from dyt.cli.sweep import sweep
 from dyt.cli.train import train
@@ -69,7 +69,7 @@ for name, verb in {
     "new-plugin": new_plugin,
     "doctor": doctor,
 }.items():
-    app.command(name)(verb)  # type: ignore[type-var]
+    app.command(name, cls=SpecCommand if verb is spec else None)(verb)  # type: ignore[type-var]
 
 
 def main() -> None:

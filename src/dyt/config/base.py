@@ -14,14 +14,28 @@ from dyt.registry import KINDS
 
 
 class Spec(BaseModel):
-    """Base of every spec: immutable, and refusing fields that it does not know."""
+    """Base of every spec: immutable, and refusing fields that it does not know.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    A field is described by the string below it. Editors and the API pages show that string, and pydantic puts it into
+    the JSON Schema; `dyt spec --help FIELD` and the tables in the docs are made of it as well.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Pydantic's schema; a field that is redefined without a description keeps the one of the base class."""
+        made = handler(schema)
+        for name, part in handler.resolve_ref_schema(made).get("properties", {}).items():
+            described = description(cls, name)
+            if described is not None:
+                part.setdefault("description", described)
+        return made
 
     @model_validator(mode="wrap")
     @classmethod
     def _answer_unknown_fields(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Says of an unknown field which one was probably meant and which exist."""
+        """Names, for an unknown field, the nearest one and all that exist."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -38,23 +52,36 @@ class Spec(BaseModel):
         return {"type": PydanticCustomError(line["type"], message), "loc": line["loc"], "input": line["input"]}
 
 
+def description(spec: type[BaseModel], field: str) -> str | None:
+    """What a field means: its own description, or else that of the nearest base class that describes it."""
+    for cls in spec.__mro__:
+        if issubclass(cls, BaseModel) and field in cls.model_fields and cls.model_fields[field].description:
+            return cls.model_fields[field].description
+    return None
+
+
 class ComponentSpec(Spec):
     """Base of a registered component's spec: `type` is the name it is registered under.
 
     A component class carries its spec class as the attribute `Spec`; a plug-in subclasses the spec of its kind
-    (for example `dyt.dispatchers.DispatcherSpec`) and adds fields.
+    (for example `dyt.dispatchers.DispatcherSpec`) and adds fields, each with a string below it that says what it means.
     """
 
     type: str
+    """The name under which the component is registered; `dyt list` prints all names."""
 
 
 class Slot:
     """Marks a field as an open slot: `Annotated[ComponentSpec, Slot("dispatchers")]`.
 
-    The slot reads `type`, asks the registry of that kind for the component and lets the component's own `Spec` validate
-    the value, so that a component registered later needs no rebuild of the model that has the slot. A bare string is
-    short for `{"type": string}`. `default` is the type of a mapping that has none; None for a slot that is empty by
-    default, where the type must be said.
+    The slot reads `type`, looks the component up in the registry of that kind and lets the component's own `Spec`
+    validate the value. A component that is registered later needs no rebuild of the model that has the slot. A bare
+    string is short for `{"type": string}`.
+
+    Args:
+        kind: the registry, for example `dispatchers`.
+        default: the type of a mapping that has none; None for a slot that is empty by default, where `type` is
+            required.
     """
 
     def __init__(self, kind: str, default: str | None = None) -> None:
@@ -69,17 +96,18 @@ class Slot:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One alternative per component registered at the time of asking."""
+        """One alternative for each component that is registered when the schema is made."""
         registry = KINDS[self.kind]
-        specs = {name: spec_class(registry.get(name)) for name in registry.names()}
-        return {"anyOf": [handler(spec.__pydantic_core_schema__) for spec in specs.values()]}
+        specs = [spec_class(registry.get(name)) for name in registry.names()]
+        # Not `handler(...)` alone: it passes by what a class itself adds to its schema.
+        return {"anyOf": [spec.__get_pydantic_json_schema__(spec.__pydantic_core_schema__, handler) for spec in specs]}
 
     def _validate(self, value: Any) -> ComponentSpec:
         registry = KINDS[self.kind]
         if isinstance(value, ComponentSpec):
             expected = spec_class(_component(self.kind, value.type))
             base = type(value) is not ComponentSpec and issubclass(expected, type(value))
-            if base and not isinstance(value, expected):  # it says what it has, and the rest has defaults
+            if base and not isinstance(value, expected):  # fields that were set are kept, the others have defaults
                 return expected.model_validate({"type": value.type, **value.model_dump(exclude_unset=True)})
             if not isinstance(value, expected):
                 raise PydanticCustomError("wrong_spec", f"the spec of '{value.type}' is a {expected.__name__}")
@@ -94,7 +122,7 @@ class Slot:
         return spec_class(_component(self.kind, value["type"])).model_validate(value)
 
     def _of_default(self, default: str, value: dict[str, Any]) -> ComponentSpec:
-        """A mapping without `type`. Fields of another component are answered with its name."""
+        """A mapping without `type`. The error for a field of another component names that component."""
         cls = spec_class(_component(self.kind, default))
         try:
             return cls.model_validate({"type": default, **value})

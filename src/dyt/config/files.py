@@ -157,6 +157,14 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return text
 
 
+def flow_yaml(value: Any) -> str:
+    """A plain value as YAML on one line: `0.5`, `null`, `[1, 2]`, `{type: mlp}`."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=LARGEST
+    )
+    return text.removesuffix("...\n").strip()
+
+
 def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Applies `a.b=c` assignments to nested data; values are read as YAML (`0.3`, `true`, `[1, 2]`, `{start: 1}`).
 

@@ -21,16 +21,19 @@ NO_PRETRAINED = (
 
 
 class Ramp(Spec):
-    """A value that moves from `start` to `end` while the training's progress goes from `begin` to `until` (fractions).
-
-    `shape`: linear; cosine (slow at both ends); exponential (a constant factor a step, both ends above 0).
-    """
+    """A value that changes over training, from `start` to `end`."""
 
     start: float
+    """The value until `begin`."""
     end: float
+    """The value from `until` on."""
     begin: Fraction = 0.0
+    """Fraction of the training at which the value starts to change."""
     until: Fraction = 1.0
+    """Fraction of the training at which the value has reached `end`; not before `begin`."""
     shape: Literal["linear", "cosine", "exponential"] = "linear"
+    """How the value changes: `linear`; `cosine`, slow at both ends; `exponential`, by a constant factor per step, which
+    needs `start` and `end` above 0."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Ramp:
@@ -60,7 +63,7 @@ def _number_or_ramp(value: Any) -> str:
 
 Schedule = Annotated[
     Annotated[float, Tag("number")] | Annotated[Ramp, Tag("ramp")],
-    Discriminator(_number_or_ramp),  # so that a wrong one is answered once, for what it was meant to be
+    Discriminator(_number_or_ramp),  # so that a wrong value gets one error, for the kind it was meant to be
 ]
 """A constant, or a `Ramp`."""
 
@@ -76,12 +79,17 @@ def ends(schedule: Schedule) -> tuple[float, float]:
 
 
 class Descent(Spec):
-    """The asked rate over training: from `start` to the objective's, while progress goes from `begin` to `until`."""
+    """The target rate over training: `start` until `begin`, then along `shape` down to the objective's `rate`."""
 
     start: Rate = 1.0
+    """The target rate until `begin`."""
     begin: Fraction = 0.0
+    """Fraction of the training at which the target rate starts to fall."""
     until: Fraction = 0.5
+    """Fraction of the training at which the target rate has reached `objective.rate`; not before `begin`."""
     shape: Literal["linear", "cosine", "exponential"] = "cosine"
+    """How the target rate changes: `linear`; `cosine`, slow at both ends; `exponential`, by a constant factor per
+    step."""
 
     def towards(self, rate: float) -> Ramp:
         """The ramp that ends at `rate`.
@@ -93,28 +101,29 @@ class Descent(Spec):
 
 
 class BackboneSpec(Spec):
-    """The timm model that is adapted.
-
-    `name`: as for `timm.create_model`. `weights`: `pretrained` (timm's hub weights for that name), `none` (random), or
-    the path of a local file (.safetensors, or .pth holding tensors only). `args`: plain values for `timm.create_model`.
-    A model that was built on a backbone that was given (`backbone=`) has `weights: given`, and as name the timm name of
-    that model, or its class's.
-
-    `window_size`: attention of a plain ViT within windows of at most so many patches of a side, as equal as the grid
-    allows, for large images (ViTDet); None for global attention. `global_attn_indexes`: the blocks, counted from 0,
-    whose attention stays global; by default the last of each quarter of the depth (2, 5, 8, 11 of 12).
-    """
+    """The timm model that is adapted."""
 
     name: str = "vit_base_patch16_224.augreg_in21k"
+    """A model name as `timm.create_model` takes it; the default is the paper's ViT-B/16 (ImageNet-21k). For a model
+    built on a given backbone (`backbone=`): that model's timm name, or the name of its class."""
     weights: str = "pretrained"
+    """Where the backbone's weights are from. `pretrained`: timm's weights for that name, from the Hugging Face hub;
+    `none`: random; or the path of a local file (`.safetensors`, or a `.pth` that holds tensors only). `given` marks a
+    model that was built with `backbone=`, and is not for users to set."""
     args: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of `timm.create_model`, as plain values: `{img_size: 384, drop_path_rate: 0.1}`; a list is
+    passed as a tuple."""
     window_size: Annotated[int, Field(ge=1)] | None = None
+    """Attention of a plain ViT within windows of at most this many patches per side, as equal as the grid allows, for
+    large images (ViTDet, arXiv:2203.16527); null for global attention."""
     global_attn_indexes: tuple[int, ...] | None = None
+    """With `window_size`: the blocks, counted from 0, whose attention stays global. Null takes the last of each quarter
+    of the depth (2, 5, 8 and 11 of 12)."""
 
     @model_validator(mode="after")
     def _used(self) -> BackboneSpec:
         if self.global_attn_indexes is not None and self.window_size is None:
-            raise ValueError("global_attn_indexes are the blocks without windows; set window_size, or leave them out")
+            raise ValueError("global_attn_indexes names the blocks without windows; set window_size, or leave it out")
         return self
 
     @field_validator("args")
@@ -132,13 +141,13 @@ class BackboneSpec(Spec):
 
 
 class HeadSpec(ComponentSpec):
-    """The head: `type` is the name that it is registered under, `num_classes` what it tells apart.
-
-    Of `classifier`, the backbone's own, 0 classes are none (features). Base of the specs of all heads.
-    """
+    """Base of the specs of all heads."""
 
     type: str = "classifier"
+    """The name under which the head is registered: `classifier` is the backbone's own; the others belong to a task."""
     num_classes: Annotated[int, Field(ge=0)] = 100
+    """Number of classes. 0, for `classifier` only, is a model without a classifier, which gives features and cannot be
+    trained. In a run it is taken from the data unless it is given."""
 
     @property
     def classifier(self) -> int:
@@ -147,36 +156,48 @@ class HeadSpec(ComponentSpec):
 
 
 class ObjectiveSpec(Spec):
-    """The fine-tuning loss (paper section 3.5): CE(dynamic) + complete CE(complete) + distill KL + weight (rate - r)^2.
+    """The fine-tuning loss (paper, section 3.5).
 
-    `rate`: the asked activation rate r. `layer_rates`: one rate for each dynamic block, in order, whose mean is `rate`;
-    the penalty is then the mean over the sites of each one's own square. `rate_weight`: alpha, 2 in the paper.
-    `complete`, `distill`: weights of the complete model's cross entropy and of KL(complete || dynamic); with both 0 the
-    complete pass is not run (table 12). `features`: of how far the class token on its way through the blocks, or every
-    patch token where the head reads those, is from the teacher's, a number or a `Ramp`; 0 in the paper. `teacher`: the
-    `complete` pass of the same step, which learns as well, or the `pretrained` backbone (all tokens, no adapters or
-    reducers), which stays and needs no gradient. `temperature`: softens both sides of the KL term (times its square, as
-    in distillation). `asked`: how the asked rate comes down to `rate` over training; None asks for `rate` from the
-    first step, as the paper does. `control`: what keeps the rate: `loss`, the paper's squared penalty alone; or
-    `threshold`, one threshold for the logits of all sites, moved after every step to where the asked share of the
-    step's tokens is above it, so that the routers learn which tokens matter and not how many there should be.
-    `complete_share`, `complete_every`: savings that are not the paper's: the complete pass is run on that share of each
-    batch (its first images, at least one), or at every k-th step only, whose `complete` and `distill` then weigh k
-    times as much; 1 and 1 in the paper.
+    L = CE(dynamic) + complete * CE(complete) + distill * KL(complete || dynamic) + rate_weight * (rate of M - rate)^2,
+    where "complete" is the model with every token active and M are the dispatchers' masks.
     """
 
     rate: Rate = 0.5
+    """The target activation rate r: the share of patch tokens that are active, over all sites and images."""
     layer_rates: tuple[Rate, ...] | None = None
+    """Target rates of the dynamic blocks, one for each, in order. Their mean is `rate`, which is then left out. The
+    penalty is the mean over sites of each site's squared difference, and thresholds are kept site by site. Null for one
+    rate over all sites, as in the paper."""
     rate_weight: Annotated[float, Field(ge=0.0)] = 2.0
+    """Weight alpha of the rate penalty (rate of M - r)^2; 2 in the paper."""
     complete: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the complete model's cross entropy. With this and `distill` at 0 no complete pass is run (paper, table
+    12), unless `features` needs it."""
     distill: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of KL(complete || dynamic), the complete model's outputs detached."""
     features: Schedule = 0.0
+    """Weight of the distance between the model's features and the teacher's at the entry of each site: squared distance
+    over variance, of the class token (without one, of the mean patch token; of every patch token where the head reads
+    those). 0 in the paper; a remedy for short runs."""
     teacher: Literal["complete", "pretrained"] = "complete"
+    """What `features` compares with. `complete`: the complete pass of the same step, which is being trained as well;
+    `pretrained`: the backbone with every token, without adapters and reducers, which costs a forward and no backward,
+    and is refused with a tuner, `modules_to_save` or `trainable: full`."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Softens both sides of the KL term, which is multiplied by the temperature's square, as in distillation; 1 in the
+    paper."""
     asked: Descent | None = None
+    """How the target rate falls to `rate` over training. Null for `rate` from the first step on, as in the paper."""
     control: Literal["loss", "threshold"] = "loss"
+    """What keeps the activation rate at its target. `loss`: the squared penalty alone, as in the paper; `threshold`: a
+    threshold on the logits of all sites, moved after every step to where the target share of the step's tokens lies
+    above it, so that routers learn which tokens matter and not how many."""
     complete_share: Rate = 1.0
+    """Share of each batch, its first images and at least one, on which the complete pass is run; the terms are means
+    over these images. Below 1 saves time, which the paper does not do."""
     complete_every: Annotated[int, Field(ge=1)] = 1
+    """The complete pass is run at every k-th step, counted from 0, with `complete` and `distill` k times as large; at
+    the other steps both terms are 0. Above 1 saves time, which the paper does not do."""
 
     @model_validator(mode="before")
     @classmethod
@@ -214,56 +235,63 @@ class ObjectiveSpec(Spec):
         return value
 
     def asked_rate(self, progress: float) -> float:
-        """The rate asked for at `progress` in [0, 1] of the training."""
+        """The target rate at `progress` in [0, 1] of the training."""
         return self.asked_of(self.rate, progress)
 
     def asked_of(self, rate: float, progress: float) -> float:
-        """What is asked for at `progress` in [0, 1] of the training where `rate` is asked for at its end."""
+        """The target at `progress` in [0, 1] of the training, of a rate that is to be `rate` at its end."""
         return rate if self.asked is None else self.asked.towards(rate).at(progress)
 
 
 class CapacitySpec(Spec):
-    """How many tokens the executor `capacity` makes room for; `dyt.calibrate_capacity` sets it.
-
-    `share`: of a site's tokens, prefix included: one number for all sites, or one for each in their order. `overflow`:
-    what happens where more tokens are active: `dense` (the branch is run densely in that forward, with the same
-    numbers) or `nan` (all outputs of the images concerned are NaN; the device is never waited for).
-    """
+    """How many tokens of a site the executor `capacity` computes; `dyt.calibrate_capacity` sets it from images."""
 
     share: Rate | tuple[Rate, ...] = 1.0
+    """Share of a site's tokens, prefix tokens included: one number for all sites, or one for each site in order."""
     overflow: Literal["dense", "nan"] = "dense"
+    """What happens in a forward in which more tokens are active. `dense`: the branch is computed for all tokens, with
+    the same numbers; `nan`: all outputs of the images concerned are NaN, and the host never waits for the device."""
 
 
 class DyTSpec(Spec):
-    """A dynamic vision transformer: which backbone, what is dispatched where and by whom, which adapter, which loss.
+    """A dynamic vision transformer: backbone, head, what is dispatched and by which dispatcher, adapter, and loss.
 
-    The defaults are the paper's. `tuner`: how the backbone itself is tuned (LoRA, prompts, biases; the paper's
-    baselines), None for not at all. `reducer`: what lowers the number of tokens from block to block, a peer of DyT that
-    can be had with it or instead; None for nothing. `trainable`: `adapters` (adapters, dispatchers, head and what the
-    tuner trains; the backbone is frozen) or `full` (everything, the paper's dynamic_full). `modules_to_save`: further
-    modules or parameters of the backbone that are trained and stored, by their timm names (`norm`, `blocks.11`), as in
-    peft. `capacity`: the room that the executor `capacity` has, None for all tokens; it changes nothing elsewhere.
+    The defaults are the paper's.
     """
 
     backbone: BackboneSpec = BackboneSpec()
+    """The timm model that is adapted."""
     head: Annotated[HeadSpec, Slot("heads", default="classifier")] = Field(
         default={"type": "classifier"}, validate_default=True
     )
+    """What reads the backbone's features and gives the model's outputs."""
     variant: Annotated[ComponentSpec, Slot("variants", default="mlp")] = Field(
         default={"type": "mlp"}, validate_default=True
     )
+    """Which branches of a block are dispatched (paper, figure 3)."""
     dispatcher: Annotated[ComponentSpec, Slot("dispatchers", default="learned")] = Field(
         default={"type": "learned"}, validate_default=True
     )
+    """What decides which tokens are active (paper, section 3.3)."""
     adapter: Annotated[ComponentSpec, Slot("adapters", default="bottleneck")] = Field(
         default={"type": "bottleneck"}, validate_default=True
     )
+    """What is added at every token, active or not (paper, eq. 1)."""
     tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
+    """How the backbone itself is tuned: LoRA, prompts or biases, the paper's baselines. Null for not at all."""
     objective: ObjectiveSpec = ObjectiveSpec()
+    """The fine-tuning loss."""
     trainable: Literal["adapters", "full"] = "adapters"
+    """What is trained. `adapters`: adapters, dispatchers, the head and what the tuner adds, with the backbone frozen;
+    `full`: everything (dynamic_full in the paper's table 6)."""
     modules_to_save: tuple[str, ...] = ()
+    """Further modules or parameters of the backbone that are trained and stored, by their timm names, as in peft:
+    `[norm, blocks.11]`."""
     reducer: Annotated[ComponentSpec, Slot("reducers")] | None = None
+    """What lowers the number of tokens from block to block (ToMe, EViT, DynamicViT), with dispatching or in its place.
+    Null for nothing."""
     capacity: CapacitySpec | None = None
+    """How many tokens the executor `capacity` computes; other executors ignore it. Null for all tokens."""
 
     @model_validator(mode="after")
     def _one_way(self) -> DyTSpec:
@@ -276,7 +304,7 @@ class DyTSpec(Spec):
     @field_validator("modules_to_save", mode="before")
     @classmethod
     def _names(cls, names: Any) -> Any:
-        """One name stands for a list of it, and null for none."""
+        """Takes a single name for a list of one, and null for an empty list."""
         return () if names is None else (names,) if isinstance(names, str) else names
 
     @model_validator(mode="after")
@@ -299,16 +327,16 @@ class DyTSpec(Spec):
 
     @property
     def says_classes(self) -> bool:
-        """Whether `head.num_classes` was given, and is not a default."""
+        """Whether `head.num_classes` was given, and not left at its default."""
         return "head" in self.model_fields_set and "num_classes" in self.head.model_fields_set
 
     def with_classes(self, count: int) -> DyTSpec:
-        """This spec for so many classes."""
+        """This spec with another number of classes."""
         return self.model_copy(update={"head": self.head.model_copy(update={"num_classes": count})})
 
 
 def parse(cls: type[S], data: Any) -> S:
-    """`cls.model_validate(data)`, with the answer to bad data in one line.
+    """`cls.model_validate(data)`, with an error of one line for bad data.
 
     Raises:
         SpecError: naming every wrong field, what was given and what is allowed.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,10 @@ from torch import Tensor
 from dyt.core.execution import Executor
 from dyt.core.route import Route, SharedPrefix
 
-_ZERO = torch.zeros(())
+
+def _zero() -> Tensor:
+    """A tensor as a default would be a constant without a source, which torch.compile cannot guard."""
+    return torch.zeros(())
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class DecisionContext:
 
     training: bool
     progress: float = 0.0
-    threshold: Tensor = _ZERO
+    threshold: Tensor = field(default_factory=_zero)
     padding: Tensor | None = None
     attention: Callable[[], Tensor] | None = None
     scores: Callable[[], Tensor] | None = None

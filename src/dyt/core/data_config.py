@@ -24,26 +24,30 @@ OF_TESTS = ("test_input_size", "test_crop_pct")
 
 
 class DataConfig(Spec):
-    """What a model was trained on.
-
-    `input_size`: (C, H, W). `interpolation`, `crop_pct`, `crop_mode`: of the resize at inference: `squash` takes the
-    whole image to H x W, `center` crops what was resized to (H, W) / crop_pct. `mean`, `std`: of the C channels in
-    [0, 1]. `label_names`: the names of the outputs; None where they are numbers. `data`: the run's data spec without
-    its place, from which the same tensors are made of the same files; None where there was no run.
-    """
+    """What images a model was trained on, and what its outputs are called."""
 
     input_size: tuple[
         Annotated[int, Field(ge=1)],
         Annotated[int, Field(ge=1)],
         Annotated[int, Field(ge=1)],
     ]
+    """Channels, height and width of the images, (C, H, W)."""
     interpolation: str = "bicubic"
+    """Interpolation of the resize at inference."""
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """With `crop_mode: center`: images are resized to (H, W) / crop_pct before the crop."""
     crop_mode: Literal["center", "squash", "border"] = "center"
+    """Preparation at inference, as timm names it. `squash`: the whole image is resized to H x W; `center`: the centre
+    is cropped; `border`: as `squash`, with the aspect kept and the border padded."""
     mean: tuple[float, ...]
+    """Mean of each of the C channels, in [0, 1]."""
     std: tuple[Annotated[float, Field(gt=0.0)], ...]
+    """Standard deviation of each of the C channels, in [0, 1]."""
     label_names: tuple[str, ...] | None = None
+    """Names of the outputs. Null where they are numbers."""
     data: dict[str, JsonValue] | None = None
+    """The run's data spec without its root, which makes the same tensors of the same files. Null where there was no
+    run."""
 
     @model_validator(mode="after")
     def _one_each(self) -> DataConfig:

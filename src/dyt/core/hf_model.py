@@ -46,7 +46,8 @@ class HuggingFaceModel(nn.Module):
         else:
             self.num_classes = int(getattr(model.classifier, "out_features", 0))
         self.pretrained_cfg = self._described()
-        self.train(model.training)
+        self.training = model.training  # the model's parts keep their own modes
+        self.head.train(model.training)
 
     @property
     def architecture(self) -> Architecture:

@@ -76,7 +76,10 @@ def _offsets(patches: int, like: Tensor) -> Tensor:
     """(P,) float32: WIDTH u(p), where `like` is. Traced tensors and fake ones are not kept for others."""
     if torch.compiler.is_compiling() or type(like) is not Tensor:
         return _computed(patches, like.device)
-    return _kept(patches, like.device)
+    kept = _kept(patches, like.device)
+    if type(kept) is not Tensor:  # under a mode that makes every new tensor a fake one, and leaves those of a model
+        _kept.cache_clear()
+    return kept
 
 
 def _computed(patches: int, device: torch.device) -> Tensor:

@@ -1,33 +1,59 @@
-"""scikit-learn's handwritten digits as class folders, so that the demo trains on files like any user's."""
+"""The demo's handwritten digits, written as class folders, so that the demo trains on files like any user's.
+
+They ship with the package (DIGITS.md), so that the demo needs neither a network nor scikit-learn, whose copy they are.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
+FILE = "digits.npz"
 TRAIN = 1000
 """Training images; the other 797 are the test split."""
+LEVELS = 16
+"""The brightest value of a pixel."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """N = 1,797 handwritten digits.
+
+    Attributes:
+        images: (N, 8, 8) uint8, from 0 to `LEVELS`.
+        labels: (N,) uint8, the digits.
+        train: (N,) bool, whether an image is of the training split.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    train: npt.NDArray[np.bool_]
+
+
+def load_digits() -> Digits:
+    """The digits in the order in which they were published, and the demo's fixed, stratified split."""
+    with (files("dyt.demo") / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Digits(arrays["images"], arrays["labels"], arrays["train"])
 
 
 def write_digits(root: Path) -> Path:
     """Writes 1,000 training and 797 test images, 8 x 8 grey, as root/<split>/<class>/<number>.png, where missing.
 
-    The split is fixed and stratified. Loading enlarges them to the backbone's size (bicubic) and repeats grey as RGB.
+    Loading enlarges them to the backbone's size (bicubic) and repeats grey as RGB.
 
     Returns:
         `root`.
     """
     digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    train, test = train_test_split(np.arange(len(pixels)), train_size=TRAIN, random_state=0, stratify=digits.target)
-    for split, positions in (("train", train), ("test", test)):
-        for position in sorted(positions.tolist()):
-            path = root / split / str(digits.target[position]) / f"{position:04d}.png"
-            if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels[position]).save(path)
+    pixels = np.rint(digits.images * (255 / LEVELS)).astype(np.uint8)
+    for position, (label, training) in enumerate(zip(digits.labels, digits.train, strict=True)):
+        path = root / ("train" if training else "test") / str(label) / f"{position:04d}.png"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[position]).save(path)
     return root

@@ -86,7 +86,7 @@ def run_demo(
     Args:
         out: directory for the runs, the digits and the picture; made when it is not there.
         backbone: a timm name with weights on the hub; None takes the small one that ships with the package.
-        data: class folders, VTAB-1K lists or a saved HF data set; None takes scikit-learn's handwritten digits.
+        data: class folders, VTAB-1K lists or a saved HF data set; None takes the digits that ship with the package.
         epochs: of each run; 10 by default.
         progress: show bars, on standard error.
         resume: go on with what an interrupted demo left in `out`; False starts anew.

@@ -11,7 +11,7 @@ from dyt.registry import dispatchers
 
 
 class AlwaysSpec(DispatcherSpec):
-    """`always`, without fields of its own."""
+    """`always`: every token is active; `level` has no effect."""
 
     type: str = "always"
 

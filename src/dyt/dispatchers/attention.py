@@ -13,7 +13,7 @@ from dyt.registry import dispatchers
 
 
 class AttentionSpec(CountedSpec):
-    """`attention`, with the fields of every dispatcher of a fixed number."""
+    """`attention`: the patch tokens that the class token attends to most (EViT, arXiv:2202.07800)."""
 
     type: str = "attention"
 

@@ -20,23 +20,22 @@ from dyt.registry import dispatchers
 
 
 class DispatcherSpec(ComponentSpec):
-    """Fields that every dispatcher has.
-
-    `level`: `token` (each patch token by itself) or `sample` (all patch tokens of an image, or none; the dispatcher is
-    given the mean patch token). `over_training` names the fields that may be schedules read at the training's progress.
-    """
+    """Fields that every dispatcher has."""
 
     over_training: ClassVar[tuple[str, ...]] = ()
+    """The fields that may be schedules, read at the training's progress."""
 
     type: str
-
     level: Literal["token", "sample"] = "token"
+    """What is decided on. `token`: each patch token by itself; `sample`: all patch tokens of an image at once, from
+    their mean (paper, table 7)."""
 
 
 class RatedSpec(DispatcherSpec):
-    """A dispatcher that keeps a rate by construction; `rate` None takes the objective's."""
+    """Fields of a dispatcher that keeps a rate by construction."""
 
     rate: Rate | None = None
+    """Share of the patch tokens that is active. Null takes `objective.rate`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,17 +8,18 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from dyt.config.spec import Rate
 from dyt.dispatchers.base import RatedSpec
 
 
 class CountedSpec(RatedSpec):
-    """Fields of a dispatcher with a fixed number of active tokens per image.
+    """Fields of a dispatcher with a fixed number of active tokens per image; `level` is `token`."""
 
-    `rate`: that share of each image's own patch tokens, rounded; None takes the objective's. `count`: that many, or all
-    of an image that has fewer; instead of a rate.
-    """
-
+    rate: Rate | None = None
+    """Share of each image's own patch tokens that is active, rounded to a number of tokens. Null takes
+    `objective.rate`, unless `count` is given."""
     count: Annotated[int, Field(ge=1)] | None = None
+    """Number of active patch tokens in each image, in place of `rate`; all of an image that has fewer."""
 
     @field_validator("level")
     @classmethod

@@ -14,14 +14,12 @@ from dyt.registry import dispatchers
 
 
 class LearnedSpec(ScoredSpec):
-    """`learned`. The defaults are the paper's; `noise` and `bias` are remedies for short runs (docs: short runs).
-
-    `bias`: the router's starting bias, above 0 for a start with more tokens active; a ramp is read over depth, from the
-    first site to the last.
-    """
+    """`learned`: the paper's token dispatcher; `noise` and `bias` are remedies for short runs."""
 
     type: str = "learned"
     bias: Schedule = 0.0
+    """The router's bias at the start of training; 0 in the paper. Above 0, training starts with more tokens active. A
+    ramp is read over depth in place of training, from the first site to the last."""
 
 
 @dispatchers("learned")

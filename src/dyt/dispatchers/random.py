@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dyt.config.spec import Rate
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.dispatchers.base import Decision, Dispatcher, RatedSpec, bernoulli
 from dyt.registry import dispatchers
 
 
 class RandomSpec(RatedSpec):
-    """`random`. `rate` None takes the objective's."""
+    """`random`: each token is active with the same probability (paper, table 7)."""
 
     type: str = "random"
+    rate: Rate | None = None
+    """Probability with which a token (at `level: sample`, an image) is active. Null takes `objective.rate`."""
 
 
 @dispatchers("random")

@@ -11,17 +11,16 @@ from dyt.dispatchers.base import DispatcherSpec
 
 
 class ScoredSpec(DispatcherSpec):
-    """Fields of a dispatcher that samples in training; the defaults are the paper's.
-
-    `temperature`: tau of the sigmoid whose gradient is taken, constant or a ramp over training (table 9: 5 to 0.1).
-    `noise`: factor on the Gumbel noise, constant or a ramp over training; 0 at the end makes what was trained
-    what runs.
-    """
+    """Fields of a dispatcher that samples in training; the defaults are the paper's."""
 
     over_training: ClassVar[tuple[str, ...]] = ("temperature", "noise")
 
     temperature: Schedule = 5.0
+    """Temperature tau > 0 of the sigmoid whose gradient replaces that of the threshold (paper, eq. 4); 5 is the best in
+    the paper's table 9, which also has a ramp from 5 to 0.1."""
     noise: Schedule = 1.0
+    """Factor, at least 0, on the Gumbel noise that training adds to the scores; 1 in the paper. A ramp down to 0 makes
+    the last steps of training decide as inference does."""
 
     @field_validator("temperature")
     @classmethod

@@ -16,7 +16,7 @@ from dyt.registry import dispatchers
 
 
 class TopKSpec(ScoredSpec, CountedSpec):
-    """`topk`: `rate` or `count` as every dispatcher of a fixed number, `temperature` and `noise` as `learned`."""
+    """`topk`: the patch tokens with the largest learned scores (CoDA, arXiv:2304.04947)."""
 
     type: str = "topk"
 

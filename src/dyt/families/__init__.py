@@ -1,4 +1,4 @@
-"""How a backbone's block splits into branches: one file per family; the only room that knows timm's block classes."""
+"""How a backbone's block splits into branches: one file per family. No other package knows timm's block classes."""
 
 from dyt.families.base import Family, find
 from dyt.families.beit import BeitFamily

@@ -16,18 +16,18 @@ from dyt.core.route import Tokens
 
 
 def mask_for(x: Tensor, tokens: Tokens, bias: Tensor | None = None, is_causal: bool = False) -> Tensor | None:
-    """What the attention of x (B, K, C) among themselves takes as its mask.
+    """The mask for the attention among the tokens x (B, K, C).
 
     Args:
         x: the given tokens.
         tokens: which ones they are.
-        bias: what the block would use for all N tokens: an attention mask (bool, True where a query may see a key, or
+        bias: the block's mask for all N tokens: an attention mask (bool, True where a query may see a key, or
             float, added to the scores) or a relative-position bias; broadcastable to (B, H, N, N), also in its queries.
-        is_causal: whether a token sees none after it.
+        is_causal: whether a token attends to no later token.
 
     Returns:
-        bool or float, broadcastable to (B, H, K, K); None when every token sees every token. A token that is not
-        valid sees itself and what is valid, so that no row is empty whatever `bias` says of it.
+        bool or float, broadcastable to (B, H, K, K); None when every token attends to every token. An invalid token
+        attends to itself and to the valid tokens, so that no row is empty whatever `bias` contains.
     """
     if bias is not None:
         bias = gather_pairs(_of_images(bias, tokens), tokens.index)
@@ -60,7 +60,7 @@ def gather_pairs(bias: Tensor, index: Tensor | None) -> Tensor:
 
 
 def _of_images(given: Tensor, tokens: Tokens) -> Tensor:
-    """The rows of these tokens' images, of what has one for each image of the batch (B, ...) in four dimensions."""
+    """The rows of these tokens' images, of a tensor (B, ...) of four dimensions with one row per image of the batch."""
     if tokens.images is None or given.ndim < 4 or len(given) == 1:
         return given
     return given[tokens.images]
@@ -83,7 +83,7 @@ def gather_rope(rope: Tensor, tokens: Tokens, prefix: int) -> Tensor:
 
 
 def unseen(x: Tensor, mask: Tensor | None) -> Tensor | None:
-    """(B, N) bool: the tokens of x (B, N, C) that an attention mask (bool or float) lets no query see; padding."""
+    """(B, N) bool: the tokens of x (B, N, C) that an attention mask (bool or float) hides from all queries; padding."""
     if mask is None:
         return None
     mask = mask[(None,) * (4 - mask.ndim)]
@@ -94,7 +94,7 @@ def unseen(x: Tensor, mask: Tensor | None) -> Tensor | None:
 def outputs(linear: Any, x: Tensor, start: int, stop: int) -> Tensor:
     """The outputs `start` to `stop` of a linear map of x, computed alone.
 
-    Where another library put something there, or hears of its calls (`bare`), all are computed and sliced.
+    If another library has replaced or hooked the layer (`bare`), all outputs are computed and sliced.
     """
     if type(linear) is not nn.Linear or not bare(linear):
         found: Tensor = linear(x)[..., start:stop]
@@ -115,7 +115,7 @@ def class_row(q: Tensor, k: Tensor, scale: float, prefix: int, bias: Tensor | No
         q: the class token's query, (B, H, 1, D).
         k: every token's key, (B, H, N, D).
         scale: factor of the scores.
-        prefix: number of prefix tokens; they take part in the softmax and are left out of the answer.
+        prefix: number of prefix tokens; they take part in the softmax and are left out of the result.
         bias: attention mask or relative-position bias, broadcastable to (B, H, N, N).
 
     Returns:
@@ -129,7 +129,7 @@ def class_row(q: Tensor, k: Tensor, scale: float, prefix: int, bias: Tensor | No
 
 
 def biased_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, K, C): attention with this bias in the place of the module's own, then its projection and dropouts."""
+    """(B, K, C): attention with this bias instead of the module's own, then its projection and dropouts."""
     dropout = attn.attn_drop.p if attn.training else 0.0
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=attn.scale)
     out: Tensor = attn.proj_drop(attn.proj(mixed.transpose(1, 2).flatten(2)))

@@ -1,6 +1,6 @@
-"""What every family is: the one place that knows how a library's block splits into residual branches.
+"""Base of families: a family is the one place that knows how a library's block splits into residual branches.
 
-A branch already contains its norm, layer scale and drop path: it is what the residual connection adds.
+A branch includes its norm, layer scale and drop path: it is what the residual connection adds.
 """
 
 from __future__ import annotations
@@ -14,27 +14,36 @@ from torch import Tensor, nn
 from dyt.core.route import Tokens
 from dyt.registry import families
 
+Written = Mapping[type[nn.Module] | str, Sequence[str]]
+"""Names of methods by their class, or by its dotted path where its library is not imported."""
+
 
 class Family(ABC):
-    """Base of families: no state; every method takes the backbone or the block that it speaks of.
+    """Base of families. A family has no state; every method takes the backbone or the block concerned.
 
-    Branch methods are given the dynamic block, which owns the original block's children under their own names, so that
-    a child swapped by another library (LoRA in place of a Linear, say) is what runs. `args` and `kwargs` are whatever
-    the backbone passed to the block beside x.
+    Branch methods take the dynamic block, which owns the original block's children under their own names. So a child
+    that another library has replaced (for example a Linear by LoRA) is the one that runs. `args` and `kwargs` are
+    whatever the backbone passed to the block beside x.
 
     Attributes:
-        children: for each branch that the family offers (`attn`, `mlp`, `layer`) the names of the block's children
-            in it.
-        examples: timm names of backbones that it knows, for the matrix of what is supported; none where a backbone can
-            only be given.
+        children: for each supported branch (`attn`, `mlp`, `layer`) the names of the block's children in it.
+        examples: timm names of backbones that it knows, for the table of supported models; empty if backbones can only
+            be passed as `backbone=`.
     """
 
     children: ClassVar[Mapping[str, Sequence[str]]]
     examples: ClassVar[Sequence[str]] = ()
     norms: ClassVar[Mapping[str, str]] = {}
-    """For each branch, the block's child that normalises its input; none for a branch that is normalised after."""
+    """For each branch, the block's child that normalises its input; no entry for a branch that is normalised after."""
     sequential: ClassVar[bool] = True
     """Whether a block is x + attention, and its MLP reads that sum; follows from `attend` and `mlp_input`."""
+
+    written_for: ClassVar[Written] = {}
+    """The other library's methods that this family computes anew or builds on.
+
+    Blocks in which one has a source that was not tested are refused (`dyt.families.sources`). A plug-in's family leaves
+    it empty: the digests are this library's.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,42 +74,43 @@ class Family(ABC):
         return None
 
     def normalised(self, block: nn.Module, branch: str, x: Tensor) -> Tensor:
-        """x (B, N, C) as the branch's own norm makes it; only asked for branches that `norms` names."""
+        """x (B, N, C) after the branch's own norm; called only for branches in `norms`."""
         out: Tensor = getattr(block, self.norms[branch])(x)
         return out
 
     def stochastic(self, block: nn.Module, branch: str) -> bool:
-        """Whether the branch draws noise in train mode that no dropout or drop path module of its children tells of."""
+        """Whether the branch draws noise in train mode outside the dropout and drop path modules of its children."""
         return False
 
     def raster(self, backbone: nn.Module, path: str) -> Tensor | None:
-        """(P,) int64 on the CPU: which patch token of the block at `path` lies at each place, row by row.
+        """(P,) int64 on the CPU: which patch token of the block at `path` is at each grid position, row by row.
 
-        None where the tokens are in that order anyway.
+        None if the tokens are in that order already.
         """
         return None
 
     def mlp_input(self, block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-        """What the MLP branch reads: the tokens after the attention, or the block's own input x in parallel blocks."""
+        """Input of the MLP branch: the tokens after the attention, or the block's own input x in parallel blocks."""
         return attended
 
     def attend(self, block: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
-        """The tokens after the attention: x + branch, (B, N, C); otherwise where attention changes their number."""
+        """The tokens after the attention: x + branch, (B, N, C). Overridden where attention changes their number."""
         return x + branch
 
     def resumable(self, backbone: nn.Module) -> bool:
-        """Whether blocks and head see the images through the blocks' tokens alone.
+        """Whether blocks and head depend on the images only through the blocks' tokens.
 
-        Then a forward of one image goes on as that of others whose tokens are put in the place of its own at a block.
+        Then the tokens of one forward can be replaced at a block by those of other images, and the forward continues
+        as theirs (`SharedPrefix`).
         """
         return False
 
     def prompt_refusal(self, backbone: nn.Module) -> str | None:
-        """Why no learned tokens can stand between prefix and patches inside the blocks, or None when they can."""
-        return "this family does not tell that its blocks take tokens without a position"
+        """Why prompts cannot be inserted between prefix and patch tokens inside the blocks; None if they can."""
+        return "this family does not say that its blocks accept tokens without a position"
 
     def uncalled(self, block: nn.Module) -> Sequence[str]:
-        """Linear layers of the block whose weight is read but which are not called, so that no other could stand in."""
+        """Linear layers of the block whose weight is read without a call, so that they cannot be replaced."""
         found = []
         for name, module in block.named_modules():
             dot = f"{name}." if name else ""
@@ -111,8 +121,8 @@ class Family(ABC):
         return found
 
     def attention_refusal(self, backbone: nn.Module) -> str | None:
-        """Why the class token's attention cannot be had from these blocks, or None when it can."""
-        return "this family does not tell the class token's attention"
+        """Why the class token's attention is not available from these blocks; None if it is."""
+        return "this family does not provide the class token's attention"
 
     def class_attention(self, block: nn.Module, x: Tensor, prefix: int, *args: Any, **kwargs: Any) -> Tensor:
         """(B, P) float32: the class token's attention to each patch token of x (B, N, C), the mean over heads.
@@ -127,34 +137,34 @@ class Family(ABC):
         raise NotImplementedError
 
     def reduction_refusal(self, backbone: nn.Module) -> str | None:
-        """Why the number of tokens cannot change from block to block of this backbone, or None when it can."""
-        return "this family needs its tokens in their places"
+        """Why the number of tokens cannot change from block to block of this backbone; None if it can."""
+        return "this family needs every token in its position"
 
     def reads_patches(self, backbone: nn.Module) -> bool:
         """Whether the head reads patch tokens (average or attention pooling), and not prefix tokens alone."""
         return True
 
     def leading_read(self, backbone: nn.Module) -> int | None:
-        """How many tokens, the first of the prefix, the head reads and no others; None where it may read any."""
+        """How many tokens the head reads, counted from the first; None if it may read any token."""
         return None
 
     def window_refusal(self, backbone: nn.Module) -> str | None:
-        """Why the attention of these blocks cannot be put into windows (`backbone.window_size`), or None when it can.
+        """Why these blocks do not support attention in windows (`backbone.window_size`); None if they do.
 
-        It can where each block's `attn` is a module (tokens (B, N, C), attn_mask) -> (B, N, C) that takes no position
-        of a token into account, and the backbone's `patch_embed` tells its grid as timm's does.
+        They do if each block's `attn` is a module (tokens (B, N, C), attn_mask) -> (B, N, C) that does not depend on
+        the positions of tokens, and the backbone's `patch_embed` has its grid as timm's does.
         """
         return "it is for timm's plain ViT, whose attention knows no positions; set backbone.window_size: null"
 
     def keys_refusal(self, backbone: nn.Module) -> str | None:
-        """Why the keys of these blocks' attention cannot be had, or None when they can."""
-        return "this family does not tell the attention's keys"
+        """Why the keys of these blocks' attention are not available; None if they are."""
+        return "this family does not provide the attention's keys"
 
     def mlp_parts(self, block: nn.Module) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear, Tensor | None] | None:
         """(norm, fc1, fc2, layer scale (C,) or None) of an MLP branch that is scale * fc2(gelu(fc1(norm(x)))).
 
-        With GELU by erf and nothing that acts in eval mode beside; None for any other branch, and in train mode where
-        it draws. Only what is called as it stands counts: a layer that another library has put there is None.
+        The GELU is by erf, and nothing else acts in eval mode. None for any other branch, for a branch that draws noise
+        in train mode, and if another library has replaced one of the layers.
         """
         return None
 
@@ -175,7 +185,7 @@ class Family(ABC):
 
     @abstractmethod
     def attn(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
-        """The attention branch of x (B, K, C), the tokens that `tokens` tells of; invalid ones are seen by none."""
+        """The attention branch of x (B, K, C), the tokens given by `tokens`; no other token attends to invalid ones."""
 
     def layer(self, block: nn.Module, x: Tensor, tokens: Tokens, *args: Any, **kwargs: Any) -> Tensor:
         """Both branches in sequence, minus the input."""
@@ -187,7 +197,7 @@ families.accepts(Family)
 
 
 def find(backbone: nn.Module) -> tuple[str, Family] | None:
-    """The registered family, with its name, that knows the backbone's blocks; None when there is none."""
+    """The registered family that knows the backbone's blocks, with its name; None if there is none."""
     for name, family in families.items():
         candidate = family()
         if candidate.matches(backbone):

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from timm.models.beit import Beit, Block
+from timm.models.beit import Attention, Beit, Block
 from torch import Tensor
 
 from dyt.core.offloading import at_hand
 from dyt.core.route import Tokens
 from dyt.families.attention import biased_attention, class_row, mask_for, split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
@@ -28,6 +30,11 @@ class BeitFamily(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Beit,)
     block = Block
+    written_for: ClassVar[Written] = {
+        Block: FORWARD,
+        Attention: ("forward", "_get_rel_pos_bias"),
+        **MLPS,
+    }
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = block.mlp(block.norm2(x))

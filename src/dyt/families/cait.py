@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dyt.core.route import Tokens
 from dyt.families.attention import split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
@@ -26,6 +28,7 @@ class CaitFamily(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Cait,)
     block = LayerScaleBlock
+    written_for: ClassVar[Written] = {LayerScaleBlock: FORWARD, TalkingHeadAttn: FORWARD, **MLPS}
 
     def refusal(self, backbone: Any, branch: str) -> str | None:
         others = {type(block.attn).__name__ for block in backbone.blocks if type(block.attn) is not TalkingHeadAttn}
@@ -54,7 +57,7 @@ class CaitFamily(IsotropicFamily):
 def _seeing(attn: Any, y: Tensor, sees: Tensor) -> Tensor:
     """Talking heads where a query sees some keys only, (B, 1, K, K).
 
-    Unseen keys are left out of the softmax, and once more after it: the mixing of heads there has a bias.
+    Hidden keys are left out of the softmax, and again after it, because the mixing of heads there has a bias.
     """
     q, k, v = (split_heads(part, attn.num_heads) for part in attn.qkv(y).chunk(3, -1))
     scores = attn.proj_l((q * attn.scale @ k.mT).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _Captured(threading.local):
-    """What this thread captures; other threads that run the same module put nothing in it."""
+    """The captures of this thread; other threads that run the same module do not add to them."""
 
     found: list[Tensor] | None = None
 
@@ -25,13 +25,13 @@ def _tell(module: nn.Module, args: Any, output: Tensor) -> None:
 
 
 def prepare(module: nn.Module) -> None:
-    """Has a module captured. The hook keeps nothing on the module, and is the same for all."""
+    """Registers the capturing hook on a module. The hook is the same for all and keeps no state on the module."""
     if _tell not in module._forward_hooks.values():
         module.register_forward_hook(_tell)
 
 
 def forget(module: nn.Module) -> None:
-    """Takes back what `prepare` did; nothing where it did nothing."""
+    """Undoes `prepare`, if it was called."""
     for key in [key for key, hook in module._forward_hooks.items() if hook is _tell]:
         del module._forward_hooks[key]
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from dyt.core.offloading import at_hand
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import class_row, gather_rope, mask_for, outputs, split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
@@ -95,6 +97,7 @@ class EvaFamily(RotaryFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (Eva, NaFlexVit)
     block = EvaBlock
+    written_for: ClassVar[Written] = {EvaBlock: FORWARD, EvaAttention: FORWARD, AttentionRope: FORWARD, **MLPS}
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = block.mlp(block.norm2(x))
@@ -117,11 +120,17 @@ class EvaFamily(RotaryFamily):
 
 @families("eva_postnorm")
 class EvaPostNormFamily(RotaryFamily):
-    """`EvaBlockPostNorm`: what attention and MLP give is normalised, not what they are given (EVA-02 E, E+)."""
+    """`EvaBlockPostNorm`: the outputs of attention and MLP are normalised, not their inputs (EVA-02 E, E+)."""
 
     examples = ("eva02_enormous_patch14_clip_224",)
     backbones = (Eva,)
     block = EvaBlockPostNorm
+    written_for: ClassVar[Written] = {
+        EvaBlockPostNorm: FORWARD,
+        EvaAttention: FORWARD,
+        AttentionRope: FORWARD,
+        **MLPS,
+    }
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.norm2(block.mlp(x)))

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
-from dyt.families.huggingface import HuggingFace
+from dyt.families.base import Written
+from dyt.families.huggingface import HuggingFace, forwards
 from dyt.registry import families
 
 ATTENTION = ("layer_norm1", "self_attn")
@@ -20,6 +21,10 @@ class HFCLIP(HuggingFace):
     """Pre-norm layers. CLIP has a class token, SigLIP none."""
 
     layers = ("CLIPEncoderLayer", "SiglipEncoderLayer")
+    written_for: ClassVar[Written] = {
+        **forwards("clip", "CLIPEncoderLayer", "CLIPAttention", "CLIPMLP"),
+        **forwards("siglip", "SiglipEncoderLayer", "SiglipAttention", "SiglipMLP"),
+    }
     attention, dropout = "self_attn", "dropout"
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "layer_norm1", "mlp": "layer_norm2", "layer": "layer_norm1"}

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
-from dyt.families.huggingface import HuggingFace
+from dyt.families.base import Written
+from dyt.families.huggingface import HuggingFace, forwards
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attention", "layer_scale1", "drop_path")
 MLP = ("norm2", "mlp", "layer_scale2", "drop_path")
+PARTS = ("Layer", "Attention", "MLP", "SwiGLUFFN")
 
 
 @families("hf_dinov2")
@@ -20,6 +22,10 @@ class HFDinov2(HuggingFace):
     """Pre-norm layers with layer scale; one drop path module, transformers' own, serves both branches."""
 
     layers = ("Dinov2Layer", "Dinov2WithRegistersLayer")
+    written_for: ClassVar[Written] = {
+        **forwards("dinov2", *(f"Dinov2{part}" for part in PARTS)),
+        **forwards("dinov2_with_registers", *(f"Dinov2WithRegisters{part}" for part in PARTS)),
+    }
     attention, dropout = "attention", "attention_dropout"
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}

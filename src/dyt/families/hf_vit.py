@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
-from dyt.families.huggingface import HuggingFace
+from dyt.families.base import Written
+from dyt.families.huggingface import HuggingFace, forwards
 from dyt.registry import families
 
 ATTENTION = ("layernorm_before", "attention", "dropout")
@@ -20,6 +21,7 @@ class HFViT(HuggingFace):
     """Pre-norm layers; one dropout module serves both branches."""
 
     layers = ("ViTLayer",)
+    written_for: ClassVar[Written] = forwards("vit", "ViTLayer", "ViTAttention", "ViTMLP")
     attention, dropout = "attention", "attention_dropout"
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {

@@ -12,7 +12,8 @@ from timm.models.hiera import HieraBlock
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.registry import families
 
 
@@ -23,6 +24,7 @@ class Hiera(Family):
     examples = ("hiera_base_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "ls2", "drop_path2")}
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
+    written_for: ClassVar[Written] = {HieraBlock: FORWARD, **MLPS}
 
     def matches(self, backbone: nn.Module) -> bool:
         return isinstance(backbone, TimmHiera) and all(

@@ -1,4 +1,4 @@
-"""What the layers of Hugging Face transformers' vision models have in common: attention by a named implementation."""
+"""Shared base for the layers of Hugging Face transformers' vision models: attention by a named implementation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from dyt.core.interop import HuggingFaceModel
 from dyt.core.route import Tokens
 from dyt.errors import UnsupportedError
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
 
 MASKED = ("eager", "sdpa")
 """Implementations of attention that take a mask of queries by keys, without which inactive tokens cannot be hidden."""
+
+
+def forwards(package: str, *classes: str) -> Written:
+    """The forwards of classes of `transformers.models`, as `Family.written_for` names them."""
+    return {f"transformers.models.{package}.modeling_{package}.{cls}": ("forward",) for cls in classes}
 
 
 class HuggingFace(Family):
@@ -64,7 +69,7 @@ class HuggingFace(Family):
         return branch != "mlp" and float(getattr(getattr(block, self.attention), self.dropout)) > 0
 
     def attended(self, block: nn.Module, y: Tensor, tokens: Tokens, given: Tensor | None, kwargs: Any) -> Tensor:
-        """The layer's attention of its normalised tokens y (B, K, C), hidden from one another as `tokens` says.
+        """The layer's attention of its normalised tokens y (B, K, C), masked according to `tokens`.
 
         Raises:
             UnsupportedError: dispatched, and given a mask as well, or switched to an implementation without masks.

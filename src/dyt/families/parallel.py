@@ -16,6 +16,8 @@ from dyt.core.offloading import at_hand
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.errors import UnsupportedError
 from dyt.families.attention import class_row, mask_for, outputs, split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
@@ -112,6 +114,7 @@ class ParallelViT(ParallelFamily):
 
     examples = ("vit_base_patch16_xp_224",)
     block = ParallelScalingBlock
+    written_for: ClassVar[Written] = {ParallelScalingBlock: FORWARD}
 
     def _mixed(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k = (split_heads(t, block.num_heads) for t in (q, k))
@@ -140,6 +143,7 @@ class DiffParallelViT(ParallelFamily):
 
     examples = ("vit_dpwee_patch16_reg1_gap_256",)
     block = DiffParallelScalingBlock
+    written_for: ClassVar[Written] = {DiffParallelScalingBlock: ("forward", "_compute_lambda")}
 
     def _mixed(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q = block.q_norm(split_heads(q, 2 * block.num_heads)).unflatten(1, (block.num_heads, 2))

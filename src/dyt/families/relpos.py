@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBlock, VisionTransformerRelPos
+from timm.layers.pos_embed_rel import RelPosBias, RelPosMlp
+from timm.models.vision_transformer_relpos import (
+    RelPosAttention,
+    RelPosBlock,
+    ResPostRelPosBlock,
+    VisionTransformerRelPos,
+)
 from torch import Tensor
 
 from dyt.core.offloading import at_hand
 from dyt.core.route import Tokens
 from dyt.families.attention import biased_attention, class_row, mask_for, split_heads
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily
 from dyt.registry import families
 
 NORMED_ATTENTION = ("norm1", "attn", "drop_path1")
 NORMED_MLP = ("norm2", "mlp", "drop_path2")
 ATTENTION, MLP = (*NORMED_ATTENTION, "ls1"), (*NORMED_MLP, "ls2")
+PARTS: Written = {RelPosAttention: FORWARD, RelPosMlp: ("get_bias",), RelPosBias: ("get_bias",), **MLPS}
 
 
 class RelPosBase(IsotropicFamily):
@@ -65,6 +74,7 @@ class RelPos(RelPosBase):
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     block = RelPosBlock
+    written_for: ClassVar[Written] = {RelPosBlock: FORWARD, **PARTS}
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
@@ -87,6 +97,7 @@ class ResPostRelPos(RelPosBase):
         "layer": (*NORMED_ATTENTION, *NORMED_MLP),
     }
     block = ResPostRelPosBlock
+    written_for: ClassVar[Written] = {ResPostRelPosBlock: FORWARD, **PARTS}
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.norm2(block.mlp(x)))

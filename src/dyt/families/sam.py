@@ -9,7 +9,8 @@ from timm.models.vision_transformer_sam import Block, VisionTransformerSAM, wind
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.registry import families
 
 
@@ -20,6 +21,7 @@ class SAM(Family):
     examples = ("samvit_base_patch16",)
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "ls2", "drop_path2")}
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
+    written_for: ClassVar[Written] = {Block: FORWARD, **MLPS}
 
     def matches(self, backbone: nn.Module) -> bool:
         return isinstance(backbone, VisionTransformerSAM) and all(

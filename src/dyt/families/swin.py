@@ -8,6 +8,8 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from dyt.core.route import Tokens
+from dyt.families.base import Written
+from dyt.families.timm_mlps import MLPS
 from dyt.families.windows import Windows
 from dyt.registry import families
 
@@ -19,6 +21,7 @@ class Swin(Windows):
     examples = ("swin_base_patch4_window7_224",)
     model = SwinTransformer
     block = SwinTransformerBlock
+    written_for: ClassVar[Written] = {SwinTransformerBlock: ("forward", "_attn"), **MLPS}
     norms: ClassVar[dict[str, str]] = {"mlp": "norm2"}
 
     def mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from timm.layers import LayerNorm, LayerScale, Mlp  # type: ignore[attr-defined]
 from timm.layers.activations import GELU
 from timm.layers.attention import Attention
+from timm.layers.diff_attention import DiffAttention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from dyt.core.calls import bare
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import class_row, mask_for, outputs, split_heads, unseen
-from dyt.families.base import Family
+from dyt.families.base import Family, Written
 from dyt.families.capture import captured, prepare
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.registry import families
 
 ATTENTION = ("norm1", "attn", "ls1", "drop_path1")
@@ -52,9 +54,11 @@ class IsotropicFamily(Family):
         return int(backbone.num_prefix_tokens)
 
     def resumable(self, backbone: nn.Module) -> bool:
-        methods = ("forward", "forward_features")
-        return isinstance(backbone, VisionTransformer) and all(
-            getattr(type(backbone), name) is getattr(VisionTransformer, name) for name in methods
+        kind = type(backbone)
+        return (
+            issubclass(kind, VisionTransformer)
+            and kind.forward is VisionTransformer.forward
+            and kind.forward_features is VisionTransformer.forward_features
         )
 
     def padding(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
@@ -71,8 +75,8 @@ class IsotropicFamily(Family):
 class ViT(IsotropicFamily):
     """DeiT (one token or two), DINOv2 with registers, CLIP, SigLIP, AIMv2, NaFlexViT without rotary embedding, hybrids.
 
-    LayerScale, DropPath, qk-norm, gated and differential attention, any MLP, pre-norm stem, any pooling, any image
-    size, an attention mask. Tokens that the mask lets none see are padding.
+    LayerScale, DropPath, qk-norm, gated and differential attention, any MLP, a norm before the blocks, any pooling, any
+    image size, an attention mask. Tokens that the mask hides from all others are padding.
     """
 
     examples = (
@@ -89,6 +93,7 @@ class ViT(IsotropicFamily):
     norms: ClassVar[dict[str, str]] = {"attn": "norm1", "mlp": "norm2", "layer": "norm1"}
     backbones = (VisionTransformer, NaFlexVit)
     block = Block
+    written_for: ClassVar[Written] = {Block: FORWARD, Attention: FORWARD, DiffAttention: FORWARD, **MLPS}
 
     def prompt_refusal(self, backbone: nn.Module) -> str | None:
         return None
@@ -125,7 +130,7 @@ class ViT(IsotropicFamily):
         if not isinstance(backbone, VisionTransformer):
             return super().window_refusal(backbone)
         if not isinstance(backbone.patch_drop, nn.Identity):
-            return "it drops patches at its stem (patch_drop_rate), which windows would lack"
+            return "it drops patches before its blocks (patch_drop_rate), and windows need every patch"
         return None
 
     def reduction_refusal(self, backbone: Any) -> str | None:
@@ -163,7 +168,7 @@ class ViT(IsotropicFamily):
 
 
 def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tensor:
-    """(B, P) float32: the class token's attention of timm's `Attention` to what it is given, y (B, N, C)."""
+    """(B, P) float32: the class token's attention in timm's `Attention`, for its input y (B, N, C)."""
     width = attn.num_heads * attn.head_dim
     q = attn.q_norm(split_heads(outputs(attn.qkv, y[:, :1], 0, width), attn.num_heads))
     k = attn.k_norm(split_heads(outputs(attn.qkv, y, width, 2 * width), attn.num_heads))
@@ -171,7 +176,7 @@ def class_row_of(attn: Any, y: Tensor, prefix: int, mask: Tensor | None) -> Tens
 
 
 def class_token_refusal(backbone: Any, attentions: Iterable[nn.Module]) -> str | None:
-    """Why the class token's attention cannot be had of these modules; None when it can."""
+    """Why the class token's attention is not available from these modules; None if it is."""
     if not backbone.has_class_token:
         return NO_CLASS_TOKEN
     others = {type(attn).__name__ for attn in attentions if type(attn) is not Attention}

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from timm.layers.attention import Attention
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor
 
 from dyt.core.route import ALL_TOKENS, Tokens
 from dyt.families.attention import mask_for
+from dyt.families.base import Written
+from dyt.families.timm_mlps import FORWARD, MLPS
 from dyt.families.vit import IsotropicFamily, class_row_of, class_token_refusal
 from dyt.registry import families
 
@@ -21,12 +24,13 @@ MLP = ("mlp", "norm2", "drop_path2")
 
 @families("vit_respost")
 class ResPostViT(IsotropicFamily):
-    """`ResPostBlock`: what attention and MLP give is normalised, not what they are given."""
+    """`ResPostBlock`: the outputs of attention and MLP are normalised, not their inputs."""
 
     examples = ("vit_base_patch16_rpn_224",)
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ATTENTION, "mlp": MLP, "layer": (*ATTENTION, *MLP)}
     backbones = (VisionTransformer, NaFlexVit)
     block = ResPostBlock
+    written_for: ClassVar[Written] = {ResPostBlock: FORWARD, Attention: FORWARD, **MLPS}
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = block.drop_path2(block.norm2(block.mlp(x)))
@@ -59,6 +63,7 @@ class ParallelThingsViT(IsotropicFamily):
     children: ClassVar[dict[str, Sequence[str]]] = {"attn": ("attns",), "mlp": ("ffns",), "layer": ("attns", "ffns")}
     backbones = (VisionTransformer, NaFlexVit)
     block = ParallelThingsBlock
+    written_for: ClassVar[Written] = {ParallelThingsBlock: FORWARD, Attention: FORWARD, **MLPS}
 
     def mlp(self, block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return torch.stack([ffn(x) for ffn in block.ffns]).sum(0)

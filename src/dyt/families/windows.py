@@ -1,4 +1,4 @@
-"""What Swin and Swin V2 have in common: stages of blocks, tokens as a (B, H, W, C) map, attention within windows."""
+"""Shared base of Swin and Swin V2: stages of blocks, tokens as a (B, H, W, C) map, attention within windows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOWED = (
 
 
 class Windows(Family):
-    """Base: a family per block class. The MLP alone can be dispatched; each stage has a quarter of the tokens."""
+    """Base: a family per block class. Only the MLP can be dispatched; each stage has a quarter of the tokens."""
 
     children: ClassVar[dict[str, Sequence[str]]] = {"mlp": ("norm2", "mlp", "drop_path2")}
     model: ClassVar[type[SwinTransformer] | type[SwinTransformerV2]]

@@ -6,6 +6,7 @@ of the library hands both on unseen.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ class Head(nn.Module, ABC):
 
     Args:
         spec: the head's own spec.
-        backbone: the timm model, its blocks dynamic by then; not kept.
+        backbone: the plain timm model; not kept and not changed, which is for `attach`.
     """
 
     Spec: ClassVar[type[HeadSpec]] = TaskHeadSpec
@@ -55,9 +56,22 @@ class Head(nn.Module, ABC):
     reads_grid: ClassVar[bool] = False
     """Whether it reads a token for every patch, in its place (maps of layers): then there is no reducer before it."""
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "shares_stem" in vars(cls):
+            what = f"{cls.__module__}.{cls.__qualname__}: shares_stem is shares_prefix now"
+            end = "the old name goes away in the next minor version"
+            warnings.warn(f"{what}; {end}", DeprecationWarning, stacklevel=3)  # past ABCMeta, where the class stands
+            if "shares_prefix" not in vars(cls):
+                cls.shares_prefix = vars(cls)["shares_stem"]
+
     def __init__(self, spec: HeadSpec, backbone: nn.Module) -> None:
         super().__init__()
         self.image_channels = channels(backbone)
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Changes of the backbone what the head asks to be changed; its blocks are dynamic by then. Here nothing."""
+        return
 
     @classmethod
     def refusal(cls, spec: HeadSpec, backbone: nn.Module, family: Family) -> str | None:

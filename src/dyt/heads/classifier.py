@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from dyt.config.spec import HeadSpec
 from dyt.heads.logits import LogitsHead
-from dyt.heads.terms import binary, binary_distillation, many_hot, squares
+from dyt.heads.terms import binary, binary_distillation, classification, distillation, many_hot, squares
 from dyt.registry import heads
 
 
 class ClassifierSpec(HeadSpec):
-    """`loss`: what its outputs are trained as: `cross_entropy`, one class an image; `bce`, each a decision of its own,
-    for several labels an image (or one, as some recipes have it); `mse`, numbers.
-    """
+    """`classifier`: the backbone's own classifier, as timm has it."""
 
     type: Literal["classifier"] = "classifier"
     loss: Literal["cross_entropy", "bce", "mse"] = "cross_entropy"
+    """What the outputs are trained as. `cross_entropy`: one class per image; `bce`: each output is a decision of its
+    own, for several labels per image (or for one, as in some recipes); `mse`: numbers."""
 
 
 @heads("classifier")
@@ -63,14 +63,14 @@ class Classifier(LogitsHead):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.trained_as == "bce":
             return binary(outputs, targets)
-        return squares(outputs, targets) if self.trained_as == "mse" else super().loss(outputs, targets)
+        return squares(outputs, targets) if self.trained_as == "mse" else classification(outputs, targets)
 
     def divergence(self, complete: Tensor, dynamic: Tensor, temperature: float) -> Tensor:
         if self.trained_as == "bce":
             return binary_distillation(complete, dynamic, temperature)
         if self.trained_as == "mse":
             return squares(dynamic, complete.detach())
-        return super().divergence(complete, dynamic, temperature)
+        return distillation(complete, dynamic, temperature)
 
     def tally(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         """Right classes; of `bce` with several labels right decisions, of so many; nothing of `mse`."""

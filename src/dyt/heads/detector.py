@@ -32,43 +32,55 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class FasterRCNNSpec(TaskHeadSpec):
-    """The head `faster_rcnn`. Defaults are torchvision's, but for the pyramid.
+    """`faster_rcnn`: boxes of objects, on ViTDet's simple pyramid. Defaults are torchvision's, but for the pyramid.
 
-    `channels`: of the pyramid's maps. `anchors`: side in pixels of the anchors of each of its five maps, finest first,
-    each in the `ratios` height / width. `rpn_convs`: convolutions of the proposal network. `box_head`: `mlp`, two
-    hidden layers of `hidden`; or `conv`, ViTDet's four convolutions with layer norms and one hidden layer. `proposals`,
-    `proposals_training`: how many at most go into it from an image, and from each map before duplicates are dropped.
-    `sampled`: of those, how many of an image are trained on. `score`: detections below it are dropped; `overlap`: of
-    two of one class that overlap more (IoU), the weaker is; `detections`: at most so many of an image.
-
-    The loss is the sum of four terms by their weights: `objectness_weight` and `proposal_weight` (proposal network:
-    object or not, and its box), `class_weight` and `box_weight`.
+    The loss is the sum of four terms by their weights: objectness and box of the proposals, class and box of the
+    regions.
     """
 
     type: str = "faster_rcnn"
     channels: Count = 256
+    """Channels of the pyramid's maps; 256 in ViTDet (arXiv:2203.16527)."""
     anchors: tuple[Count, Count, Count, Count, Count] = (32, 64, 128, 256, 512)
+    """Side, in pixels, of the anchors of each of the pyramid's five maps, finest map first."""
     ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    """Ratios height / width of the anchors; every map has each of them."""
     rpn_convs: Count = 1
+    """Convolutions of the region proposal network; ViTDet has 2."""
     box_head: Literal["mlp", "conv"] = "mlp"
+    """What reads a region. `mlp`: two hidden layers; `conv`: ViTDet's four convolutions with layer norms and one hidden
+    layer."""
     hidden: Count = 1024
+    """Units of the hidden layers of `box_head`."""
     proposals: Count = 1000
+    """At inference: the largest number of regions of an image that are read, and that each map proposes before
+    duplicates are dropped."""
     proposals_training: Count = 2000
+    """In training: the largest number of regions of an image, as `proposals`."""
     sampled: Count = 512
+    """Number of an image's regions that the loss is computed on."""
     score: Share = 0.05
+    """Detections with a lower probability are dropped."""
     overlap: Share = 0.5
+    """Intersection over union: of two detections of one class that overlap more, the weaker is dropped."""
     detections: Count = 100
+    """The largest number of detections per image."""
     objectness_weight: Weight = 1.0
+    """Weight of the loss of the proposals' objectness (object or not)."""
     proposal_weight: Weight = 1.0
+    """Weight of the loss of the proposals' boxes."""
     class_weight: Weight = 1.0
+    """Weight of the loss of the regions' classes."""
     box_weight: Weight = 1.0
+    """Weight of the loss of the regions' boxes."""
 
 
 class MaskRCNNSpec(FasterRCNNSpec):
-    """The head `mask_rcnn`: `faster_rcnn` with the outline of every object; its loss has `mask_weight` as well."""
+    """`mask_rcnn`: `faster_rcnn` with the outline of every object, and a fifth term of the loss for it."""
 
     type: str = "mask_rcnn"
     mask_weight: Weight = 1.0
+    """Weight of the loss of the objects' outlines."""
 
 
 class Maps(NamedTuple):

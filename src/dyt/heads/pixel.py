@@ -14,7 +14,7 @@ from dyt.registry import heads
 
 
 class PixelSpec(TaskHeadSpec):
-    """The head `pixel`, which has no fields of its own."""
+    """`pixel`: a linear layer on every token, the linear baseline of segmentation."""
 
     type: str = "pixel"
 
@@ -31,8 +31,10 @@ class Pixel(Pixelwise):
         self.classify = nn.Conv2d(self.layers[0].channels, spec.num_classes, 1)
         nn.init.trunc_normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
-        pyramid.leave_out(backbone, [name for name in pyramid.BEHIND if name != "norm"])
         like(self, backbone)
+
+    def attach(self, backbone: nn.Module) -> None:
+        pyramid.leave_out(backbone, [name for name in pyramid.BEHIND if name != "norm"])
 
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         (last,) = pyramid.maps(backbone, images, self.layers, norm=True)

@@ -22,10 +22,12 @@ from dyt.registry import heads
 
 
 class QuerySpec(TaskHeadSpec):
-    """`attention_heads`: of the cross-attention; None takes one for 64 channels, as ViTs have them."""
+    """`query`: one learned query reads the tokens of all frames of a clip."""
 
     type: Literal["query"] = "query"
     attention_heads: PositiveInt | None = None
+    """Attention heads of the cross-attention; must divide the backbone's channels. Null takes one per 64 channels, as
+    ViTs have."""
 
 
 @heads("query")

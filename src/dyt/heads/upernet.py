@@ -20,14 +20,15 @@ LEAST = 2
 
 
 class UPerNetSpec(TaskHeadSpec):
-    """`channels`: of the decoder's maps, 512 in UPerNet's own settings. `layers`: four layers that a plain ViT's
-    pyramid is made of, counted from 0, the last among them; by default those at 1/3, 1/2, 2/3 and the end of its depth
-    (4, 6, 8, 12 of 12, counted from 1). A hierarchical model gives its last four stages.
-    """
+    """`upernet`: a pyramid of four maps and the UPerNet decoder (paper, table 10)."""
 
     type: str = "upernet"
     channels: Annotated[int, Field(ge=1)] = 512
+    """Channels of the decoder's maps; 512 in UPerNet's own settings (arXiv:1807.10221)."""
     layers: tuple[int, int, int, int] | None = None
+    """The four layers of a plain ViT from which the pyramid is made, counted from 0, the last layer among them. Null
+    takes those at 1/3, 1/2, 2/3 and the end of the depth (3, 5, 7 and 11 of 12). A hierarchical model gives its last
+    four stages, and takes none."""
 
 
 @heads("upernet")
@@ -73,8 +74,10 @@ class UPerNet(Pixelwise):
         self.classify = nn.Conv2d(spec.channels, spec.num_classes, 1)
         nn.init.trunc_normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
-        pyramid.leave_out(backbone)
         like(self, backbone)
+
+    def attach(self, backbone: nn.Module) -> None:
+        pyramid.leave_out(backbone)
 
     def forward(self, backbone: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.training and len(images) < LEAST:

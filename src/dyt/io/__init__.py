@@ -1,1 +1,1 @@
-"""Models in files: saved, loaded, exported, and those of the authors' release."""
+"""Models in files: saving, loading, export, and the checkpoints of the released code."""

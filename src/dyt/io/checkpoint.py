@@ -18,6 +18,7 @@ from dyt.assembly.backbone import faults
 from dyt.assembly.build import apply
 from dyt.assembly.compatibility import is_dynamic
 from dyt.assembly.plan import plan
+from dyt.assembly.rollback import rollback
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import data_config
 from dyt.core.breakeven import BreakEven
@@ -37,29 +38,29 @@ __all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", 
 
 FORMAT, VERSION = "dyt", "1"
 BREAK_EVEN = "break_even"
-"""The metadata entry with what `dyt.calibrate_break_even` found, as JSON by site name; absent before it was called."""
+"""The metadata entry with the result of `dyt.calibrate_break_even`, as JSON by site name; absent before it."""
 
 
 def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> None:
     """Writes the spec and the adapters, dispatchers, thresholds, reducers, head, and what a tuner trains.
 
-    Of the backbone it writes `modules_to_save`, and whatever else has been trained or changed since the model was
-    built, so that a load makes an equal model; with `trainable: full` or `whole` all of it. Stored keys are
-    `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`,
-    independent of how modules nest. The metadata has what `dyt.calibrate_break_even` found, and what the model was
-    trained on (`model.data_config`). The file is written beside its place and moved there whole, so that an interrupted
-    save leaves what was there.
+    Of the backbone it writes `modules_to_save` and everything else that was trained or changed since the model was
+    built, so that loading gives an equal model; with `trainable: full` or `whole` all of it. Stored keys, such as
+    `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, do
+    not depend on how modules nest. The metadata has the result of `dyt.calibrate_break_even`, and the data that the
+    model was trained on (`model.data_config`). A temporary file is written first and then moved into place, so an
+    interrupted save leaves the old file intact.
 
     Args:
-        model: the dynamic model, or what wraps it. Where its tensors are sharded over ranks they are gathered: call it
-            on all ranks. Each that calls it writes the same file.
+        model: the dynamic model, or a wrapper around it. Tensors that are sharded over ranks are gathered: call it
+            on all ranks. Each rank that calls it writes the same file.
         path: the file.
-        whole: store the whole backbone, so that a load needs neither its weights nor `backbone=`; None does so where
-            the model is from such a file.
+        whole: store the whole backbone, so that loading needs neither its weights nor `backbone=`. None does so if
+            the model was loaded from such a file.
 
     Raises:
-        CheckpointError: a directory that does not exist; a model that was optimised; or one that no load would make
-            again, by name (`model.save_refusal()` tells beforehand). Nothing was written.
+        CheckpointError: a directory that does not exist; a model that was optimised; or one that loading could not
+            reproduce, by name (`model.save_refusal()` tells beforehand). Nothing was written.
         DyTError: not one dynamic model.
         UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
     """
@@ -102,7 +103,7 @@ def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
 
 
 def spec_of(model: DynamicModel) -> DyTSpec:
-    """The model's spec, with the number of classes that its classifier has by now."""
+    """The model's spec, with the current number of classes of its classifier."""
     classes = getattr(model.backbone, "num_classes", model.spec.head.classifier)
     if type(model.head) is not Classifier or classes == model.spec.head.num_classes:
         return model.spec
@@ -114,11 +115,11 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
 
     Args:
         path: the file.
-        backbone: the plain timm model to wrap (or that of transformers, as for `build`), changed in place once
-            everything is known to fit; its head is replaced by the stored one. It may be made for another image size.
+        backbone: the plain timm model to wrap (or that of transformers, as for `build`), changed in place after
+            everything has been checked; its head is replaced by the stored one. It may have another image size.
             Needed for a spec with `weights: none` or `given`, unless the file has the whole backbone. Without it the
-            spec's backbone is made.
-        weights: where the spec's weights are now, as `backbone.weights` of a spec: a file, or `pretrained`.
+            spec's backbone is created.
+        weights: the current location of the spec's weights, as `backbone.weights` of a spec: a file, or `pretrained`.
 
     Returns:
         A model equal to the saved one, in eval mode. On a backbone of another image size its position embeddings are
@@ -127,7 +128,7 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
     Raises:
         CheckpointError: not such a file, of another version, with missing, unknown or wrongly shaped tensors, or made
             for another backbone. Nothing was changed.
-        WeightsError: weights that cannot be had.
+        WeightsError: weights that are not available.
     """
     metadata, tensors = _read(Path(path))
     try:
@@ -154,9 +155,10 @@ def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Pat
     wrong = faults(wanted, tensors) or _other_types(wanted, tensors)
     if wrong:
         raise CheckpointError(f"'{path}' does not fit its spec: tensors {wrong}")
-    if backbone.num_classes != spec.head.classifier:
-        reset_classifier(backbone, spec.head.classifier)
-    model = apply(plan(spec, backbone))
+    with rollback(backbone):
+        if backbone.num_classes != spec.head.classifier:
+            reset_classifier(backbone, spec.head.classifier)
+        model = apply(plan(spec, backbone))
     put(model, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)
@@ -193,7 +195,7 @@ def _break_evens(metadata: Mapping[str, str], path: str | Path) -> dict[str, Bre
 
 
 def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """In words, the first tensor whose dtype differs; empty when none does."""
+    """Names the first tensor whose dtype differs; empty if none does."""
     wrong = (
         f"{key} is {given[key].dtype}, not {t.dtype}"
         for key, t in wanted.items()

@@ -1,6 +1,6 @@
-"""A dynamic model as a file that runs without this library: torch.export's .pt2, or ONNX. The batch size stays free.
+"""A dynamic model as a file that runs without this library: torch.export's .pt2, or ONNX. The batch size is dynamic.
 
-What is written has the executor inside that it was exported with, and decides its routes for every image itself.
+The file contains the routers and one executor, the one that it was exported with.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from dyt.model.dynamic import COMPLETE, DynamicModel, dynamic_of, execution
 from dyt.registry import executors
 
 Run = Callable[[Tensor], Tensor]
-"""Images (B, 3, H, W), any B -> logits (B, classes), by what was written."""
+"""Images (B, 3, H, W), any B -> logits (B, classes), computed by the exported file."""
 TRACED = 2
-"""Images of the trace. Of a batch of one the exporter would take the size for granted."""
+"""Batch size of the trace. With a batch of one the exporter would make the size a constant."""
 
 
 def program(model: nn.Module, images: Tensor, executor: str = "capacity") -> ExportedProgram:
-    """The forward of inference as torch.export sees it, with a free batch size.
+    """The forward of inference as a torch.export program, with a dynamic batch size.
 
     Args:
-        model: the dynamic model, or what wraps it; in eval mode.
-        images: (B, 3, H, W), of whose size and dtype the images of every later call are; their values do not matter.
+        model: the dynamic model, or a wrapper around it; in eval mode.
+        images: (B, 3, H, W), with the size and dtype of all later images; their values do not matter.
         executor: `capacity` (without calibration it computes all tokens), `masked`, `complete` (every token is active,
             nothing is decided), or `sparse` where only MLP branches are dispatched.
 
@@ -117,7 +117,7 @@ def to_onnx(model: nn.Module, path: str | Path, images: Tensor, executor: str = 
 def _writable(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
-        raise DyTError(f"'{path}' must end in {suffix}, for what is written there")
+        raise DyTError(f"'{path}' must end in {suffix}")
     if not path.parent.is_dir():
         raise DyTError(f"cannot write '{path}': no directory '{path.parent}'")
     return path
@@ -125,14 +125,14 @@ def _writable(path: str | Path, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far what was written is from the model.
+    """The difference between an exported file and the model.
 
     Attributes:
-        largest: of all logits, absolute.
-        logits: the model's largest logit, absolute; what `largest` is to be compared with.
-        same: images with the same largest class.
+        largest: the largest absolute difference of all logits.
+        logits: the model's largest absolute logit, for comparison with `largest`.
+        same: images with the same top class.
         images: images compared.
-        overflowed: images left out of the comparison, which the written model made NaN for lack of room.
+        overflowed: images left out of the comparison, because they exceeded the capacity and their logits are NaN.
     """
 
     largest: float
@@ -146,18 +146,18 @@ class Difference:
             f"largest difference {self.largest:.2e} (logits up to {self.logits:.2f}), same class for {self.same} of "
             f"{self.images} images"
         )
-        return text + (f"; {self.overflowed} more had no room and are NaN" if self.overflowed else "")
+        return text + (f"; {self.overflowed} exceeded the capacity and are NaN" if self.overflowed else "")
 
 
 @torch.no_grad()
 def difference(model: nn.Module, run: Run, images: Tensor, dtype: torch.dtype = torch.float32) -> Difference:
-    """Compares what was written with the model, run by `masked` with its own routes.
+    """Compares an exported file with the model, which runs `masked` with its own routes.
 
     Args:
-        model: in eval mode; that of before any conversion, for the difference that this makes as well.
-        run: what was written, of `to_pt2` or `to_onnx`.
-        images: (B, 3, H, W), in the model's dtype; B other than `TRACED`, to see that the batch size is free.
-        dtype: that `run` takes.
+        model: in eval mode; the model before any conversion, to include the difference made by the conversion.
+        run: the exported file, as returned by `to_pt2` or `to_onnx`.
+        images: (B, 3, H, W), in the model's dtype; B other than `TRACED`, to check that the batch size is dynamic.
+        dtype: the dtype that `run` takes.
 
     Raises:
         DyTError: a batch of the traced size, or of none.

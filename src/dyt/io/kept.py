@@ -1,4 +1,4 @@
-"""What a file knows of the backbone that it was made on: a fingerprint of what is frozen, or the backbone itself."""
+"""How a file identifies its backbone: a fingerprint of the frozen tensors, or the backbone itself."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from dyt.model.origin import fingerprint
 FINGERPRINT = "backbone_sha256"
 """The metadata entry with the fingerprint of the frozen backbone; absent where the file has all of it."""
 BACKBONE = "backbone"
-"""The metadata entry with what else of the backbone is in the file: `whole`, or names as JSON; absent for nothing."""
+"""The metadata entry with other backbone tensors in the file: `whole`, or names as JSON; absent if there are none."""
 SIZED = "resizable"
-"""The metadata entry, as JSON, with the image size and a fingerprint without what depends on it."""
+"""The metadata entry, as JSON, with the image size and a fingerprint without the tensors that depend on it."""
 WHOLE = "whole"
 
 
 def frozen_entries(model: DynamicModel, also: Collection[str], every: bool, whole: bool) -> dict[str, str]:
-    """The metadata that tells of the backbone.
+    """The metadata about the backbone.
 
     Args:
-        model: that is saved.
-        also: plain names of what else of the backbone is in the file.
-        every: whether all of it is.
-        whole: whether it is there though the spec would not have it.
+        model: the model that is saved.
+        also: plain names of other backbone tensors in the file.
+        every: whether the file has the whole backbone.
+        whole: whether it has the whole backbone although the spec alone does not require it.
     """
     entries = {BACKBONE: WHOLE if whole else json.dumps(list(also))} if whole or also else {}
     if every:
@@ -47,15 +47,15 @@ def frozen_entries(model: DynamicModel, also: Collection[str], every: bool, whol
 
 @dataclass(frozen=True)
 class Kept:
-    """What of the backbone a file has, and how it knows the rest again.
+    """The part of the backbone that a file has, and how it identifies the rest.
 
     Attributes:
-        every: whether all of it is in the file.
-        whole: whether it is there though the spec would not have it.
-        also: plain names of what else of it is in the file.
+        every: whether the file has the whole backbone.
+        whole: whether it has the whole backbone although the spec alone does not require it.
+        also: plain names of other backbone tensors in the file.
         sha256: fingerprint of the rest; None where there is none.
-        unsized: fingerprint of the rest without what depends on the image size; None in older files.
-        size: (H, W) pixels that the backbone was made for; None where it does not say, and in older files.
+        unsized: fingerprint of the rest without the tensors that depend on the image size; None in older files.
+        size: image size (H, W) of the backbone, in pixels; None if it has none, and in older files.
     """
 
     every: bool
@@ -79,17 +79,17 @@ class Kept:
             unsized, size = sized.get("sha256"), sized.get("size")
             size = None if size is None else tuple(map(int, size))
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"'{path}': what it says of its backbone cannot be used: {error}") from error
+            raise CheckpointError(f"'{path}': its entries on the backbone cannot be used: {error}") from error
         whole = told == WHOLE
         every = whole or spec.trainable == "full"
         return cls(every, whole, also, metadata.get(FINGERPRINT), unsized, size)
 
     def with_weights(self, spec: DyTSpec, weights: str | Path | None, path: str | Path) -> DyTSpec:
-        """The spec with the place where its weights are said to be now.
+        """The spec with the current location of its weights.
 
         Raises:
             CheckpointError: weights for a file that has them, or none where they are needed.
-            WeightsError: the file of the weights is not where it was.
+            WeightsError: the weights file no longer exists at its path.
         """
         given = spec.backbone.weights if weights is None else str(weights)
         if self.every:

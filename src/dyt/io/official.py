@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' released code: their names onto ours."""
+"""Checkpoints of the authors' released code: maps their names to ours."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def from_official(
         **timm_kwargs: plain values for `timm.create_model` (img_size, depth, ...).
 
     Returns:
-        The model in eval mode; classes and bottleneck are read off the tensors. Its spec has `weights: none`: save it
+        The model in eval mode; classes and bottleneck are read from the tensors. Its spec has `weights: none`: save it
         with `whole=True`, or load it with `backbone=`.
 
     Raises:

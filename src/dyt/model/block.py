@@ -32,13 +32,11 @@ POINTWISE = frozenset({"mlp"})
 
 
 class VariantSpec(ComponentSpec):
-    """Fields that every variant has.
-
-    `layers`: which blocks are dynamic, counted from 0 (from the end when negative), in ascending order; None for all.
-    The others stay plain timm blocks, without dispatcher and adapter.
-    """
+    """Fields that every variant has."""
 
     layers: tuple[int, ...] | None = None
+    """The dynamic blocks, in ascending order, counted from 0, or from the end when negative. The others stay plain timm
+    blocks, without dispatcher and adapter. Null for all blocks, as in the paper."""
 
     @field_validator("layers")
     @classmethod
@@ -52,8 +50,10 @@ HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
-"""Where torch keeps the hooks of a module's calls."""
+"""Where torch keeps a module's hooks."""
 
 
 class DynamicBlock(nn.Module, ABC):
@@ -97,7 +97,10 @@ class DynamicBlock(nn.Module, ABC):
         self.sites = nn.ModuleDict(dict(sites))
         self._key = next(iter(sites.values())).key
         self.reduction = reduction
-        self.train(block.training)
+        self.training = block.training  # its children keep their own modes
+        for new in (self.sites, self.reduction):
+            if new is not None:
+                new.train(block.training)
 
     def _adopt(self, block: nn.Module) -> None:
         for name, child in block.named_children():
@@ -130,6 +133,8 @@ class DynamicBlock(nn.Module, ABC):
         for name, value in vars(self).items():
             if name in vars(block) and not name.startswith("_") and name not in own:
                 setattr(block, name, value)
+        for name in HOOKS:  # not all of them are mappings, which are shared anyway
+            block.__dict__[name] = self.__dict__[name]
         return block
 
     def __getattr__(self, name: str) -> Any:
@@ -246,12 +251,20 @@ class DynamicBlock(nn.Module, ABC):
         """Whether the branch draws drop path or dropout in train mode."""
         if not self.training:
             return False
-        children = (getattr(self, child, None) for child in self.family.children[name])
-        modules = (m for child in children if isinstance(child, nn.Module) for m in child.modules())
-        return self.family.stochastic(self, name) or any(
-            (isinstance(m, _DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and (m.drop_prob or 0) > 0)
-            for m in modules
-        )
+        if self.family.stochastic(self, name):
+            return True
+        for child in self.family.children[name]:
+            module = getattr(self, child, None)
+            if isinstance(module, nn.Module) and any(map(_draws, module.modules())):
+                return True
+        return False
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module draws noise in train mode."""
+    if isinstance(module, DropPath):
+        return (module.drop_prob or 0) > 0
+    return isinstance(module, _DropoutNd) and module.p > 0
 
 
 variants.accepts(DynamicBlock)

@@ -70,7 +70,8 @@ def rows(route: Route, patches: bool) -> Tensor:
 
 def counted(routes: Sequence[Route]) -> Tensor:
     """(2, sites) float32, active and all patch tokens; differentiable where the routes have gates."""
-    return torch.stack([torch.stack([part.sum() for part in route.counts()]) for route in routes], 1)
+    active, patches = zip(*(route.counts() for route in routes), strict=True)
+    return torch.stack([torch.stack(active).sum(1), torch.stack(patches).sum(1)])
 
 
 @torch.no_grad()

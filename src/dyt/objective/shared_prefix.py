@@ -75,14 +75,17 @@ def first_block(model: DynamicModel) -> DynamicBlock | None:
     They are where the family says that its blocks see the images through their tokens alone, nothing outside the
     dynamic blocks draws noise or keeps statistics in train mode, and neither tuner nor reducer acts before.
     """
-    if model.tuner is not None or model.reductions or torch.compiler.is_compiling():
+    if model.tuner is not None or torch.compiler.is_compiling():
         return None
-    blocks = [module for module in model.backbone.modules() if isinstance(module, DynamicBlock)]
-    if not blocks or not blocks[0].family.resumable(model.backbone):
-        return None
-    inside = {id(module) for block in blocks for module in block.modules()}
-    outside = (module for module in model.backbone.modules() if id(module) not in inside)
-    return None if any(module.training and _changes(module) for module in outside) else blocks[0]
+    first, inside = None, set[int]()
+    for module in model.backbone.modules():  # a block comes before what is in it
+        if isinstance(module, DynamicBlock):
+            first = first or module
+            inside.update(map(id, module.modules()))
+        elif id(module) not in inside and module.training and _changes(module):
+            return None
+    alike = first is not None and first.reduction is None and first.family.resumable(model.backbone)
+    return first if alike else None
 
 
 def _changes(module: nn.Module) -> bool:
@@ -97,5 +100,7 @@ def _changes(module: nn.Module) -> bool:
 
 def stochastic(model: DynamicModel) -> bool:
     """Whether a dispatched branch draws drop path or dropout in the model's present mode."""
-    blocks = (module for module in model.backbone.modules() if isinstance(module, DynamicBlock))
-    return any(block.stochastic(branch) for block in blocks for branch in block.dispatched)
+    for module in model.backbone.modules():
+        if isinstance(module, DynamicBlock) and any(map(module.stochastic, module.dispatched)):
+            return True
+    return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from dyt.assembly.allocation import site_rates
 from dyt.config.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
 from dyt.core import context
+from dyt.core.execution import Executor
 from dyt.core.holding import runner
 from dyt.core.route import Route
 from dyt.errors import DyTError
-from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
+from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.objective.accumulation import ALONE, Turn, Turns, image_count, uncounted
 from dyt.objective.joint import Sums, Whole, counted, feature_distance, joined, mean_over_ranks, shared, sums
 from dyt.objective.shared_prefix import Passes, stochastic
@@ -90,6 +92,7 @@ class TuningStep(nn.Module):
         timed = getattr(dispatcher, "over_training", ())
         schedules = [self.objective.features, *(getattr(dispatcher, field) for field in timed)]
         self.scheduled = self.objective.asked is not None or any(isinstance(s, Ramp) for s in schedules)
+        self._backward: Executor = executors.get("sparse_backward")()
         self._turns: Turns | None = None
         self.train(model.training)
 
@@ -214,24 +217,24 @@ class TuningStep(nn.Module):
 
     def _run(self, images: Any, now: float, due: bool, count: int) -> _Ran:
         """The passes of a step, or of a part of it; the complete one of the first `count` images."""
-        o, features, head = self.objective, at(self.objective.features, now), self.model.head
+        o, head, features = self.objective, self.model.head, at(self.objective.features, now)
         run = Passes(self.model, images, share=self.economical and head.shares_prefix)
         penalties: list[Tensor] = []
-        complete: Any = None
-        teacher: list[Route] = []
+        complete, teacher = None, list[Route]()
         with context.changed(self.model.key, progress=now, keep_tokens=features > 0):
-            with (
-                record(self.model) as routes,
-                context.changed(self.model.key, penalties=(penalties,), **self._chosen()),
-            ):
-                logits = run()
-            needed = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
-            if due and needed and count:
-                with execution(self.model, "complete"), record(self.model) as teacher:
-                    complete = run(count)
+            logits, routes = self._recorded(run, penalties=(penalties,), executor=self._executor())
+            reads_complete = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
+            if due and reads_complete and count:
+                complete, teacher = self._recorded(partial(run, count), complete=True)
             if features > 0 and o.teacher == "pretrained":
                 teacher = self._pretrained(run, images)
         return _Ran(routes, logits, penalties, complete, teacher)
+
+    def _recorded(self, run: Callable[[], Any], **changes: Any) -> tuple[Any, list[Route]]:
+        """What a pass gives with these changes of the forward context, and its routes."""
+        key, routes = self.model.key, list[Route]()
+        with context.changed(key, records=(*context.current(key).records, routes), **changes):
+            return run(), routes
 
     def _joins(self, now: float) -> bool:
         """Whether a term is of all images of the step together."""
@@ -246,8 +249,7 @@ class TuningStep(nn.Module):
         if at(self.objective.features, now) > 0:
             count = image_count(images) if self.objective.teacher == "complete" else 0
             return self._sums(self._run(images, now, due, count), now)
-        with context.changed(self.model.key, progress=now, **self._chosen()), record(self.model) as routes:
-            self.model(images)
+        _, routes = self._recorded(partial(self.model, images), progress=now, executor=self._executor())
         return sums(routes)
 
     def _rate(self, routes: Sequence[Route], whole: Whole, now: float) -> tuple[Tensor, Tensor]:
@@ -270,12 +272,11 @@ class TuningStep(nn.Module):
         o = self.objective
         set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._targets(now))
 
-    def _chosen(self) -> dict[str, Any]:
-        """The executor of the dynamic pass, as a change of the forward context; none where it is to stay as it is."""
-        named = context.current(self.model.key).executor is not None
-        if named or not (self.economical and self.training) or torch.compiler.is_compiling() or stochastic(self.model):
-            return {}
-        return {"executor": executors.get("sparse_backward")()}
+    def _executor(self) -> Executor | None:
+        """The executor of the dynamic pass: the one that a context around the step names, or else the step's own."""
+        named = context.current(self.model.key).executor
+        own = named is None and self.economical and self.training and not torch.compiler.is_compiling()
+        return self._backward if own and not stochastic(self.model) else named
 
     def _due(self, step: int | None) -> bool:
         """Whether the complete pass is run at this step."""
@@ -292,10 +293,10 @@ class TuningStep(nn.Module):
         Only the backbone is run where the head is more than its classifier: that would cost, and its batch norms would
         take features into their statistics that are not the model's.
         """
-        plain, head = context.changed(self.model.key, complete=True, plain=True), self.model.head
-        with torch.no_grad(), plain, record(self.model) as routes:
-            run() if head.shares_prefix else self.model.forward_features(head.frames(images))
-        return routes
+        head = self.model.head
+        features = run if head.shares_prefix else lambda: self.model.forward_features(head.frames(images))
+        with torch.no_grad():
+            return self._recorded(features, complete=True, plain=True)[1]
 
     def _progress(self, progress: float | None) -> float:
         if progress is None:

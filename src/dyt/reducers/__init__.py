@@ -1,4 +1,4 @@
-"""Fewer tokens from block to block: the token-reduction peers of the paper's table 5, one file per reducer."""
+"""Token reduction from block to block: the methods in the paper's table 5. One file per reducer."""
 
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.deprecated import renamed

@@ -1,4 +1,4 @@
-"""What every reducer is: at some blocks it lowers the number of patch tokens, for that block's rest and all after it.
+"""Base of reducers: a reducer lowers the number of patch tokens for the rest of a block and all later blocks.
 
 Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens, C channels. Prefix tokens are never touched.
 """
@@ -20,7 +20,7 @@ from dyt.errors import SpecError
 from dyt.registry import reducers
 
 NEGLIGIBLE = 1e-20
-"""The weight of a dropped token as a key in the training form. Not 0, whose logarithm has no gradient: this is far
+"""The weight of a dropped token as a key in training. Not 0, whose logarithm has no gradient: this is far
 below float32's rounding, and the product of the softmax's gradient with the logarithm's is the exact one."""
 
 
@@ -30,15 +30,15 @@ class ReducerSpec(ComponentSpec):
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """What travels beside the tokens, from block to block of one forward.
+    """State that passes with the tokens from block to block in one forward.
 
     Attributes:
         patches: patch tokens that entered the first block.
         sizes: (B, N) float32, how many patches each token stands for (1 for prefix tokens); None for one each.
-        source: (B, patches) int64, the position among the present patch tokens of the one that each of the first
-            block's patch tokens has gone into; None while each is in its own place.
-        kept: (B, N) float32, 1 for tokens that are kept and 0 for dropped ones that still hold their place, with the
-            straight-through gradient; None when no dropped token is there.
+        source: (B, patches) int64; for each of the first block's patch tokens, the position among the current patch
+            tokens of the one that it was merged into; None while every token is in its original position.
+        kept: (B, N) float32, 1 for kept tokens and 0 for dropped tokens that are still present, with the
+            straight-through gradient; None if no dropped token is present.
         proportional: whether the sizes weigh the tokens as keys.
     """
 
@@ -51,8 +51,8 @@ class Carried:
     def bias(self) -> Tensor | None:
         """(B, 1 or N, N) float32 to be added to the attention logits (queries by keys), or None for nothing.
 
-        log(size) of the key: proportional attention (ToMe, arXiv:2210.09461, eq. 1), as if each token were there as
-        often as it has patches. log(kept) of the key, but 0 for a token seeing itself: DynamicViT's attention masking
+        log(size) of the key: proportional attention (ToMe, arXiv:2210.09461, eq. 1), as if each token were present once
+        per patch. log(kept) of the key, but 0 for a token attending to itself: DynamicViT's attention masking
         (arXiv:2106.02034, section 3.3), with the gradient of a kept and of a dropped token's weight.
         """
         bias = self.sizes.log()[:, None, :] if self.sizes is not None and self.proportional else None
@@ -70,8 +70,8 @@ class Reduced:
 
     Attributes:
         x: (B, N', C), prefix tokens first, then patch tokens.
-        carried: what goes on beside them.
-        penalty: () float32, a term that is added to the fine-tuning loss, weight included; None for none.
+        carried: the state that passes on with them.
+        penalty: () float32, a weighted term that is added to the fine-tuning loss; None for no term.
     """
 
     x: Tensor
@@ -82,22 +82,22 @@ class Reduced:
 class Reducer(nn.Module, ABC):
     """Base of reducers: subclass, set `Spec`, implement `layers` and `reduce`, register with `@dyt.registry.reducers`.
 
-    There is one module for each block that it acts in.
+    There is one module for each block in which it acts.
 
     Args:
         spec: the component's own spec.
-        context: where it stands.
+        context: its position in the model.
     """
 
     Spec: ClassVar[type[ReducerSpec]] = ReducerSpec
     where: ClassVar[Literal["entry", "middle"]] = "middle"
     """`entry`: before the block; `middle`: between its attention and its MLP."""
     needs_keys: ClassVar[bool] = False
-    """Whether `reduce` reads the attention's keys; refused on backbones that cannot tell them."""
+    """Whether `reduce` reads the attention's keys; refused on backbones that do not provide them."""
     needs_attention: ClassVar[bool] = False
-    """Whether `reduce` asks for the class token's attention; refused on backbones that cannot tell it."""
+    """Whether `reduce` reads the class token's attention; refused on backbones that do not provide it."""
     restores: ClassVar[bool] = False
-    """Whether it keeps `Carried.source`, so that a head which reads patch tokens can be given all of them again."""
+    """Whether it keeps `Carried.source`, so that a head that reads patch tokens gets one for every patch."""
 
     def __init__(self, spec: ReducerSpec, context: BuildContext) -> None:
         super().__init__()
@@ -105,21 +105,21 @@ class Reducer(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def layers(cls, spec: ReducerSpec, depth: int) -> tuple[int, ...]:
-        """The blocks that it acts in, ascending from 0, for a backbone of `depth` blocks.
+        """The blocks in which it acts, ascending from 0, for a backbone of `depth` blocks.
 
         Raises:
             SpecError: the spec does not fit that depth.
         """
 
     def forward(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
-        """`reduce`, as a call of the module: hooks and offloading see it."""
+        """Calls `reduce` through the module, so that hooks and offloading see it."""
         return self.reduce(x, carried, context)
 
     @abstractmethod
     def reduce(self, x: Tensor, carried: Carried, context: DecisionContext) -> Reduced:
-        """Fewer patch tokens for x (B, N, C), those that are kept in ascending order of their places.
+        """Reduces the patch tokens of x (B, N, C); kept tokens stay in the order of their positions.
 
-        How many are left does not depend on what is in the tokens. Random numbers are drawn where `context.training`.
+        The number of remaining tokens must not depend on their values. Draw random numbers only if `context.training`.
         """
 
 
@@ -129,10 +129,10 @@ def quarters(depth: int) -> tuple[int, ...]:
 
 
 def chosen(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    """The blocks that a spec's `layers` names, checked against the depth; None for the quarters of the depth.
+    """The blocks in a spec's `layers`, checked against the depth; None for the quarters of the depth.
 
     Raises:
-        SpecError: a block that is not there.
+        SpecError: a block that does not exist.
     """
     if layers is None:
         return quarters(depth)

@@ -20,17 +20,18 @@ from dyt.registry import reducers
 
 
 class DynamicViTSpec(ReducerSpec):
-    """`dynamicvit`. `keep`: rho; the shares rho, rho^2, rho^3, ... of the first patch tokens stay, stage by stage.
-
-    As a list: the share of each stage, not ascending. `layers`: the blocks before which a stage stands, from 0; None
-    for the quarters of the depth, 3, 6 and 9 of 12 as in the paper. `ratio_weight`: lambda of the paper's ratio loss
-    (section 3.4), the squared difference between the share and what an image keeps in fine-tuning.
-    """
+    """`dynamicvit`: learned predictors drop patch tokens in stages (DynamicViT, arXiv:2106.02034)."""
 
     type: str = "dynamicvit"
     keep: Rate | tuple[Rate, ...] = 0.7
+    """Share rho of patch tokens that is kept: the stages keep rho, rho^2, rho^3, ... of the tokens that entered the
+    first block. A list gives each stage its share of these, and must not ascend."""
     layers: tuple[int, ...] | None = None
+    """The blocks before which a stage stands, ascending from 0. Null takes the quarters of the depth: 3, 6 and 9 of 12,
+    as in DynamicViT."""
     ratio_weight: Annotated[float, Field(ge=0.0)] = 2.0
+    """Weight lambda of DynamicViT's ratio loss (its section 3.4): the squared difference between a stage's share and
+    what an image keeps in training."""
 
     _ascending = field_validator("layers")(ascending)
 
@@ -42,9 +43,9 @@ class DynamicViTSpec(ReducerSpec):
 
 
 class Predictor(nn.Module):
-    """DynamicViT's predictor (its section 3.2): per patch token the logit of being kept.
+    """DynamicViT's predictor (its section 3.2): for each patch token the logit of being kept.
 
-    Half of the embedding speaks of the token, the other half is averaged over the tokens that are still kept.
+    Half of the embedding is the token's own, the other half is averaged over the tokens that are still kept.
     """
 
     def __init__(self, dim: int) -> None:
@@ -74,10 +75,10 @@ class Predictor(nn.Module):
 
 @reducers("dynamicvit")
 class DynamicViT(Reducer):
-    """Before its block. At inference the highest logits stay, as many as the stage's share says.
+    """Acts before its block. At inference the tokens with the highest logits are kept, as many as the stage's share.
 
-    In fine-tuning each token is kept by a straight-through Gumbel decision; a dropped one keeps its place, but no other
-    token sees it any more, so that the decision has a gradient. Once dropped is dropped.
+    In fine-tuning each token is kept or dropped by a straight-through Gumbel decision. A dropped token stays in its
+    position, but no other token attends to it, so that the decision has a gradient. It stays dropped in later stages.
     """
 
     Spec = DynamicViTSpec

@@ -17,26 +17,26 @@ from dyt.registry import reducers
 
 
 class EViTSpec(ReducerSpec):
-    """`evit`. `keep`: share of the present patch tokens that each of its blocks keeps, rounded up.
-
-    `layers`: its blocks, from 0; None for the quarters of the depth, which of 12 blocks are the paper's 4th, 7th, 10th.
-    `fuse`: whether the tokens that are not kept become one more token, the last; without it they are dropped.
-    """
+    """`evit`: the patch tokens that the class token attends to are kept (EViT, arXiv:2202.07800)."""
 
     type: str = "evit"
     keep: Rate = 0.7
+    """Share of the present patch tokens that each of the reducer's blocks keeps, rounded up to a number of tokens."""
     layers: tuple[int, ...] | None = None
+    """The blocks in which tokens are dropped, ascending from 0. Null takes the quarters of the depth: 3, 6 and 9 of 12,
+    which are EViT's 4th, 7th and 10th."""
     fuse: bool = True
+    """Whether the tokens that are not kept become one more token, the last; `false` drops them."""
 
     _ascending = field_validator("layers")(ascending)
 
 
 @reducers("evit")
 class EViT(Reducer):
-    """Between attention and MLP, by the class token's attention, the mean over heads.
+    """Acts between attention and MLP, by the class token's attention, the mean over heads.
 
     The fused token is the sum of the others weighted by that attention, sum a_i x_i, as in the paper and its code: the
-    weights are not made to sum to one. In later blocks it counts as a patch token.
+    weights are not normalised to sum to one. In later blocks it counts as a patch token.
     """
 
     Spec = EViTSpec

@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 
 def matching(metric: Tensor, r: int) -> Tensor:
-    """Where each token goes when the r most similar pairs are merged.
+    """The position of each token after the r most similar pairs are merged.
 
-    The tokens at odd places each propose to the most similar (cosine) token at an even place; the r best proposals are
-    accepted. With one class token before them these are ToMe's own two sets. Among equals the earlier place wins.
+    Each token at an odd position proposes to the most similar (cosine) token at an even position; the r best proposals
+    are accepted. With one class token before them these are ToMe's own two sets. Ties go to the earlier position.
 
     Args:
         metric: (B, P, D), compared in float32.
         r: pairs to merge; P // 2 at most, as there are no more proposals.
 
     Returns:
-        (B, P) int64: each token's place in the merged sequence of P - r tokens, which keeps their order; the accepted
-        proposers have the place of the token that they go into.
+        (B, P) int64: each token's position in the merged sequence of P - r tokens, whose order is kept; accepted
+        proposers have the position of the token that they are merged into.
     """
     batch, count = metric.shape[:2]
     places = torch.arange(count, device=metric.device).expand(batch, count)
@@ -40,7 +40,7 @@ def matching(metric: Tensor, r: int) -> Tensor:
 
 
 def merge(x: Tensor, sizes: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The average of the tokens that share a place, weighted by how many patches each stands for.
+    """The average of the tokens that share a position, weighted by the number of patches that each stands for.
 
     Args:
         x: (B, P, C).

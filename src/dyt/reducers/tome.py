@@ -19,23 +19,23 @@ Pairs = Annotated[int, Field(ge=0)]
 
 
 class ToMeSpec(ReducerSpec):
-    """`tome`. `r`: pairs merged in each block, one number or one for each block; half of its tokens at most.
-
-    `proportional`: whether attention weighs each token by the number of patches that it stands for (ToMe's eq. 1).
-    """
+    """`tome`: in every block the most similar pairs of patch tokens are merged (ToMe, arXiv:2210.09461)."""
 
     type: str = "tome"
     r: Pairs | tuple[Pairs, ...] = 8
+    """Number of pairs of tokens that each block merges: one number, or a list with one for each block. At most half of
+    a block's patch tokens are merged."""
     proportional: bool = True
+    """Whether attention weighs each token by the number of patches that it stands for (ToMe, eq. 1)."""
 
 
 @reducers("tome")
 class ToMe(Reducer):
-    """Between attention and MLP, by the cosine of the attention's keys; merged tokens are averaged by size.
+    """Acts between attention and MLP, by the cosine of the attention's keys; merged tokens are averaged by size.
 
-    The order of the tokens is kept (ToMe's own code brings the tokens of one set to the front), which changes which
-    tokens are candidates in the next block. Every patch stays a part of one token, so that a head which reads patch
-    tokens (average, maximum or attention pooling) is given each patch's token in the patch's place: exactly the mean
+    The order of the tokens is kept (ToMe's own code moves the tokens of one set to the front), which changes which
+    tokens are candidates in the next block. Every patch stays part of one token, so a head that reads patch tokens
+    (average, maximum or attention pooling) gets each patch's token in the patch's position: exactly the mean
     weighted by size, and attention pooling with proportional attention.
     """
 

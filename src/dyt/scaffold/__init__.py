@@ -33,7 +33,7 @@ def new_plugin(name: str, kind: str, out: str | Path = ".") -> Path:
     """Writes the package `dyt-<name>`: entry point, component, spec, a passing test, README.
 
     Args:
-        name: the component's, as specs will say it: lower case, digits and single underscores between them.
+        name: the component's name, as used in specs: lower-case letters, digits and single underscores between them.
         kind: dispatcher, adapter, variant, executor, family, tuner, reducer or head.
         out: the folder in which the package's own folder is made.
 
@@ -57,7 +57,7 @@ def new_plugin(name: str, kind: str, out: str | Path = ".") -> Path:
     if target.exists():
         raise DyTError(f"'{target}' exists; choose another name, another --out, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there whole, so that what is interrupted leaves no half of a package.
+    # Written to a temporary folder and then moved, so that an interruption leaves no incomplete package.
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         for path, text in _written(name, kind):

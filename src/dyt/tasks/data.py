@@ -15,42 +15,46 @@ from dyt.tasks.sizes import Size
 
 
 class DataSpec(Spec):
-    """The images of a classification task.
-
-    `root`: a directory. `format`: `folder` (root/<split>/<class>/*.jpg, classes sorted by name), `vtab` (the VTAB-1K
-    lists: root/<split>.txt with lines `path label`, classes.txt optional), `hf` (a DatasetDict that `save_to_disk`
-    wrote), a data set as it was published (`cifar100`, `svhn`, `food101`, `aircraft`, `pets`, `cars`; root is the
-    unpacked archive's folder or the one that it lies in), or `auto`, told from what lies in root. `train`, `test`:
-    names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
-    validation (hf), and those that a published data set is trained and tested on.
-
-    `labels`: `one` for each image, or `several`, none included, which lists (`path label label ...`) and Hugging Face
-    datasets (a list of ClassLabel) have; the head is then trained with `loss: bce`.
-
-    `size`: pixels of a side, or (H, W); the backbone's by default, which follows where it can. `interpolation`: of the
-    resize. `augment`: `none` resizes to size, the paper's VTAB-1K setting; `crop` takes a random resized crop and a
-    random flip (tests on the centre crop of an image resized to 8/7 of size), the paper's full-data setting; `timm` is
-    timm's training transform with `auto_augment`, `random_erasing`, `color_jitter`, and its test transform. Mean and
-    standard deviation are those of the weights.
-
-    `workers`: loader processes; None takes up to 4, and none when images are cached. The result does not depend on it.
-    `cache`: keep the decoded images of `augment: none` in memory; None does so up to 2 GiB a split.
-    """
+    """The images of a classification task. Mean and standard deviation are those of the backbone's weights."""
 
     task: Literal["classification"] = "classification"
+    """The task whose data it is; it decides which other fields there are."""
     root: str
+    """Directory of the data. Of a published data set: the unpacked archive's folder, or the one in which it lies."""
     format: Literal["auto", "folder", "vtab", "hf", "cifar100", "svhn", "food101", "aircraft", "pets", "cars"] = "auto"
+    """Layout of `root`. `folder`: `root/<split>/<class>/*.jpg`, classes sorted by name; `vtab`: the lists of VTAB-1K,
+    `root/<split>.txt` with lines `path label`, classes.txt optional; `hf`: a DatasetDict written by `save_to_disk`; the
+    others: a data set as it was published; `auto`: detected from what lies in `root`."""
     train: str | None = None
+    """Name of the training split. Null takes the layout's: `train` (folder, hf), `train800val200` (vtab), or what a
+    published data set is trained on."""
     test: str | None = None
+    """Name of the test split. Null takes the layout's: `test` or `val` (folder), `test` (vtab), `test` or `validation`
+    (hf), or what a published data set is tested on."""
     labels: Literal["one", "several"] = "one"
+    """Labels per image: `one`, or `several`, none included, which lists (`path label label ...`) and Hugging Face
+    datasets (a list of ClassLabel) can have; the head then needs `loss: bce`."""
     size: Size | None = None
+    """Size of the images in pixels: one side, or `[height, width]`. Null takes the backbone's, which otherwise follows
+    where it can."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    """Interpolation of the resize."""
     augment: Literal["none", "crop", "timm"] = "none"
+    """Preparation of the images. `none`: resize to `size`, the paper's setting on VTAB-1K; `crop`: random resized crop
+    and flip in training, and at inference the centre crop of an image resized to 8/7 of `size`, the paper's setting on
+    full data sets; `timm`: timm's training and test transforms, with the three fields below."""
     auto_augment: str | None = None
+    """With `augment: timm`: a policy of timm's, such as `rand-m9-mstd0.5`. Null for none."""
     random_erasing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """With `augment: timm`: probability with which a rectangle of an image is erased."""
     color_jitter: Annotated[float, Field(ge=0.0)] = 0.4
+    """With `augment: timm`: strength of the colour jitter; timm ignores it with most policies of
+    `auto_augment`."""
     workers: Annotated[int, Field(ge=0)] | None = None
+    """Number of loader processes; the result does not depend on it. Null takes up to 4, and none when images are
+    cached."""
     cache: bool | None = None
+    """Whether the decoded images of `augment: none` are kept in memory. Null does so up to 2 GiB per split."""
 
     @model_validator(mode="after")
     def _used(self) -> DataSpec:

@@ -1,4 +1,4 @@
-"""The library's laws for components of your own: `dyt.testing.check("dispatchers", "mine")`.
+"""Checks components of your own against the library's laws: `dyt.testing.check("dispatchers", "mine")`.
 
 `check` needs hypothesis (`pip install "dyt[testing]"`), which is imported when it is called.
 """

@@ -22,7 +22,7 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads
 
 
 class Sample(ABC):
-    """One plain model with one batch of images; the same whenever it is asked.
+    """One plain model with one batch of images, deterministic.
 
     Attributes:
         image: (H, W).
@@ -31,7 +31,7 @@ class Sample(ABC):
         layout: contiguous, channels_last or strided (a view that is not contiguous).
         dtype: float32, autocast (bfloat16 under autocast) or bfloat16 (pure).
         classes: outputs of the head.
-        prefix: prefix tokens, where they are known without the library.
+        prefix: number of prefix tokens, if it is known independently of the library.
     """
 
     image: tuple[int, int]
@@ -44,7 +44,7 @@ class Sample(ABC):
 
     @abstractmethod
     def plain(self) -> nn.Module:
-        """The model as its library makes it."""
+        """The model as its library creates it."""
 
     def backbone(self) -> Any:
         """The plain model, in eval mode, every parameter random so that no branch is trivially zero or one."""
@@ -56,7 +56,7 @@ class Sample(ABC):
         return model.to(torch.bfloat16 if self.dtype == "bfloat16" else torch.float32).eval()
 
     def images(self, again: int = 0) -> Tensor:
-        """(batch, 3, H, W) in the asked layout; `again` numbers other draws of the same case."""
+        """(batch, 3, H, W) in the case's layout; `again` numbers other draws of the same case."""
         height, width = self.image
         generator = torch.Generator().manual_seed(self.seed + 1 + again * 2**20)
         x = torch.randn(self.batch, 3, height, width, generator=generator)
@@ -71,21 +71,21 @@ class Sample(ABC):
         return {"num_classes": self.classes}
 
     def labels(self) -> Any:
-        """What the head is trained with: (batch,) int64."""
+        """The targets for the head: (batch,) int64."""
         return torch.arange(self.batch) % self.classes
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Autocast, when the case asks for it."""
+        """Autocast, if the case uses it."""
         return torch.autocast("cpu", torch.bfloat16) if self.dtype == "autocast" else contextlib.nullcontext()
 
     def close(self, actual: Tensor, expected: Tensor) -> None:
         """Equal up to the rounding of the dtype: matrix products of other sizes are summed in another order.
 
         Raises:
-            AssertionError: they are not, or what is expected is not finite, of which nothing can be said.
+            AssertionError: they are not, or the expected values are not finite, so that they cannot be compared.
         """
         if not expected.isfinite().all():
-            raise AssertionError("NaN or infinity in the outputs: the model's numbers have grown out of their dtype")
+            raise AssertionError("NaN or infinity in the outputs: values exceed the range of their dtype")
         if self.dtype == "float32":
             torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
         else:
@@ -123,7 +123,7 @@ class Case(Sample):
 
 @dataclass(frozen=True)
 class GivenCase(Sample):
-    """A model of someone else's. `make` returns a fresh one at each call; the rest as in `Sample`."""
+    """A model passed by the caller. `make` returns a new one at each call; the rest as in `Sample`."""
 
     make: Callable[[], nn.Module]
     image: tuple[int, int]
@@ -153,13 +153,13 @@ def tiny_backbone(**args: Any) -> dict[str, Any]:
 
 
 def tiny(args: dict[str, Any] | None = None, **changes: Any) -> DynamicModel:
-    """A dynamic model of two small blocks, 16 patch tokens and a class token, in eval mode, moved off its start."""
+    """A dynamic model of two small blocks, 16 patch tokens and a class token, in eval mode, with random weights."""
     changes = {"adapter": {"type": "bottleneck", "dim": 16}} | changes
     return shaken(build(spec(backbone=tiny_backbone(**(args or {})), **changes)))
 
 
 def shaken(model: DynamicModel, amount: float = 0.1) -> DynamicModel:
-    """The same model with everything that learns moved away from its start."""
+    """The same model with all trainable parameters moved away from their initial values."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -168,7 +168,7 @@ def shaken(model: DynamicModel, amount: float = 0.1) -> DynamicModel:
 
 
 def leaves(value: Any, where: str = "outputs") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested mappings, lists and tuples, with its place."""
+    """Every tensor in nested mappings, lists and tuples, with its path."""
     if isinstance(value, Tensor):
         yield where, value
     elif isinstance(value, Mapping):

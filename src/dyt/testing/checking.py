@@ -1,4 +1,4 @@
-"""`check`: one registered component, a third party's too, through the laws that the library's own are held to."""
+"""`check`: tests one registered component, also of a third party, against the library's laws."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` answers when all is well; `str` of it is a table.
+    """The result of a `check` in which every law holds; `str` of it is a table.
 
     Attributes:
         kind: dispatchers, adapters, variants, executors, families, tuners, reducers or heads.
         name: the component's.
         origin: who brought it, as `dyt list` says it.
-        laws: those that were tried; all held.
+        laws: the laws that were tested; all hold.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Report:
 
     def __str__(self) -> str:
         rows = [f"law {law.number}: {law.says} ({law.examples} examples)" for law in self.laws]
-        return "\n".join([f"{self.kind} '{self.name}' of {self.origin} keeps the laws:", *rows])
+        return "\n".join([f"{self.kind} '{self.name}' of {self.origin} satisfies the laws:", *rows])
 
 
 def check(
@@ -58,30 +58,30 @@ def check(
     examples: int = 12,
     size: int | None = None,
 ) -> Report:
-    """Puts a registered component through the laws, on small random models, the same ones at every call.
+    """Tests a registered component against the laws, on small random models, the same ones at every call.
 
-    Warnings are errors inside. Fields of its spec are drawn too, where its JSON schema is simple (numbers with a bound,
-    booleans, literals); fields without a bound keep their default. A dispatcher that draws random numbers at inference
-    says so (`draws_at_inference = True`) and is excused from law 4; a tuner whose additions take part from the start
-    says so (`starts_plain = False`) and is excused from law 1. A reducer is not held to law 1, since fewer tokens are
-    another function; it stands beside variants that it may act in, on ViTs with a head that it may have.
-    A head is tried on the small ViTs and Swins that its `refusal` takes, and trained with its `example_targets`; one
-    that has a `divergence_refusal` is excused from law 4, and what it gives in train mode is compared.
+    Warnings are errors inside. Fields of its spec are varied too, if their JSON schema is simple (bounded numbers,
+    booleans, literals); unbounded fields keep their default. A dispatcher that draws random numbers at inference
+    sets `draws_at_inference = True` and is exempt from law 4. A tuner whose additions take effect from the start
+    sets `starts_plain = False` and is exempt from law 1. A reducer is exempt from law 1, since fewer tokens are
+    another function; it is tested with the variants and heads that accept it, on ViTs.
+    A head is tested on the small ViTs and Swins that its `refusal` accepts, and trained with its `example_targets`. A
+    head with a `divergence_refusal` is exempt from law 4, and its outputs are compared in train mode.
 
     Args:
         kind: dispatchers, adapters, variants, executors, families, tuners, reducers or heads.
-        name: as it is registered.
-        backbone: for a family, and only there: makes a small model of it, a fresh one at each call, with a head of at
+        name: the registered name.
+        backbone: for a family only: creates a small model of it, a new one at each call, with a head of at
             least two classes.
-        examples: how many are tried for each law, at most.
+        examples: the number of examples for each law, at most.
         size: side of the square images for the backbone, in pixels; None reads it from the backbone
             (`patch_embed.img_size`, `default_cfg` or `img_size`).
 
     Returns:
-        Which laws were tried, with how many examples; all held.
+        The laws that were tested, with the number of examples; all hold.
 
     Raises:
-        AssertionError: a law does not hold; the message has the law, the first example found, and what is wrong.
+        AssertionError: a law does not hold; the message has the law, the first failing example, and what is wrong.
         DyTError: no such kind or name, a missing or needless `backbone`, or no hypothesis.
     """
     if kind not in KINDS:
@@ -96,7 +96,7 @@ def check(
             else f"check('{kind}', ...) takes no backbone=; that is for families"
         )
     if examples < 1:
-        raise DyTError(f"examples is {examples}; at least 1 is tried")
+        raise DyTError(f"examples is {examples}; give 1 or more")
     try:
         import hypothesis  # noqa: F401
     except ModuleNotFoundError:
@@ -112,10 +112,10 @@ def check(
 
 
 def _tried(kind: str, name: str, law: Any, examples: int) -> int:
-    """How many examples the law held for.
+    """The number of examples for which the law holds.
 
     Raises:
-        AssertionError: for one it did not; or none could be made.
+        AssertionError: it does not hold for one, or no example could be drawn.
     """
     from hypothesis import HealthCheck, Phase, Verbosity, given, settings
     from hypothesis import strategies as st
@@ -123,8 +123,8 @@ def _tried(kind: str, name: str, law: Any, examples: int) -> int:
 
     tried, last = 0, ""
 
-    # Not shrunk: hundreds of models to make an example smaller that is small already, and begins with the simplest.
-    # Slowness of a loaded machine is no fault of the component; all other health checks hold.
+    # Not shrunk: that would take hundreds of models, and examples are small already and start with the simplest.
+    # A slow machine is not the component's fault; all other health checks apply.
     @settings(
         derandomize=True,
         database=None,

@@ -39,25 +39,34 @@ def head_laws(name: str) -> list[Law]:
         }
     )
     found = [
-        Law(1, "everything active is the head on the plain backbone", heads.head_reads_the_plain_backbone, each),
+        Law(
+            1,
+            "with everything active the outputs equal those on the plain backbone",
+            heads.head_reads_the_plain_backbone,
+            each,
+        ),
         Law(
             2,
-            "every executor gives the outputs of masked, the same twice",
+            "every executor gives the outputs of masked, and repeats them",
             heads.outputs_equal_masked,
             each | {"executor": st.sampled_from(names("executors")), "kinds": mask_kinds},
         ),
         Law(
             3,
-            "training leaves the backbone, and reaches all that is to learn",
+            "training leaves the backbone unchanged and reaches everything trainable",
             laws.training_keeps_the_backbone,
             {"case": trained, "chosen": picked, "checkpointing": st.booleans()},
             {"steps": 1},
         ),
-        *([] if refused else [Law(4, "inputs of a batch do not meet", heads.inputs_do_not_meet, each)]),
-        Law(7, "a saved file loads equal", laws.file_loads_equal, each),
+        *(
+            []
+            if refused
+            else [Law(4, "the inputs of a batch do not affect one another", heads.inputs_do_not_meet, each)]
+        ),
+        Law(7, "a saved file loads into an equal model", laws.file_loads_equal, each),
         Law(
             8,
-            "count_macs is what sparse executes",
+            "count_macs equals what sparse executes",
             laws.macs_are_what_sparse_executes,
             {
                 "case": exact,
@@ -67,17 +76,17 @@ def head_laws(name: str) -> list[Law]:
                 "kinds": st.just(["all"]),
             },
         ),
-        Law(10, "a loss that trains it, a divergence or a refusal of it", heads.head_can_be_trained, each),
+        Law(10, "the loss trains the head; a divergence, or the reason for none", heads.head_can_be_trained, each),
     ]
     if registry.heads.get(name).reads_grid:
-        law = Law(10, "it is refused with a reducer", heads.refusal_changes_nothing, each | {"chosen": reduced})
+        law = Law(11, "it is refused with a reducer", heads.refusal_changes_nothing, each | {"chosen": reduced})
         found.append(law)
     return [
         *(replace(law, concerns=_can_stand) for law in found),
         Law(6, "a spec survives JSON and YAML", laws.spec_survives, {"plain": whole}),
         Law(
-            10,
-            "what it refuses is left as it was",
+            11,
+            "a refused backbone is left unchanged",
             heads.refusal_changes_nothing,
             {"case": wild, "chosen": st.one_of(picked, reduced)},
         ),

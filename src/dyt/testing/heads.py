@@ -1,7 +1,7 @@
 """The laws for one head on small backbones; each a plain function of one example.
 
-A head that refuses the divergence says that what two passes find has no counterpart in one another. Such outputs are
-compared as they are in train mode, before anything is found in them; all others as they are at inference.
+A head refuses the divergence if the predictions of two passes have no counterparts, as those of detectors. Its outputs
+are compared in train mode, before detections are selected; all other outputs are compared at inference.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dyt.assembly.build import build
 from dyt.config.spec import DyTSpec, HeadSpec, parse
-from dyt.errors import DyTError
 from dyt.heads.base import Head
 from dyt.model.dynamic import DynamicModel, execution, forced
 from dyt.registry import heads
 from dyt.testing.cases import MLPS, Case, Sample, leaves, masks, shaken, spec
 from dyt.testing.laws import Chosen, built, require
+from dyt.testing.refusals import lived_in, refused_on
 
 SWIN: dict[str, Any] = {
     "img_size": 64, "embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4
@@ -33,7 +32,7 @@ SWIN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class HeadCase(Case):
-    """A small backbone with a head behind it, and a batch of what the head takes.
+    """A small backbone with a head, and a batch of the head's inputs.
 
     `vit`: arguments of the backbone. `kind`: vit or swin. `wanted`: the head's spec as plain data.
     """
@@ -74,7 +73,7 @@ class HeadCase(Case):
 
 
 def finite(outputs: Any) -> dict[str, Tensor]:
-    """The tensors of outputs by their places.
+    """The tensors of outputs by their paths.
 
     Raises:
         AssertionError: there are none, or one is not finite.
@@ -196,25 +195,11 @@ def _adapter(site: Any) -> list[tuple[str, nn.Parameter]]:
 
 
 def refusal_changes_nothing(case: HeadCase, chosen: Chosen) -> None:
-    """Law 10: a backbone or a spec that a head cannot have is refused by a DyTError, before anything is changed.
+    """Law 11: a backbone or a spec that a head cannot have is refused by a DyTError, and the backbone is as it was.
 
     A head that reads a token for every patch is refused with a reducer.
     """
-    backbone = case.backbone()
-    kept, tensors = snapshot(backbone), {k: v.clone() for k, v in backbone.state_dict().items()}
     wanted = parse(DyTSpec, spec(head=case.head(), **chosen))
-    try:
-        build(wanted, backbone=backbone)
-    except DyTError as error:
-        require(snapshot(backbone) == kept, f"refused after the backbone was changed: {error}")
-        state = backbone.state_dict()
-        require(all(torch.equal(state[k], v) for k, v in tensors.items()), f"refused after tensors changed: {error}")
-        return
+    refused = refused_on(lived_in(case.backbone()), wanted)
     grid = wanted.reducer is not None and heads.get(wanted.head.type).reads_grid
-    require(not grid, "it says that it reads a grid, and is not refused with a reducer")
-
-
-def snapshot(backbone: nn.Module) -> dict[str, Any]:
-    """Every module and parameter by name: which it is, its mode, whether it is trained."""
-    modules = {f"module {name}": (id(module), module.training) for name, module in backbone.named_modules()}
-    return modules | {f"parameter {name}": (id(p), p.requires_grad) for name, p in backbone.named_parameters()}
+    require(refused or not grid, "it says that it reads a grid, and is not refused with a reducer")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from dyt.testing.cases import Sample, leaves, masks, shaken, spec
 from dyt.testing.steady import steady_images
 
 Chosen = Mapping[str, Any]
-# Of rate and asked rate the square's slope is zero only if they are equal; no small number of tokens makes 0.3717.
+# The penalty's gradient is zero only if rate and target are equal; no small number of tokens gives 0.3717.
 OBJECTIVE = {"rate": 0.3717}
 
 
@@ -76,19 +76,47 @@ def starts_as_the_backbone(case: Sample, chosen: Chosen, executors: Sequence[str
 def executor_equals_masked(case: Sample, chosen: Chosen, executor: str, kinds: Sequence[str]) -> None:
     """Law 2: an executor equals `masked` under the same masks."""
     model, x = shaken(built(case, chosen)), case.images()
-    given_masks, out = masks(model, x, kinds, case.seed), {}
-    with torch.no_grad(), case.precision(), forced(model, given_masks):
+    given_masks = masks(model, x, kinds, case.seed)
+    with case.precision():
         if model.reductions:
-            x = steady_images(case, model)  # a reducer decides whatever the masks
-        for name in ("masked", executor):
+            with torch.no_grad(), forced(model, given_masks):
+                x = steady_images(case, model)  # a reducer decides independently of the masks
+        equals_masked(model, x, given_masks, [executor], case.close)
+
+
+def equals_masked(
+    model: DynamicModel,
+    x: Any,
+    given_masks: Sequence[Tensor],
+    executors: Sequence[str],
+    close: Callable[[Tensor, Tensor], None],
+) -> Tensor:
+    """Law 2 for a model that is there: each executor gives what `masked` gives under these masks, which all keep.
+
+    Args:
+        model: of the mode, device and dtype to be tried.
+        x: what it is called with.
+        given_masks: for each site (B, N).
+        executors: by name.
+        close: asserts that the first argument equals the second up to rounding.
+
+    Returns:
+        What `masked` gives.
+    """
+    out = {}
+    with torch.no_grad(), forced(model, given_masks):
+        for name in ("masked", *executors):
             with execution(model, name), record(model) as routes:
                 out[name] = model(x)
             for route, mask in zip(routes, given_masks, strict=True):
                 wanted = mask if route.padding is None else mask & ~route.padding
                 require(torch.equal(route.active, wanted), f"{route.site} did not keep its forced mask")
                 require(not route.dense, f"{route.site} calls a forced mask dense")
-    require(out[executor].dtype == out["masked"].dtype, f"{out[executor].dtype} in place of {out['masked'].dtype}")
-    case.close(out[executor], out["masked"])
+    expected = out["masked"]
+    for name in executors:
+        require(out[name].dtype == expected.dtype, f"{name}: {out[name].dtype} in place of {expected.dtype}")
+        close(out[name], expected)
+    return expected
 
 
 def own_routes_equal_masked(case: Sample, chosen: Chosen, executor: str) -> None:

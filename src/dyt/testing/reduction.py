@@ -18,9 +18,9 @@ from dyt.testing.laws import require
 def reducer_keeps_the_order(
     reducer: Mapping[str, Any], seed: int, prefix: int, patches: int, depth: int, training: bool
 ) -> None:
-    """Law 9: prefix tokens are untouched, kept patch tokens stay in order; what is carried speaks of what is there.
+    """Law 9: prefix tokens are unchanged, kept patch tokens stay in order, and the carried state matches the tokens.
 
-    One after the other, as in a model of `depth` blocks, on tokens that are all different.
+    The reducers act one after the other, as in a model of `depth` blocks, on tokens that are all different.
     """
     torch.manual_seed(seed)
     kind = reducers.get(reducer["type"])

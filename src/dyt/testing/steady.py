@@ -1,4 +1,4 @@
-"""Images of which no decision hangs on rounding, so that a law may compare decisions of two runs of them."""
+"""Images for which no decision depends on rounding, so that a law can compare the decisions of two runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def steady_images(case: Sample, model: DynamicModel) -> Tensor:
 
 @torch.no_grad()
 def steady(model: DynamicModel, images: Tensor) -> bool:
-    """Whether no decision about these images hangs on rounding.
+    """Whether no decision about these images depends on rounding.
 
-    They are moved a little one way and the other: at a tie the two go to different sides. Reducers decide unseen, and a
-    decision that changes makes the outputs jump: then they are farther from half-way than a smooth function's.
+    The images are perturbed a little in both directions; at a tie the two decisions differ. Decisions of reducers are
+    not recorded, but a changed one makes the outputs jump: they are then farther from the midpoint than those of a
+    smooth function.
     """
     way = NUDGE * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
     runs = [_run(model, images + side * way) for side in (0, 1, -1)]

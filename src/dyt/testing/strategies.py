@@ -26,7 +26,7 @@ def names(kind: str) -> list[str]:
 
 
 def needs_attention(dispatcher: str) -> bool:
-    """Whether the dispatcher asks for the class token's attention, so that only some backbones can have it."""
+    """Whether the dispatcher reads the class token's attention, which only some backbones provide."""
     return bool(KINDS["dispatchers"].get(dispatcher).needs_attention)
 
 

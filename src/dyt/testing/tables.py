@@ -15,7 +15,7 @@ from dyt.assembly.plan import tuner_of
 from dyt.config.spec import DyTSpec, parse
 from dyt.errors import DyTError
 from dyt.registry import tuners, variants
-from dyt.testing import laws, parts, reduction
+from dyt.testing import laws, parts, reduction, refusals
 from dyt.testing.cases import Case, GivenCase
 from dyt.testing.head_table import head_laws
 from dyt.testing.law import Law
@@ -71,7 +71,7 @@ def _dispatcher(name: str) -> list[Law]:
 def _adapter(name: str) -> list[Law]:
     alone = {"adapter": component("adapters", name), "seed": SEEDS}
     return [
-        Law(1, "a fresh one adds nothing", parts.adapter_starts_at_zero, alone | {"training": st.booleans()}),
+        Law(1, "a new one adds nothing", parts.adapter_starts_at_zero, alone | {"training": st.booleans()}),
         *_models(adapter=name),
         Law(5, "padding tokens change no other token", parts.adapter_leaves_padding_out, alone),
         _spec(adapter=name),
@@ -90,7 +90,7 @@ def _executor(name: str) -> list[Law]:
         *(law for law in _models(executor=name) if law.number in EXECUTION),
         Law(
             2,
-            "mixing branches see the active tokens alone",
+            "mixing branches see the active tokens only",
             lambda batch, executor: parts.mixing_sees_active_tokens_alone(executor, *batch),
             {"batch": batch},
             one,
@@ -104,14 +104,14 @@ def _executor(name: str) -> list[Law]:
         ),
         Law(
             2,
-            "a branch is added onto active tokens alone",
+            "a branch is added to active tokens only",
             lambda batch, executor: parts.onto_adds_the_branch_at_active_tokens(executor, *batch),
             {"batch": batch},
             one,
         ),
         Law(
             2,
-            "a dense route runs the branch as it is",
+            "a dense route runs the branch unchanged",
             parts.dense_runs_the_branch_as_it_is,
             {"x": tokens, "method": st.sampled_from(parts.METHODS)},
             one,
@@ -129,7 +129,8 @@ def _executor(name: str) -> list[Law]:
 def _tuner(name: str) -> list[Law]:
     starts_plain = tuners.get(name).starts_plain
     found = [law for law in _models(tuner=name) if starts_plain or law.number != 1]
-    return [*(replace(law, concerns=_can_be_tuned) for law in found), _spec(tuner=name)]
+    able = (law if law.number == 11 else replace(law, concerns=_can_be_tuned) for law in found)
+    return [*able, _spec(tuner=name)]
 
 
 def _can_be_tuned(drawn: Mapping[str, Any]) -> bool:
@@ -207,7 +208,7 @@ def _whole(
     found = [
         Law(
             1,
-            "everything active is the plain model",
+            "with everything active the model equals the plain one",
             laws.starts_as_the_backbone,
             first,
             {"executors": executors},
@@ -220,30 +221,31 @@ def _whole(
         ),
         Law(
             2,
-            "a dispatcher's own routes give the same in every executor",
+            "a dispatcher's own routes give equal results in every executor",
             laws.own_routes_equal_masked,
             first | {"executor": each},
         ),
         Law(
             3,
-            "training leaves the backbone, and reaches all that is to learn",
+            "training leaves the backbone unchanged and reaches everything trainable",
             laws.training_keeps_the_backbone,
             {"case": trained, "chosen": picked, "checkpointing": st.booleans()},
         ),
         Law(
             4,
-            "images of a batch do not meet",
+            "the images of a batch do not affect one another",
             laws.images_do_not_meet,
             {"case": exact, "chosen": steady, "executor": each},
         ),
         Law(5, "prefix tokens are always active", laws.prefix_is_active, first | {"training": st.booleans()}),
-        Law(7, "a saved file loads equal", laws.file_loads_equal, first | {"other_head": heads}),
+        Law(7, "a saved file loads into an equal model", laws.file_loads_equal, first | {"other_head": heads}),
         Law(
             8,
-            "count_macs is what sparse executes",
+            "count_macs equals what sparse executes",
             laws.macs_are_what_sparse_executes,
             {"case": counted, "chosen": steady, "policy": policies, "kinds": mask_kinds},
         ),
+        Law(11, "what is refused or fails leaves the backbone", refusals.refusal_leaves_the_backbone, first),
     ]
     return [law for law in found if not (draws and law.number == 4)]
 

@@ -23,27 +23,30 @@ __getattr__ = renamed(__name__, {"Report": "Evaluation"})
 
 
 class Evaluation(Spec):
-    """What `evaluate` found.
-
-    `images`: how many inputs (clips, of video). `accuracy`, `accuracy_top5` (None with five classes or fewer): of
-    classification, fractions; None of another task. `metrics`: what the task measures beside them, by name, None of
-    what the split has nothing to measure of (objects of a size that none has).
-    `active_rate`: mean of M over the patch tokens of all sites and inputs; `active_rates`: by site. `gmacs`: 1e9
-    multiply-accumulates per input under its own routes, mean over all inputs, counted exactly (not estimated from a
-    sample); `gmacs_complete`: with every token active; `gmacs_dense`: without adapters too, as
-    the model was before; `gmacs_head`: those of them that are not the backbone's. None in older results.
-    """
+    """What `evaluate` measured at inference."""
 
     images: int
+    """Number of inputs: images, or clips of video."""
     accuracy: float | None = None
+    """Share of right classes, in [0, 1]. Null for a task other than classification."""
     accuracy_top5: float | None = None
+    """Share of inputs whose class is among the five most probable, in [0, 1]. Null with five classes or fewer, and for
+    other tasks."""
     metrics: dict[str, float | None] = Field(default_factory=dict)
+    """What the task measures besides, by name. Null where the split has nothing to measure (no object of a size)."""
     active_rate: float
+    """Share of active patch tokens: the mean of M over all sites and inputs."""
     active_rates: dict[str, float]
+    """Share of active patch tokens of each site."""
     gmacs: float
+    """1e9 multiply-accumulates per input under its own routes; the mean over all inputs, counted exactly and not
+    estimated from a sample."""
     gmacs_complete: float
+    """1e9 multiply-accumulates per input with every token active."""
     gmacs_dense: float | None = None
+    """1e9 multiply-accumulates per input of the model without dispatchers and adapters. Null in older results."""
     gmacs_head: float | None = None
+    """Those of `gmacs_dense` that are the head's. Null in older results."""
 
 
 @torch.no_grad()

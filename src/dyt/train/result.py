@@ -13,23 +13,26 @@ from dyt.train.state import RunError
 
 
 class Result(Spec):
-    """A finished run.
-
-    `test`: the evaluation on the test split, as it is at inference. `training_rate`, `training_rates`: the activation
-    rate over the dynamic passes of the last epoch, under training noise, overall and by site. `calibrated_rate`: the
-    rate over training images that the calibration reached, None without one. `trainable`: parameters,
-    `trainable_without_head`: as the paper counts them. `seconds`: of this and of earlier, interrupted parts.
-    """
+    """A finished run, as result.json has it."""
 
     test: Evaluation
+    """The evaluation on the test split, at inference."""
     asked_rate: float
+    """The target rate at the end of the run, `objective.rate`."""
     training_rate: float
+    """Share of active patch tokens in the dynamic passes of the last epoch, under training noise."""
     training_rates: dict[str, float]
+    """The same share for each site."""
     calibrated_rate: float | None
+    """The rate over training images that `train.calibrate` reached. Null without it."""
     trainable: int
+    """Number of trained parameters."""
     trainable_without_head: int
+    """Number of trained parameters without the head, as the paper counts."""
     epochs: int
+    """Number of epochs."""
     seconds: float
+    """Duration of the run, its earlier, interrupted parts included."""
 
     def table(self, unit: str = "image") -> Table:
         """The table at the end of a run; `unit` is what the task calls an input."""

@@ -19,50 +19,64 @@ Positive = Annotated[float, Field(gt=0.0)]
 
 
 class TrainSpec(Spec):
-    """The optimisation of a run.
-
-    `batch_size`: images of one optimiser step, over all processes and accumulated parts together, so that a run means
-    the same on any number of them; an incomplete last batch of an epoch is dropped. `accumulate`: parts that a step
-    is split into, for memory; the loss stays that of the whole step, at the price of one more forward a part where the
-    rate or features are in the loss (`TuningStep.accumulating`). `optimizer`: a name of timm's. `lr_rule`: `none`, or
-    `batch256`, which multiplies lr by batch_size / 256 (the paper's full-data rule). `decay_all`: decay biases and
-    other one-dimensional tensors as well, as the released code does; False leaves them out, as timm does.
-    `adapter_lr_scale`: factor on the learning rate of adapters and of what a tuner trains. `router_lr_scale`,
-    `router_weight_decay`: of the dispatchers. `schedule`: linear warm-up from 0 over `warmup_epochs`, then cosine to
-    `min_lr`, updated every step. `clip`: largest norm of the gradient. `precision`: autocast of the forward.
-    `grad_checkpointing`: recompute frozen branches in the backward. `eval_every`: epochs between evaluations on the
-    test split; 0 evaluates at the end only. `checkpoint_every`: steps between resume checkpoints; None writes one per
-    epoch. `router_start`: `random`, the paper's truncated normal; or `importance`, before the first step fit the
-    routers on training images to what each token's branch is worth to the pretrained features, at the rate asked for at
-    the start. `calibrate`: at the end set the sites' thresholds so that the rate over training images, as at inference,
-    is the asked one.
-    """
+    """The optimisation of a run."""
 
     epochs: Count = 100
+    """Number of passes over the training images; 100 in the paper."""
     batch_size: Count = 64
+    """Images of one optimiser step, over all processes and accumulated parts together, so that a run means the same on
+    any number of processes. An incomplete last batch of an epoch is dropped."""
     optimizer: str = "adamw"
+    """Name of a timm optimiser."""
     lr: Positive = 1e-3
+    """Learning rate after the warm-up, before `lr_rule` and the scales below."""
     lr_rule: Literal["none", "batch256"] = "none"
+    """`none`: the learning rate is `lr`; `batch256`: it is `lr * batch_size / 256`, the paper's rule on full data
+    sets."""
     weight_decay: NotNegative = 0.01
+    """Weight decay of everything that is trained, but for what `decay_all` and `router_weight_decay` say."""
     decay_all: bool = True
+    """Whether biases and other one-dimensional tensors decay as well, as in the released code; `false` leaves them out,
+    as timm does."""
     adapter_lr_scale: Positive = 1.0
+    """Factor on the learning rate of adapters and of what a tuner trains."""
     router_lr_scale: Positive = 1.0
+    """Factor on the learning rate of dispatchers."""
     router_weight_decay: NotNegative | None = None
+    """Weight decay of dispatchers. Null takes `weight_decay`."""
     router_start: Literal["random", "importance"] = "random"
+    """How routers start. `random`: truncated normal, as in the paper; `importance`: fitted to training images before
+    the first step, to what each token's branch is worth to the pretrained features, at the first target rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after a linear warm-up from 0, updated every step: `cosine` down to `min_lr`, or `constant`."""
     warmup_epochs: NotNegative = 0
+    """Length of the warm-up in epochs, below `epochs`; 0 for none."""
     min_lr: NotNegative = 0.0
+    """Learning rate at the end of the cosine."""
     clip: Positive | None = None
+    """Largest norm of the gradient over all parameters; a larger one is scaled down. Null for no limit."""
     accumulate: Count = 1
+    """Number of parts into which a step is split, to save memory. The loss is still that of the whole step, which costs
+    one more forward per part where the rate or features are in it."""
     precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the forward: `no` for float32, or autocast to `bf16` or `fp16`."""
     grad_checkpointing: bool = False
+    """Whether frozen branches are recomputed in the backward pass, to save memory."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target probability that is spread over all classes."""
     mixup: NotNegative = 0.0
+    """Strength alpha of timm's mixup; 0 for none."""
     cutmix: NotNegative = 0.0
+    """Strength alpha of timm's cutmix; 0 for none."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything that is drawn: weights, order of images, augmentation, noise."""
     eval_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between evaluations on the test split; 0 evaluates at the end only."""
     checkpoint_every: Count | None = None
+    """Optimiser steps between checkpoints from which the run resumes. Null writes one per epoch."""
     calibrate: bool = False
+    """Whether the sites' thresholds are set at the end so that the rate over training images, as at inference, is the
+    target rate."""
 
     @field_validator("optimizer")
     @classmethod
@@ -89,11 +103,14 @@ class TrainSpec(Spec):
 
 
 class RunSpec(Spec):
-    """A whole run: `model`, `data`, `train`. What `dyt train` reads and writes as run.yaml."""
+    """A whole run. `dyt train` reads and writes it as run.yaml."""
 
     model: DyTSpec = DyTSpec()
+    """The model spec."""
     data: AnyDataSpec
+    """The data; `task` decides which fields there are."""
     train: TrainSpec = TrainSpec()
+    """The optimisation."""
 
     @model_validator(mode="after")
     def _one_task(self) -> RunSpec:

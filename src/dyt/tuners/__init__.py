@@ -1,4 +1,4 @@
-"""How the frozen backbone itself is tuned, beside dispatchers and adapters or in their place: one file per tuner."""
+"""Tuners: how the frozen backbone itself is tuned, with or without dispatchers and adapters. One file per tuner."""
 
 from dyt.tuners.base import Tuner, TunerSpec
 from dyt.tuners.bitfit import BitFit, BitFitSpec

@@ -1,4 +1,4 @@
-"""What every tuner is: a way of tuning the frozen backbone itself."""
+"""Base of tuners: a tuner tunes the frozen backbone itself."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TunerSpec(ComponentSpec):
 class Tuner(ABC):
     """Base of tuners: subclass, set `Spec`, implement the methods, register with `@dyt.registry.tuners(name)`.
 
-    A tuner is frozen data and speaks of backbones that it is given; the modules and parameters that it adds are the
-    backbone's own, so that deepcopy, `.to()` and DistributedDataParallel see them where they run. A parameter's name is
+    A tuner holds no modules; its methods take the backbone. The modules and parameters that it adds belong to the
+    backbone, so that deepcopy, `.to()` and DistributedDataParallel see them where they run. A parameter's name is
     its name in `backbone.state_dict()`.
 
     Args:
@@ -29,27 +29,26 @@ class Tuner(ABC):
 
     Spec: ClassVar[type[TunerSpec]] = TunerSpec
     starts_plain: ClassVar[bool] = True
-    """Whether a freshly tuned backbone computes what the plain one does; False where what is added takes part from the
-    start."""
+    """Whether the tuned backbone equals the plain one before training; False if its additions take effect at once."""
 
     def __init__(self, spec: TunerSpec) -> None:
         self.prompts = 0
-        """Tokens that stand between prefix and patches inside the blocks: always active, and in no rate."""
+        """Tokens inserted between prefix and patches inside the blocks: always active, and not counted in the rate."""
 
     @abstractmethod
     def refusal(self, backbone: nn.Module, family: Family) -> str | None:
-        """Why this plain backbone cannot be tuned so, or None when it can; asked before anything is changed."""
+        """Why this plain backbone cannot be tuned, or None if it can; called before anything is changed."""
 
     @abstractmethod
     def apply(self, backbone: nn.Module, family: Family) -> None:
-        """Changes the backbone in place; its blocks are dynamic by then. What to train is left to `trains`."""
+        """Changes the backbone in place, after its blocks became dynamic. `trains` decides what is trained."""
 
     @abstractmethod
     def trains(self, name: str) -> bool:
-        """Whether the backbone's parameter of this name is trained, and so stored; our sites and the head aside."""
+        """Whether the backbone's parameter of this name is trained and stored; not called for sites and the head."""
 
     def plain(self, name: str) -> str | None:
-        """The name that a tensor of the tuned backbone has in the plain one; None when the tuner has added it."""
+        """The name that a tensor of the tuned backbone has in the plain one; None if the tuner added it."""
         return name
 
     def stored(self, name: str) -> str:
@@ -57,15 +56,15 @@ class Tuner(ABC):
         return name
 
     def intermediates_refusal(self) -> str | None:
-        """Why features between the blocks cannot be had, or None when they can."""
+        """Why features between the blocks are not available; None if they are."""
         return None
 
     def merge_refusal(self) -> str | None:
-        """Why no plain backbone computes what the tuned one does, or None when `merge` makes one."""
-        return "its tuner does not say how a plain backbone would have what it trained"
+        """Why the tuned backbone cannot be merged into a plain one; None if `merge` does it."""
+        return "its tuner does not say how to merge what it trained into a plain backbone"
 
     def merge(self, backbone: nn.Module) -> None:
-        """Makes a tuned backbone plain, with what was trained among its own weights; undoes what `apply` added."""
+        """Merges the trained weights into the backbone's own and removes what `apply` added."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""`bitfit`: the backbone's biases are trained and nothing else of it (BitFit, arXiv:2106.10199)."""
+"""`bitfit`: trains only the biases of the backbone (BitFit, arXiv:2106.10199)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dyt.tuners.base import Tuner, TunerSpec
 
 
 class BitFitSpec(TunerSpec):
-    """`bitfit`, without fields."""
+    """`bitfit`: the backbone's biases are trained (BitFit, arXiv:2106.10199)."""
 
     type: str = "bitfit"
 
@@ -28,8 +28,8 @@ class BitFit(Tuner):
         """Nothing is added."""
 
     def trains(self, name: str) -> bool:
-        # `q_bias`, `qkv_bias`: timm's blocks that keep a projection's bias apart from it; a table of relative positions
-        # is called bias as well, but is none
+        # `q_bias`, `qkv_bias`: some timm blocks store a projection's bias separately. A relative-position table is
+        # called bias as well, but is none.
         return name.rpartition(".")[2] == "bias" or name.endswith("_bias")
 
     def merge_refusal(self) -> str | None:

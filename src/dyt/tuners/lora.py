@@ -1,4 +1,4 @@
-"""`lora`: low-rank updates of the backbone's Linear layers (LoRA, arXiv:2106.09685), by Hugging Face's peft."""
+"""`lora`: low-rank updates of the backbone's Linear layers (LoRA, arXiv:2106.09685), by Hugging Face's PEFT."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dyt.registry import tuners
 from dyt.tuners.base import Tuner, TunerSpec
 
 ADAPTER = "default"
-"""peft's name for the one set of low-rank matrices that a layer gets."""
+"""PEFT's adapter name; every layer has one pair of low-rank matrices, under this name."""
 _ADDED = re.compile(rf"\.lora_[AB]\.{ADAPTER}\.weight$")
 
 
 class LoRASpec(TunerSpec):
-    """`lora`: W x + (alpha / rank) B A dropout(x), with A (rank, in) random and B (out, rank) zero at the start.
-
-    `rank`: 8 on the one qkv layer of timm's attention gives ViT-B the 0.29 M of the paper's table 3, 32 the 1.18 M
-    of table 6. `alpha`: None for the rank, which is a factor of 1. `dropout`: on the layer's input, in training.
-    `targets`: the Linear layers, by their path inside a block.
-    """
+    """`lora`: W x + (alpha / rank) B A dropout(x), with A (rank, in) random and B (out, rank) zero at the start."""
 
     type: str = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update. On the one qkv layer of timm's attention, 8 gives ViT-B the 0.29 M parameters of the paper's
+    table 3, and 32 the 1.18 M of table 6."""
     alpha: Annotated[float, Field(gt=0.0)] | None = None
+    """The update is multiplied by alpha / rank. Null takes the rank, a factor of 1."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout probability on the layer's input, in training."""
     targets: tuple[str, ...] = ("attn.qkv",)
+    """The Linear layers that get an update, by their path inside a block; at least one, and none twice."""
 
     @field_validator("targets")
     @classmethod
@@ -42,7 +42,7 @@ class LoRASpec(TunerSpec):
 
 @tuners("lora")
 class LoRA(Tuner):
-    """In every block, dispatched or not; the frozen layer stays inside peft's as `base_layer`."""
+    """Acts in every block, dispatched or not. The frozen layer stays inside PEFT's layer as `base_layer`."""
 
     Spec = LoRASpec
 
@@ -53,6 +53,10 @@ class LoRA(Tuner):
     def refusal(self, backbone: nn.Module, family: Family) -> str | None:
         if find_spec("peft") is None:
             return "it needs the package peft, which is not installed; pip install 'dyt[lora]'"
+        try:
+            import peft  # noqa: F401 - takes seconds; here, so that one that is broken is refused in time
+        except ImportError as error:
+            return f"it needs the package peft, which cannot be imported: {' '.join(str(error).split())}"
         for path in family.blocks(backbone):
             block = backbone.get_submodule(path)
             layers = {name for name, module in block.named_modules() if isinstance(module, nn.Linear)}
@@ -66,7 +70,7 @@ class LoRA(Tuner):
         return None
 
     def apply(self, backbone: nn.Module, family: Family) -> None:
-        from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and few need it
+        from peft import LoraConfig, inject_adapter_in_model
 
         paths = [f"{block}.{target}" for block in family.blocks(backbone) for target in self.spec.targets]
         modes = [backbone.get_submodule(path).training for path in paths]
@@ -94,7 +98,7 @@ class LoRA(Tuner):
         return None
 
     def merge(self, backbone: nn.Module) -> None:
-        """Adds the low-rank updates to the layers that they are of, which then run alone (LoRA, section 4.1)."""
+        """Merges the low-rank updates into their layers and removes PEFT's wrappers (LoRA, section 4.1)."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}

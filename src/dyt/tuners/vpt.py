@@ -1,4 +1,4 @@
-"""`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119), shallow or deep."""
+"""`vpt`: learned prompt tokens in addition to the image's (Visual Prompt Tuning, arXiv:2203.12119), shallow or deep."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from dyt.tuners.base import Tuner, TunerSpec
 
 
 class VPTSpec(TunerSpec):
-    """`vpt`. `tokens`: prompts p. `deep`: each block has prompts of its own (VPT-Deep, eq. 5), or the first block alone
-    and theirs are handed on (VPT-Shallow, eq. 4). `dropout`: on the prompts, in training.
-
-    Deep prompts of 8 tokens are the 0.07 M and the 18.32 GMACs of ViT-B in the paper's table 6.
-    """
+    """`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119)."""
 
     type: str = "vpt"
     tokens: Annotated[int, Field(ge=1)] = 8
+    """Number of prompt tokens p. 8 deep prompts are the 0.07 M parameters and 18.32 GMACs of ViT-B in the paper's
+    table 6."""
     deep: bool = True
+    """Whether each block has prompts of its own (VPT-Deep, its eq. 5). `false`: only the first block has prompts, and
+    later blocks see what becomes of these (VPT-Shallow, its eq. 4)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout probability on the prompts, in training."""
 
 
 class Prompts(nn.Module):
-    """The prompts of a block, and the hooks that put them among its tokens and take them out again.
+    """The prompts of a block, and the hooks that insert them among its tokens and remove them again.
 
-    The order inside is [prefix, prompts, patches]. Nothing about a forward is kept here.
+    The order inside is [prefix, prompts, patches]. No state of a forward is stored here.
 
     Args:
         count: p.
@@ -57,14 +58,14 @@ class Prompts(nn.Module):
         return torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1)
 
     def insert(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The block's arguments with (B, prefix + p + patches, C) in the place of its tokens (B, N, C).
+        """The block's arguments, with (B, prefix + p + patches, C) instead of its tokens (B, N, C).
 
         Raises:
-            UnsupportedError: an attention mask, which would be of the tokens without prompts.
+            UnsupportedError: an attention mask, which does not include the prompts.
         """
         x, *rest = args
         if any(isinstance(value, Tensor) for value in (*rest, *kwargs.values())):
-            raise UnsupportedError("prompts do not combine with attn_mask: it does not know of them")
+            raise UnsupportedError("prompts do not combine with attn_mask, which does not include them")
         return (self(x), *rest), kwargs  # a call, so that hooks and offloading of this module see it
 
     def remove(self, block: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -74,10 +75,10 @@ class Prompts(nn.Module):
 
 @tuners("vpt")
 class VPT(Tuner):
-    """Prompts take part in attention and go through every MLP: they count as prefix tokens there, never dispatched.
+    """Prompts take part in attention and go through every MLP: they count as prefix tokens and are never dispatched.
 
-    They are put in front of a block and taken out behind it, so that timm's forward, position embedding, pooling and
-    head never see them: with `deep` behind each block, where the next one has its own, else behind the last.
+    Hooks insert them before a block and remove them after it, so timm's forward, position embedding, pooling and
+    head never see them. With `deep` they are removed after each block, since the next has its own, else after the last.
     """
 
     Spec = VPTSpec
@@ -114,4 +115,4 @@ class VPT(Tuner):
         return "shallow prompts stay among the tokens from the first block to the last; use tuner.deep: true"
 
     def merge_refusal(self) -> str | None:
-        return "its prompts are tokens of the forward, and no weights of a plain backbone stand for them"
+        return "its prompts are tokens, which cannot be merged into the weights of a plain backbone"

@@ -11,7 +11,7 @@ from dyt.registry import variants
 
 
 class AttentionVariantSpec(VariantSpec):
-    """`attn`, with the fields that every variant has."""
+    """`attn`: attention among the active tokens only, the MLP sees every token (paper, figure 3a)."""
 
     type: str = "attn"
 

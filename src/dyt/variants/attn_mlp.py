@@ -11,7 +11,7 @@ from dyt.registry import variants
 
 
 class AttentionMLPVariantSpec(VariantSpec):
-    """`attn_mlp`, with the fields that every variant has."""
+    """`attn_mlp`: attention and MLP are dispatched, each with a dispatcher and an adapter (paper, figure 3c)."""
 
     type: str = "attn_mlp"
 

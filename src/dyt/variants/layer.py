@@ -11,7 +11,7 @@ from dyt.registry import variants
 
 
 class LayerVariantSpec(VariantSpec):
-    """`layer`, with the fields that every variant has."""
+    """`layer`: the whole layer is dispatched at once, with one adapter (paper, figure 3d)."""
 
     type: str = "layer"
 

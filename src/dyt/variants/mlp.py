@@ -11,7 +11,7 @@ from dyt.registry import variants
 
 
 class MLPVariantSpec(VariantSpec):
-    """`mlp`, with the fields that every variant has."""
+    """`mlp`: attention sees every token, the MLP is dispatched (paper, figure 3b)."""
 
     type: str = "mlp"
 

@@ -9,10 +9,11 @@ from dyt.dispatchers import BuildContext, Decision, DecisionContext, Dispatcher,
 
 
 class LargestSpec(RatedSpec):
-    """`largest`. `rate` None takes the objective's. `order`: of the norm, 2 for Euclidean."""
+    """`largest`: the patch tokens with the largest norm."""
 
     type: str = "largest"
     order: PositiveFloat = 2.0
+    """Order of the norm; 2 is the Euclidean one."""
 
 
 class Largest(Dispatcher):

@@ -15,30 +15,37 @@ Factor = Annotated[float, Field(gt=0.0)]
 class DetectionSpec(Spec):
     """The images of a detection task and their objects.
 
-    `root`: a directory. `train`, `test`: the annotation files, COCO's JSON: a path in root, or the name of a split,
-    `instances_<name>.json` in root or root/annotations; by default `train` or `train2017`, and `test`, `val` or
-    `val2017`. `images`: the directory of the images in root; by default that of the split's name, or `images`, or root
-    itself, where the first image lies. `masks`: read the outlines too, which `mask_rcnn` needs. `wrong_boxes`: boxes
-    that lie outside of their image or have no area are answered by name (`refuse`), or cut to the image and, with
-    nothing left, left out (`leave_out`; COCO's own training set has one).
-
-    `size`: pixels of a side, or (H, W); the backbone's by default. An image is resized bilinearly to the largest that
-    fits into it, and filled up at the right or the bottom with the mean colour. `flip`: chance of a mirrored image in
-    training. `jitter`: in training the size is first multiplied by a factor drawn from this range, and a random window
-    taken of what is too large (ViTDet: 0.1 to 2); None for neither. `workers`: loader processes; None takes up to 4.
+    An image is resized bilinearly to the largest size that fits into `size`, and padded at the right or the bottom with
+    the mean colour.
     """
 
     task: Literal["detection"] = "detection"
+    """The task whose data it is; it decides which other fields there are."""
     root: str
+    """Directory of the data."""
     train: str | None = None
+    """Annotations of the training images, as COCO's JSON: a path in `root`, or the name of a split, which is read from
+    `instances_<name>.json` in root or root/annotations. Null takes `train` or `train2017`."""
     test: str | None = None
+    """Annotations of the test images, as `train`. Null takes `test`, `val` or `val2017`."""
     images: str | None = None
+    """Directory of the images, in `root`. Null takes the one in which the first image lies, of that with the split's
+    name, `images`, and root itself."""
     masks: bool = False
+    """Whether outlines are read as well, which `mask_rcnn` needs."""
     wrong_boxes: Literal["refuse", "leave_out"] = "refuse"
+    """What is done about boxes that lie outside their image or have no area. `refuse`: stop with an error that names
+    them; `leave_out`: cut them to the image and leave out those of which nothing remains (COCO's own training set has
+    one)."""
     size: Size | None = None
+    """Size of the images in pixels: one side, or `[height, width]`. Null takes the backbone's."""
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Probability with which a training image is mirrored."""
     jitter: tuple[Factor, Factor] | None = None
+    """Range of a factor that multiplies the size of each training image, of which a random window is taken where it is
+    too large (`[0.1, 2]` in ViTDet). Null for neither."""
     workers: Annotated[int, Field(ge=0)] | None = None
+    """Number of loader processes; the result does not depend on it. Null takes up to 4."""
 
     @model_validator(mode="after")
     def _ordered(self) -> DetectionSpec:

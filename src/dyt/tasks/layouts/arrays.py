@@ -49,15 +49,17 @@ def load_mat(file: Path, *wanted: str, squeeze: bool = False) -> tuple[Any, ...]
     """Variables of a .mat file (up to version 7).
 
     Raises:
-        DataError: missing, empty, damaged, or without one of the variables.
+        DataError: missing, empty, damaged, or without one of the variables; or scipy is not installed.
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     if not file.is_file():
         raise DataError(f"no file '{file}'; {file.parent} has {found(file.parent)}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: an empty file; download it again")
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError as error:
+        raise DataError(f'{file} is a MATLAB file; to read it: pip install "dyt[matlab]"') from error
     try:
         loaded = loadmat(file, squeeze_me=squeeze)
     # scipy answers damaged files with any of these

@@ -15,37 +15,41 @@ Positive = Annotated[float, Field(gt=0.0)]
 class SegmentationSpec(Spec):
     """Images and masks in ADE20K's layout: root/images/<split>/*.jpg, root/annotations/<split>/*.png, of equal stems.
 
-    A mask has one channel (grey, or a palette whose indices are the labels); 255 is left out of loss and metrics.
-    `train`, `test`: names of splits; `test` by default is `test`, or `validation` where there is none. `classes`: a
-    file in root with a class name a line, or ADE20K's objectInfo150.txt. `reduce_zero_label`: label 0 is no class and
-    counts as 255, the others are lowered by one (ADE20K).
-
-    `size`: of the crops, pixels of a side or (H, W), the backbone's by default. `resize`: the shorter side of images,
-    before crops and at inference; None leaves them. Masks stay as they are at inference: logits are brought to their
-    size. `scale`: range of a factor drawn for each training image. `flip`: chance of a mirrored one.
-
-    `inference`: `slide` goes over the image in windows of `size`, `stride` apart (2/3 of size by default), and takes
-    the mean of the logits where they overlap; `whole` gives it to the model whole, which needs a backbone that takes
-    images of any size. What is missing to a whole window, or to whole patches, is padded with the mean colour. `batch`:
-    windows of an image that are run at once.
-
-    `workers`: loader processes; None takes up to 4. The result does not depend on it.
+    A mask has one channel (grey, or a palette whose indices are the labels); label 255 is ignored by loss and metrics.
+    What an image lacks of a whole window, or of whole patches, is padded with the mean colour.
     """
 
     task: Literal["segmentation"] = "segmentation"
+    """The task whose data it is; it decides which other fields there are."""
     root: str
+    """Directory of the data."""
     train: str = "training"
+    """Name of the training split."""
     test: str | None = None
+    """Name of the test split. Null takes `test`, or `validation` where there is none."""
     classes: str = "classes.txt"
+    """File in `root` with one class name per line, or ADE20K's objectInfo150.txt."""
     reduce_zero_label: bool = False
+    """Whether label 0 is no class: it then counts as 255, and all other labels are lowered by one (ADE20K)."""
     size: Size | None = None
+    """Size of training crops and of windows at inference, in pixels: one side, or `[height, width]`. Null takes the
+    backbone's."""
     resize: Pixels | None = None
+    """Length in pixels to which the shorter side of images is resized, before crops and at inference. Masks keep their
+    size at inference: logits are resized to it. Null leaves images as they are."""
     scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """Range of a factor, drawn for each training image, that multiplies its size."""
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Probability with which a training image is mirrored."""
     inference: Literal["slide", "whole"] = "slide"
+    """How an image is read at inference. `slide`: in windows of `size`, `stride` apart, with the mean of the logits
+    where they overlap; `whole`: at once, which needs a backbone that takes images of any size."""
     stride: Pixels | None = None
+    """With `inference: slide`: distance in pixels between windows, at most `size`. Null takes 2/3 of `size`."""
     batch: Annotated[int, Field(ge=1)] = 16
+    """With `inference: slide`: number of an image's windows that are computed at once."""
     workers: Annotated[int, Field(ge=0)] | None = None
+    """Number of loader processes; the result does not depend on it. Null takes up to 4."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentationSpec:
