@@ -14,7 +14,7 @@ import dyt
 from dyt.core.route import Route
 from dyt.errors import DyTError
 from dyt.objective import joint
-from dyt.objective.thresholds import joint_threshold, threshold_for
+from dyt.objective.thresholds import threshold_for, thresholds_for
 from laws.models import CLASSES, tiny
 from ranks import on_ranks
 
@@ -162,5 +162,5 @@ def test_sums_without_features_are_no_distance() -> None:
 def test_a_threshold_over_ranks_is_that_of_all_values(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = [torch.randn(count) for count in (5, 0, 8)[:world]]
     expected = threshold_for(torch.cat(values), 0.3)
-    found = on_ranks(world, lambda rank: joint_threshold(values[rank], 0.3), monkeypatch)
+    found = on_ranks(world, lambda rank: thresholds_for([values[rank]], 0.3)[0], monkeypatch)
     assert all(torch.equal(each, expected) for each in found)
