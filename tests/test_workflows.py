@@ -1,4 +1,4 @@
-"""What CI is told: every workflow parses, calls what there is, and pins what it takes; a release is what its tag names."""
+"""Every workflow parses, calls what there is and pins what it takes; a release is what its tag names."""
 
 import re
 import runpy
