@@ -1,4 +1,4 @@
-"""The workflows of CI: each parses, calls what there is and pins what it takes; a release is what its tag names."""
+"""Every workflow parses, calls what there is and pins what it takes; a release is what its tag names."""
 
 import re
 import runpy
