@@ -20,7 +20,7 @@ class DataSpec(Spec):
     `root`: a directory. `format`: `folder` (root/<split>/<class>/*.jpg, classes sorted by name), `vtab` (the VTAB-1K
     lists: root/<split>.txt with lines `path label`, classes.txt optional), `hf` (a DatasetDict that `save_to_disk`
     wrote), a data set as it was published (`cifar100`, `svhn`, `food101`, `aircraft`, `pets`, `cars`; root is the
-    unpacked archive's folder or the one that it lies in), or `auto`, told from what lies in root. `train`, `test`:
+    unpacked archive's folder or the one that it lies in), or `auto`, decided by what lies in root. `train`, `test`:
     names of splits; by default train and test or val (folder), train800val200 and test (vtab), train and test or
     validation (hf), and those that a published data set is trained and tested on.
 
