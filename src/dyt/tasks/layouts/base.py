@@ -28,7 +28,7 @@ class Split:
     Attributes:
         name: as the user names it.
         labels: one class index per image, or a tuple of them where an image may have several.
-        read: opens an image by its position, as 8-bit RGB, or with as many channels as it is told; picklable, for
+        read: opens an image by its position, as 8-bit RGB, or with as many channels as given; picklable, for
             loader processes.
         paths: the files, where there are files.
         named: whether the data says what its classes are called; else its labels are numbers of the model's outputs.

@@ -137,7 +137,7 @@ def open_split(spec: SegmentationSpec, name: str, classes: Sequence[str]) -> Mas
 
 
 def reader(paths: Sequence[Path]) -> Callable[..., Picture]:
-    """Opens one of the images by its position, as 8-bit RGB or with as many channels as it is told."""
+    """Opens one of the images by its position, as 8-bit RGB or with as many channels as given."""
     return partial(_opened, tuple(paths))
 
 
