@@ -15,10 +15,15 @@ import pytest
 import torch
 
 import dyt
-from dyt import dispatchers, executors, reducers
+from dyt import dispatchers, executors, reducers, train
 from dyt.core.route import Route
 from dyt.deprecated import MOVED, install
 from dyt.heads import Classifier, Head
+from dyt.inference import rewrites, thresholds
+from dyt.inference.rewrites import report
+from dyt.measure import bench
+from dyt.paper import costs
+from dyt.train import evaluation
 
 STANDING_IN = {"bridges"}
 """Packages of before that are files now: a module of their own, with the names of the new one."""
@@ -28,6 +33,14 @@ INSIDE = [
     (reducers, "Position", "BuildContext"),
     (reducers, "Scene", "DecisionContext"),
     (executors, "Room", "TokenCapacity"),
+    (rewrites, "Report", "OptimizationReport"),
+    (report, "Report", "OptimizationReport"),
+    (thresholds, "calibrate_rate", "calibrate_thresholds"),
+    (bench, "Row", "BenchRow"),
+    (costs, "Row", "PaperCosts"),
+    (train, "calibrate_rate", "calibrate_thresholds"),
+    (train, "Report", "Evaluation"),
+    (evaluation, "Report", "Evaluation"),
 ]
 
 
@@ -190,17 +203,27 @@ def test_a_renamed_class_is_the_new_one_and_says_so(room: ModuleType, old: str, 
     assert found is getattr(room, new)
     with pytest.warns(DeprecationWarning, match=old):
         exec(f"from {room.__name__} import {old}")
-    assert old not in room.__all__
+    assert old not in getattr(room, "__all__", ())
     with pytest.raises(AttributeError, match=f"^module '{room.__name__}' has no attribute 'Nothing'$"):
         room.Nothing  # noqa: B018
 
 
 def test_every_renamed_name_is_tried() -> None:
     """Whoever renames another one adds it above."""
-    for room in (dispatchers, reducers, executors):
+    source = Path(dyt.__file__).parent
+    rooms = {path for path in source.rglob("*.py") if "= renamed(" in path.read_text(encoding="utf-8")}
+    assert rooms == {Path(room.__file__) for room, _, _ in INSIDE if room.__file__}
+    for room in {each for each, _, _ in INSIDE}:
         names = room.__getattr__.__closure__
         table = next(cell.cell_contents for cell in names if isinstance(cell.cell_contents, dict))
         assert table == {old: new for each, old, new in INSIDE if each is room}
+
+
+def test_a_site_says_the_new_name() -> None:
+    small = {"name": "vit_tiny_patch16_224", "weights": "none", "args": {"depth": 1, "embed_dim": 32, "num_heads": 2}}
+    site = dyt.build({"backbone": small}).sites[0]
+    with pytest.warns(DeprecationWarning, match=r"Site\.settled is Site\.fixed_route"):
+        assert site.settled is site.fixed_route
 
 
 def test_a_pickle_of_before_is_read() -> None:
