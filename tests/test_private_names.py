@@ -50,6 +50,7 @@ ATTRIBUTES: dict[str, tuple[Callable[[str], bool], str]] = {
     "_forward_hooks_with_kwargs": (hooks_of(nn.Identity()), HOOKS),
     "_forward_pre_hooks": (hooks_of(nn.Identity()), HOOKS),
     "_forward_pre_hooks_with_kwargs": (hooks_of(nn.Identity()), HOOKS),
+    "_load_state_dict_pre_hooks": (hooks_of(nn.Identity()), HOOKS),
     "_backward_hooks": (hooks_of(nn.Identity()), HOOKS),
     "_backward_pre_hooks": (hooks_of(nn.Identity()), HOOKS),
     "_buffers": (hooks_of(nn.Identity()), BLOCK),

@@ -132,7 +132,7 @@ def test_unwrap_merges_lora_and_refuses_prompts() -> None:
     assert list(backbone.state_dict()) == list(CASE.backbone().state_dict())
     assert all(p.requires_grad for p in backbone.parameters())
     model = built(tuner="vpt")
-    with pytest.raises(dyt.UnsupportedError, match="prompts are tokens of the forward"):
+    with pytest.raises(dyt.UnsupportedError, match="its prompts are tokens, which cannot be merged"):
         dyt.unwrap(model)
     model(x)
 

@@ -16,12 +16,12 @@ from dyt.core.data_config import DataConfig
 from dyt.dispatchers import DispatcherSpec
 from dyt.registry import KINDS
 from dyt.train import RunSpec
-from dyt.train.evaluation import Report
+from dyt.train.evaluation import Evaluation
 from dyt.train.result import Result
 
 ROOTS = (dyt.DyTSpec, RunSpec)
 SPECS: list[type[BaseModel]] = list(
-    dict.fromkeys([spec for _, spec, _ in fields(ROOTS)] + [DataConfig, Report, Result, *ROOTS])
+    dict.fromkeys([spec for _, spec, _ in fields(ROOTS)] + [DataConfig, Evaluation, Result, *ROOTS])
 )
 ALL = [(spec, field) for spec in SPECS for field in spec.model_fields]
 

@@ -93,4 +93,4 @@ def test_the_page_shows_it() -> None:
 
 def test_the_page_names_the_executors() -> None:
     executors = ", ".join(f"`{name}`" for name in names("executors") if own("executors", name))
-    assert f"with every executor ({executors})" in " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"covers every executor ({executors})" in " ".join(PAGE.read_text(encoding="utf-8").split())

@@ -399,7 +399,7 @@ def test_any_error_of_a_component_is_told_with_its_law() -> None:
         (("dispatchers", "alway"), {}, "did you mean 'always'?"),
         (("dispatchers", "always"), {"backbone": nn.Identity}, "takes no backbone="),
         (("families", "vit"), {}, "needs backbone="),
-        (("dispatchers", "always"), {"examples": 0}, "examples is 0; at least 1"),
+        (("dispatchers", "always"), {"examples": 0}, "examples is 0; give 1 or more"),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line(arguments: tuple[str, str], given: Any, words: str) -> None:

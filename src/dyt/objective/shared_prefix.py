@@ -77,7 +77,8 @@ def first_block(model: DynamicModel) -> DynamicBlock | None:
     """
     if model.tuner is not None or torch.compiler.is_compiling():
         return None
-    first, inside = None, set[int]()
+    first: DynamicBlock | None = None
+    inside: set[int] = set()
     for module in model.backbone.modules():  # a block comes before what is in it
         if isinstance(module, DynamicBlock):
             first = first or module

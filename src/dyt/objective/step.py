@@ -220,7 +220,8 @@ class TuningStep(nn.Module):
         o, head, features = self.objective, self.model.head, at(self.objective.features, now)
         run = Passes(self.model, images, share=self.economical and head.shares_prefix)
         penalties: list[Tensor] = []
-        complete, teacher = None, list[Route]()
+        complete: Any = None
+        teacher: list[Route] = []
         with context.changed(self.model.key, progress=now, keep_tokens=features > 0):
             logits, routes = self._recorded(run, penalties=(penalties,), executor=self._executor())
             reads_complete = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
@@ -232,7 +233,8 @@ class TuningStep(nn.Module):
 
     def _recorded(self, run: Callable[[], Any], **changes: Any) -> tuple[Any, list[Route]]:
         """What a pass gives with these changes of the forward context, and its routes."""
-        key, routes = self.model.key, list[Route]()
+        key = self.model.key
+        routes: list[Route] = []
         with context.changed(key, records=(*context.current(key).records, routes), **changes):
             return run(), routes
 
