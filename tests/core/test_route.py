@@ -104,3 +104,12 @@ def test_the_patches_of_all_images_are_rows_without_prefix_and_padding() -> None
     rows = [[[2.0, 3.0], [4.0, 5.0], [8.0, 9.0], [10.0, 11.0]], [[4.0, 5.0], [8.0, 9.0], [10.0, 11.0]]]
     assert Route(active, 1, entered=entered).patches().tolist() == rows[0]
     assert Route(active, 1, entered=entered, padding=padding).patches().tolist() == rows[1]
+
+
+def test_the_mean_of_one_real_token_is_that_token() -> None:
+    """And of none it is zero."""
+    x = torch.randn(2, 3, 4)
+    padding = torch.tensor([[True, False, True], [True, True, True]])
+    found = mean_token(x, padding)
+    assert torch.equal(found[0, 0], x[0, 1])
+    assert not found[1].any()

@@ -208,3 +208,11 @@ def test_an_image_with_a_token_too_many_overflows_and_the_others_do_not(method: 
 def test_the_least_share_has_a_row(method: str) -> None:
     x, active = torch.randn(2, 8, 4), torch.zeros(2, 8, dtype=torch.bool)
     assert not run(method, TokenCapacity(1e-9), x, Route(active, 0)).any()
+
+
+def test_the_least_share_has_one_row_and_no_second() -> None:
+    """Of an image without prefix tokens: a second active token has no room."""
+    x, one = torch.randn(1, 8, 4), torch.arange(8)[None] < 1
+    two = torch.arange(8)[None] < 2
+    assert run("mixing", TokenCapacity(1e-9, "nan"), x, Route(one, 0)).isfinite().all()
+    assert run("mixing", TokenCapacity(1e-9, "nan"), x, Route(two, 0)).isnan().all()

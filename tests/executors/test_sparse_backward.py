@@ -6,6 +6,7 @@ from torch import nn
 
 from dyt.core.route import Route
 from dyt.executors import Masked, SparseBackward
+from dyt.executors.sparse import rounded
 
 
 def run(executor, active, gated=True, dtype=torch.float32):
@@ -63,3 +64,20 @@ def test_without_a_gradient_inactive_tokens_are_not_computed():
         out = SparseBackward().pointwise(branch, torch.ones(1, 3, 2), Route(active, 0, active.float()))
     assert seen == [2]
     assert out[0, :, 0].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_rows_that_are_added_to_a_product_have_no_gradient() -> None:
+    """33 of 100 tokens take 36 rows; what the three more would send back is nobody's."""
+    generator = torch.Generator().manual_seed(0)
+    active = torch.zeros(1, 100, dtype=torch.bool)
+    active[0, torch.randperm(100, generator=generator)[:33]] = True
+    assert rounded(33, 100) == 36
+    given = torch.randn(1, 100, 4, generator=generator)
+    weight = torch.randn(4, 4, generator=generator)
+    grads = []
+    for executor in (Masked(), SparseBackward()):
+        x, gate = given.clone().requires_grad_(), active.float().requires_grad_()
+        out = executor.pointwise(lambda y: (y @ weight).tanh(), x, Route(active, 0, gate))
+        grads.append(torch.autograd.grad(out.square().sum() + out.sum(), (x, gate)))
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected)

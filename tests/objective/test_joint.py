@@ -164,3 +164,12 @@ def test_a_threshold_over_ranks_is_that_of_all_values(world: int, monkeypatch: p
     expected = threshold_for(torch.cat(values), 0.3)
     found = on_ranks(world, lambda rank: thresholds_for([values[rank]], 0.3)[0], monkeypatch)
     assert all(torch.equal(each, expected) for each in found)
+
+
+def test_features_need_two_images_and_no_more() -> None:
+    own, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    b = teacher[:, 0]
+    expected = (own[:, 0] - b).square().sum() / (b - b.mean(0)).square().sum()
+    close(joint.feature_distance([route(own)], [route(teacher)]), expected)
+    with pytest.raises(DyTError, match="at least two"):
+        joint.feature_distance([route(own[:1])], [route(teacher[:1])])
