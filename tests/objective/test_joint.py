@@ -170,6 +170,7 @@ def test_features_need_two_images_and_no_more() -> None:
     own, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     b = teacher[:, 0]
     expected = (own[:, 0] - b).square().sum() / (b - b.mean(0)).square().sum()
-    close(joint.feature_distance([route(own)], [route(teacher)]), expected)
+    for sites in (1, 3):
+        close(joint.feature_distance([route(own)] * sites, [route(teacher)] * sites), expected)
     with pytest.raises(DyTError, match="at least two"):
         joint.feature_distance([route(own[:1])], [route(teacher[:1])])
