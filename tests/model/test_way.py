@@ -41,7 +41,7 @@ def test_a_step_goes_through_few_functions() -> None:
     assert len(way.functions) <= 80, way.functions
 
 
-def test_what_is_counted(tmp_path: Path) -> None:
+def test_what_is_counted() -> None:
     """Functions of dyt alone, by their qualified names, each once, and every call of them."""
     spec = dyt.DyTSpec.model_validate(SPEC)
     way = calls_of(lambda: [dyt.registry.executors.names() for _ in range(2)])
