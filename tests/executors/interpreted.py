@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
 import dyt
+from dyt.core.execution import TokenCapacity
 from dyt.measure import executed_macs
 from dyt.testing.cases import masks, shaken, spec
 from dyt.testing.laws import equals_masked
@@ -58,6 +59,72 @@ def counting() -> None:
             assert abs(executed_macs(model, x) - int(dyt.count_macs(model, x).sum())) <= len(x), kind
 
 
+def optimised(device: str, dtype: torch.dtype) -> None:
+    """`dyt.optimize(kernels="triton")` equals the model, whatever is active, with any capacity or none."""
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    scale = {} if dtype == torch.float32 else {"init_values": 0.5}
+    model = model_of(device, dtype, depth=2, global_pool="token", **scale)
+    fast = dyt.optimize(model, kernels="triton")
+    for share, kinds in ((None, ("ragged", "none", "all")), (0.4, ("ragged", "none")), (1.0, ("ragged",))):
+        for site in fast.sites:
+            site.capacity = None if share is None else TokenCapacity(share)
+        for kind in kinds:
+            given = [mask.to(device) for mask in masks(model, x, [kind], 3)]
+            with torch.no_grad(), dyt.forced(model, given), dyt.forced(fast, given):
+                assert_close(fast(x), model(x), atol=tolerance, rtol=tolerance)
+    with torch.no_grad():
+        assert_close(fast(x), model(x), atol=tolerance, rtol=tolerance)
+
+
+def products() -> None:
+    """Rows behind the count hold anything and are written nowhere; descriptors give what pointers give."""
+    from dyt.executors.triton import launch
+
+    generator = torch.Generator().manual_seed(0)
+    tokens, channels, width = 40, 16, 24
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((tokens, channels), (width, channels), (width,))
+    )
+    for active in (torch.rand(tokens, generator=generator) < 0.5, torch.zeros(tokens) > 0, torch.zeros(tokens) == 0):
+        index, count = torch.full((tokens,), -1, dtype=torch.int32), torch.zeros((), dtype=torch.int32)
+        launch.compact[(3,)](active.view(torch.uint8), index, count, tokens, BLOCK=16)
+        rows = int(count)
+        assert index[:rows].tolist() == active.nonzero().flatten().tolist()
+        packed = torch.full((tokens, channels), torch.nan)
+        packed[:rows] = x[active]
+        for described in (False, True):
+            out = torch.full((tokens, width), 7.0)
+            launch.product(packed, weight, bias, None, index, count, out, gelu=True, scatter=False, described=described)
+            assert_close(out[:rows], torch.nn.functional.gelu(x[active] @ weight.T + bias), atol=1e-5, rtol=1e-5)
+            assert (out[rows:] == 7).all()
+            added = torch.ones(tokens, width)
+            launch.product(
+                packed, weight, bias, None, index, count, added, gelu=False, scatter=True, first=4, described=described
+            )
+            expected = torch.ones(tokens, width)
+            late = index[4:rows].long()
+            expected[late] += x[late] @ weight.T + bias
+            assert_close(added, expected, atol=1e-5, rtol=1e-5)
+
+
+def adapters() -> None:
+    """The adapter's kernel, with as many hidden units as no tile has, with a router and without."""
+    from dyt.executors.triton.operators import adapted
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = (21, 24), (10, 24), (10,), (24, 10), (24,), (1, 24), (1,)
+    x, down, down_bias, up, up_bias, router, router_bias = (torch.randn(*s, generator=generator) for s in shapes)
+    for name, act in (("relu", torch.relu), ("gelu", torch.nn.functional.gelu)):
+        expected = x + act(x @ down.T + down_bias) @ up.T + up_bias
+        out, logits = adapted(x, down, down_bias, up, up_bias, router, router_bias, name)
+        assert_close(out, expected, atol=1e-4, rtol=1e-4)
+        assert_close(logits, (x @ router.T + router_bias)[:, 0], atol=1e-4, rtol=1e-4)
+        out, logits = adapted(x, down, down_bias, up, up_bias, None, None, name)
+        assert_close(out, expected, atol=1e-4, rtol=1e-4)
+        assert logits.shape == (0,)
+
+
 def refusals() -> None:
     x = torch.randn(2, 3, 32, 32)
     model = model_of("cpu", torch.float32)
@@ -87,6 +154,9 @@ if __name__ == "__main__":
     # Not bfloat16: the interpreter keeps it as 16-bit integers, and its matrix product multiplies those.
     for dtype in (torch.float32, torch.float16):
         agreement("cpu", dtype)
+        optimised("cpu", dtype)
+    products()
+    adapters()
     counting()
     refusals()
     print("agree")

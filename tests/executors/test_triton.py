@@ -36,9 +36,10 @@ def test_the_kernels_in_the_interpreter() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_kernels_on_a_gpu(dtype: torch.dtype) -> None:
     sys.path.insert(0, str(HERE))
-    from interpreted import agreement
+    from interpreted import agreement, optimised
 
     agreement("cuda", dtype)
+    optimised("cuda", dtype)
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or find_spec("triton") is None, reason="says what is so without a GPU")
@@ -50,7 +51,7 @@ def test_a_cpu_is_refused() -> None:
 
 
 def test_a_missing_package_and_attention_branches_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dyt.executors.triton.executor.find_spec", lambda name: None)
+    monkeypatch.setattr("dyt.executors.triton.operators.find_spec", lambda name: None)
     assert Triton.refusal(torch.device("cuda")) == "the package triton is not installed"
     model = tiny(variant={"type": "attn"})
     with (

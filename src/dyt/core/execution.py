@@ -72,6 +72,10 @@ class ResidualBranch(Protocol):
     def onto(self, x: Tensor, out: Tensor) -> Tensor:
         """out + branch(x), both (..., C); `out` may be overwritten."""
 
+    @property
+    def parts(self) -> MLPBranch | None:
+        """The same as known modules, for executors with kernels of their own; None where it is another branch."""
+
 
 class Executor(ABC):
     """Base of executors: two methods that return the branch's contribution (B, N, C), zero at inactive tokens.

@@ -331,3 +331,27 @@ def test_every_configuration_of_timm_s_plain_block(name: str) -> None:
             out = optimized(x)
         with dyt.execution(model, "masked"), dyt.forced(model, [route.active for route in routes]):
             torch.testing.assert_close(out, model(x), atol=1e-4, rtol=1e-4)
+
+
+def test_kernels_are_named_in_the_report_and_known_where_they_can_be() -> None:
+    model = tiny(adapter={"type": "bottleneck", "activation": "silu"})
+    fast = dyt.optimize(model, kernels="triton")
+    first = fast.report.blocks[0]
+    assert "MLP by Triton's kernels" in first.rewrites
+    assert "Triton's kernels do not know its adapter's activation" in first.left
+    assert [type(site.executors[1]).__name__ for site in fast.sites] == ["Triton", "Sparse"]
+    known = dyt.optimize(tiny(), kernels="triton").report.blocks[0]
+    assert "adapter and router in one of Triton's kernels" in known.rewrites
+    assert not known.left
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is so without a GPU")
+def test_kernels_are_refused_where_they_cannot_run() -> None:
+    fast = dyt.optimize(tiny(), kernels="triton")
+    with torch.no_grad(), pytest.raises(dyt.UnsupportedError, match="it needs a GPU"):
+        fast(X)
+
+
+def test_other_kernels_are_refused_by_name() -> None:
+    with pytest.raises(dyt.DyTError, match="kernels is 'cuda'; allowed: torch, triton"):
+        dyt.optimize(tiny(), kernels="cuda")  # type: ignore[arg-type]

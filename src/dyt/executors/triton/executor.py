@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise
+from dyt.core.execution import Executor, Mixing, MLPBranch, Pointwise, ResidualBranch, TokenCapacity
 from dyt.core.route import Route
 from dyt.errors import UnsupportedError
-from dyt.executors.capacity import pack
+from dyt.executors.triton.operators import mlp_onto, refusal
 from dyt.registry import executors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-CAPABILITY = (8, 0)
-"""Of the oldest GPUs that have bfloat16 in their matrix units: Ampere."""
 
 
 @executors("triton")
 class Triton(Executor):
-    """Gather and LayerNorm; fc1, bias and GELU; fc2, bias, layer scale and scatter. For inference, and MLP branches.
+    """Compaction; gather and LayerNorm; fc1, bias and GELU; fc2, bias, layer scale and scatter onto the stream.
 
-    Every buffer has room for all tokens and every grid is of a size that is known beforehand; the kernels read how many
-    rows there are and leave the rest alone. So nothing waits for the device, and no token is without room.
+    For inference, and MLP branches. Every buffer has room for all tokens and every grid is of a size that is known
+    beforehand; the kernels read how many rows there are and leave the rest alone. So nothing waits for the device, and
+    no token is without room.
+
+    Args:
+        share: of a site's tokens, how many are given to torch's own products, which are faster than these kernels and
+            need the number of rows on the host; the kernels compute what is beyond. It is the site's capacity where
+            that is less than all tokens (`dyt.calibrate_capacity`), else 0. The numbers do not depend on it.
     """
 
     regroups: ClassVar[bool] = True
     limits: ClassVar[str | None] = "MLP branches LayerNorm, Linear, GELU, Linear, on NVIDIA GPUs, without gradients"
 
+    def __init__(self, share: float = 0.0) -> None:
+        self.share = share
+
+    def at(self, capacity: TokenCapacity) -> Executor:
+        return Triton(capacity.share if capacity.share < 1 else 0.0)
+
     @classmethod
     def refusal(cls, device: torch.device) -> str | None:
-        if find_spec("triton") is None:
-            return "the package triton is not installed"
-        if device.type == "cpu":
-            from triton import knobs
-
-            interpreted = bool(knobs.runtime.interpret)
-            return None if interpreted else "it needs a GPU (or TRITON_INTERPRET=1 set before Python starts, for tests)"
-        if device.type != "cuda" or torch.version.hip is not None:
-            return f"it is for NVIDIA GPUs, not for '{device.type}'"
-        major, minor = torch.cuda.get_device_capability(device)
-        return None if (major, minor) >= CAPABILITY else f"it needs capability 8.0; this GPU has {major}.{minor}"
+        return refusal(device)
 
     def pointwise(self, fn: Pointwise, x: Tensor, route: Route) -> Tensor:
-        reason = self.refusal(x.device) or _refusal(fn, x)
-        if reason is not None:
-            raise UnsupportedError(f"executor 'triton' at site {route.site}: {reason}; use 'sparse' or 'capacity'")
-        if route.dense:
-            return fn(x)
-        assert isinstance(fn, MLPBranch)
-        from dyt.executors.triton.launch import mlp
+        branch = self._taken(fn, x, route)
+        return fn(x) if route.dense else self._added(branch, x, route, torch.zeros_like(x))
 
-        index, _, _ = pack(route.active.reshape(1, -1), route.active.numel())
-        return mlp(x.flatten(0, 1), index[0], route.active.sum(), fn).reshape(x.shape)
+    def onto(self, branch: ResidualBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        """Adds in place, in the last product's own kernel; a copy of `out` where it is x."""
+        mlp = self._taken(branch.parts, x, route)
+        if route.dense:
+            return branch.onto(x, out)
+        return self._added(mlp, x, route, out.clone() if out is x else out)
 
     def mixing(self, fn: Mixing, x: Tensor, route: Route) -> Tensor:
         raise UnsupportedError(
             f"executor 'triton' has kernels for MLP branches; site {route.site} is another: use 'sparse' or 'capacity'"
         )
 
+    def _taken(self, fn: Pointwise | None, x: Tensor, route: Route) -> MLPBranch:
+        # While a graph is traced the operator itself asks for the device, when it runs.
+        known = None if torch.compiler.is_compiling() else refusal(x.device)
+        reason = known or _refusal(fn, x)
+        if reason is not None:
+            raise UnsupportedError(f"executor 'triton' at site {route.site}: {reason}; use 'sparse' or 'capacity'")
+        assert isinstance(fn, MLPBranch)
+        return fn
 
-def _refusal(fn: Pointwise, x: Tensor) -> str | None:
+    def _added(self, branch: MLPBranch, x: Tensor, route: Route, out: Tensor) -> Tensor:
+        x_TC, out_TC = x.reshape(-1, x.shape[-1]).contiguous(), out.reshape(-1, out.shape[-1]).contiguous()
+        norm, fc1, fc2 = branch.norm, branch.fc1, branch.fc2
+        active_T = route.active.reshape(-1)
+        weights = norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, fc2.weight, fc2.bias, branch.scale
+        mlp_onto(x_TC, active_T, *weights, out_TC, math.ceil(self.share * len(x_TC)))
+        return out_TC.reshape(x.shape)
+
+
+def _refusal(fn: Pointwise | None, x: Tensor) -> str | None:
     """Why these kernels cannot compute this branch of x; None when they can."""
     if not isinstance(fn, MLPBranch):
         return "its branch is not LayerNorm, Linear, GELU, Linear, as a plain MLP of timm's"

@@ -58,9 +58,10 @@ class FoldedAdapter(Adapter):
         assert self.router is not None
         return linear_scores(self.router, patches)
 
-    def onto(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """x + Adapter(x), (B, N, C), for what `hidden` gave."""
-        return add_linear(x, self.activation(hidden), self.up)
+    def added(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x + Adapter(x), (B, N, C), in a tensor of its own; (B, N) float32 logits as of `hidden`."""
+        hidden, logits = self.hidden(x)
+        return add_linear(x, self.activation(hidden), self.up), logits
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         out: Tensor = self.up(self.activation(self.hidden(x)[0]))

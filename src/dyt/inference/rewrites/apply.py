@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Literal
 
 from torch import nn
 
@@ -11,18 +12,20 @@ from dyt.adapters.bottleneck import Bottleneck
 from dyt.adapters.none import NoAdapter
 from dyt.assembly.window_attention import windows_of
 from dyt.core.offloading import refuse_absent
-from dyt.errors import UnsupportedError
+from dyt.errors import DyTError, UnsupportedError
 from dyt.families.vit import ViT
 from dyt.heads import Classifier
 from dyt.inference.rewrites.adapter import FoldedAdapter, ScoredElsewhere, router_of
 from dyt.inference.rewrites.attention import FusedAttention, LeadingAttention
 from dyt.inference.rewrites.block import LeadingBlock, RewrittenBlock, attention_of, mlp_of
+from dyt.inference.rewrites.kernels import KernelAdapter
 from dyt.inference.rewrites.model import OptimizedModel
 from dyt.inference.rewrites.products import is_linear
 from dyt.inference.rewrites.report import BlockReport, OptimizationReport
 from dyt.model.block import DynamicBlock
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.model.site import Site
+from dyt.registry import executors
 from dyt.variants.mlp import MLPVariant
 
 GATHERED = "the MLP's norm, products and residual for active tokens alone, written back in place"
@@ -31,10 +34,14 @@ FOLDED = "adapter scale folded, up projection onto the residual"
 PROJECTED = "attention's projection onto the residual"
 SHORT = "of its tokens only the first {} that the head reads"
 ABSORBED = "keys absorbed into queries, values projected after pooling"
+KERNEL_MLP, KERNEL_ADAPTER = "MLP by Triton's kernels", "adapter and router in one of Triton's kernels"
+KERNELS = ("torch", "triton")
 POOLED = "values projected after pooling (keys are normalised: computed for all tokens)"
 
 
-def optimize(model: nn.Module, last_block: bool = True) -> OptimizedModel:
+def optimize(
+    model: nn.Module, last_block: bool = True, kernels: Literal["torch", "triton"] = "torch"
+) -> OptimizedModel:
     """A copy for inference with the same numbers: equal to `model` up to rounding, and faster.
 
     Rewritten are blocks of variant `mlp` on timm's plain `Block` (family `vit`); `.report` of the result says what was
@@ -48,11 +55,17 @@ def optimize(model: nn.Module, last_block: bool = True) -> OptimizedModel:
         model: from `dyt.build` or `dyt.load`, or what wraps one; not changed, and shares nothing with the result.
         last_block: whether the last block computes the class token alone, where the head reads nothing else. Its route
             is then recorded with the prefix active and no patch, under any policy, and `forward_features` is refused.
+        kernels: `triton` computes adapters and MLPs with the kernels of the executor `triton`, for NVIDIA GPUs: the
+            number of active tokens stays on the device, and nothing waits for it. Blocks that they do not know keep the
+            executor that they had; the report says why.
 
     Raises:
-        UnsupportedError: a model that is optimised already, or whose weights are offloaded or sharded.
-        DyTError: not one dynamic model.
+        UnsupportedError: a model that is optimised already, or whose weights are offloaded or sharded; in a forward,
+            kernels that cannot run on the model's device.
+        DyTError: not one dynamic model, or other kernels.
     """
+    if kernels not in KERNELS:
+        raise DyTError(f"optimize: kernels is '{kernels}'; allowed: {', '.join(KERNELS)}")
     model = dynamic_of(model)
     if isinstance(model, OptimizedModel):
         raise UnsupportedError("the model is optimised already; optimise the one that it was made from")
@@ -69,12 +82,32 @@ def optimize(model: nn.Module, last_block: bool = True) -> OptimizedModel:
         if last_block and path == block.family.blocks(backbone)[-1]:
             leading, reason = _leading(twin, block)
         rewritten, report = _rewritten(block, path, leading)
+        if kernels == "triton" and leading is None:
+            report = _with_kernels(rewritten, report)
         if reason is not None and reason not in report.left:
             report = replace(report, left=(*report.left, reason))
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, rewritten)
         reports.append(report)
     return OptimizedModel(twin, OptimizationReport(tuple(reports), leading))
+
+
+def _with_kernels(block: RewrittenBlock, report: BlockReport) -> BlockReport:
+    """Lets Triton's kernels compute a rewritten block's adapter and MLP, where they know them."""
+    did, left, site = [], [], block.site
+    if block.mlp.parts is None:
+        left.append("Triton's kernels do not know its MLP")
+    else:
+        site.executors = site.executors[0], executors.get("triton")()
+        did.append(KERNEL_MLP)
+    if isinstance(site.adapter, FoldedAdapter):
+        activation = KernelAdapter.activation_of(site.adapter)
+        if activation is None:
+            left.append("Triton's kernels do not know its adapter's activation")
+        else:
+            site.adapter = KernelAdapter(site.adapter, activation)
+            did.append(KERNEL_ADAPTER)
+    return replace(report, rewrites=(*report.rewrites, *did), left=(*report.left, *left))
 
 
 def _left_alone(block: DynamicBlock) -> str | None:

@@ -77,14 +77,14 @@ class RewrittenBlock(nn.Module):
             route = site(after, padding)
             delta = adapter(after, padding)
             return site.onto(self.mlp, after, route, after if delta is None else after + delta)
-        hidden, logits = adapter.hidden(after)
+        out, logits = adapter.added(after)
 
         def scores() -> Tensor:
             patches = slice(site.prefix, None)
             return adapter.scores(after[:, patches]) if logits is None else logits[:, patches]
 
         route = site(after, padding, scores=None if adapter.router is None else scores)
-        return site.onto(self.mlp, after, route, adapter.onto(after, hidden))
+        return site.onto(self.mlp, after, route, out)
 
 
 class LeadingBlock(RewrittenBlock):
@@ -105,7 +105,7 @@ class LeadingBlock(RewrittenBlock):
         after: Tensor = self.attention(x, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
         adapter = self.site.adapter
         if isinstance(adapter, FoldedAdapter):
-            out = adapter.onto(after, adapter.hidden(after)[0])
+            out, _ = adapter.added(after)
         else:
             assert isinstance(adapter, NoAdapter)
             out = after

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import GELU, Mlp  # type: ignore[attr-defined]
+from timm.layers import GELU, LayerNorm, Mlp  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from dyt.core.execution import MLPBranch
 from dyt.inference.rewrites.products import add_linear, add_linear_, is_linear, scaled, scales
 
 GELUS = {nn.GELU, GELU}
@@ -50,6 +51,14 @@ class FusedMlp(nn.Module):
         out: Tensor = self.fc2(self.hidden(x))
         return out
 
+    @property
+    def parts(self) -> MLPBranch | None:
+        """Its modules, where they are LayerNorm, Linear, GELU by erf, Linear, and nothing between."""
+        exact = self.gelu == "none" and isinstance(self.mid, nn.Identity)
+        if not exact or type(self.norm) not in {nn.LayerNorm, LayerNorm} or self.norm.bias is None:
+            return None
+        return MLPBranch(self, self.norm, self.fc1, self.fc2)
+
     def onto(self, x: Tensor, out: Tensor) -> Tensor:
         """out + branch(x); `out` may be overwritten, unless it is x."""
         return (add_linear if out is x else add_linear_)(out, self.hidden(x), self.fc2)
@@ -66,6 +75,9 @@ class KeptMlp(nn.Module):
         """The branch of x (..., C)."""
         out: Tensor = self.ls2(self.mlp(self.norm2(x)))
         return out
+
+    parts = None
+    """No kernels know it."""
 
     def onto(self, x: Tensor, out: Tensor) -> Tensor:
         """out + branch(x)."""

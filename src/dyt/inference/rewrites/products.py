@@ -14,9 +14,9 @@ def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     """x + linear(h), for x (..., C) and h (..., D), as one product that accumulates onto x and the bias.
 
     Under autocast, where the product is in another precision than the residual stream, they stay two steps: x is not
-    rounded.
+    rounded. On a GPU as well: its product adds the bias by itself, and a compiler joins the sum to what comes next.
     """
-    if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
+    if _two_steps(x, h):
         added: Tensor = x + linear(h)
         return added
     with at_hand(linear):
@@ -26,10 +26,14 @@ def add_linear(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
 
 def add_linear_(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
     """As `add_linear`; x may be overwritten."""
-    if torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype:
+    if _two_steps(x, h):
         return add_linear(x, h, linear)
     with at_hand(linear):
         return _accumulated(x if linear.bias is None else x.add_(linear.bias), h, linear)
+
+
+def _two_steps(x: Tensor, h: Tensor) -> bool:
+    return x.device.type == "cuda" or torch.is_autocast_enabled(x.device.type) or x.dtype != h.dtype
 
 
 def _accumulated(start: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
