@@ -19,7 +19,7 @@ FUNCTIONS = {
     "execution": "(model, name)",
     "calibrate_capacity": "(model, batches, quantile=1.0, margin=0.05, together=1, overflow='dense')",
     "count_macs": "(model, images)",
-    "optimize": "(model, last_block=True)",
+    "optimize": "(model, last_block=True, kernels='torch')",
     "quantize": "(model, activations=False)",
     "calibrate_thresholds": "(model, batches, rate, tolerance=0.005)",
     "calibrate_break_even": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
