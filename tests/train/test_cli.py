@@ -212,7 +212,7 @@ def test_a_directory_without_a_model_is_answered(verb: tuple[str, ...], tmp_path
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert f"'{tmp_path}' has no finished run; give a model.safetensors, or the directory of a run" in done.stderr
-    (tmp_path / "resume.pt").touch()
+    (tmp_path / "resume.safetensors").touch()
     assert "a run that is not finished: run the same dyt train again" in CliRunner().invoke(app, words).stderr
 
 
