@@ -176,7 +176,9 @@ def test_a_broken_image_is_named_before_training(runs: Runs, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"the loss is not finite at step 2 of 9 \(epoch 1\); no state .* saved yet; lower train\.lr"):
+    with pytest.raises(
+        RunError, match=r"the loss is not finite at step 2 of 9 \(epoch 1\); no state .* saved yet; lower train\.lr"
+    ):
         fit(runs(train={"lr": 1e30, "epochs": 3}), tmp_path, progress=False)
 
 

@@ -15,7 +15,7 @@ from dyt.train import record
 from dyt.train.length import Length
 from dyt.train.resume import Header, NotFiniteError, State, broken, read_state, write_state
 from dyt.train.spec import RunSpec
-from dyt.train.state import CHECKPOINT, RECORD, RunDir, RunError, differences, with_defaults
+from dyt.train.state import CHECKPOINT, RECORD, RunDir, RunError, differences, listed, with_defaults
 from dyt.train.surroundings import Surroundings
 
 
@@ -115,11 +115,11 @@ class Keeper:
         refused = respecified + refused
         if refused and not self.accept:
             raise RunError(
-                f"'{self.directory.path}' was begun otherwise: {'; '.join(refused)}; put that back, or give "
+                f"'{self.directory.path}' was begun otherwise: {listed(refused)}; put that back, or give "
                 f"--accept-changes to go on all the same, which is written into {RECORD}, or --fresh to start anew"
             )
         wrong = (
-            _length_fault(header, self.length)
+            _length_fault(header, self.length, bool(respecified))
             or _tensor_fault(wanted, state.tensors)
             or _sums_fault(header, state.sums, sums)
             or _optimizer_fault(state.optimizer, optimizer, bool(respecified))
@@ -140,12 +140,12 @@ class Keeper:
         return state
 
 
-def _length_fault(header: Header, length: Length) -> str | None:
-    """Why step, epochs and rows are not those of this run."""
+def _length_fault(header: Header, length: Length, changed: bool) -> str | None:
+    """Why step, epochs and rows are not those of this run, whose spec may have changed."""
     if header.per_epoch != length.per_epoch:
         return f"has epochs of {header.per_epoch} steps, this run of {length.per_epoch}: train.batch_size or the data"
-    if header.step > min(length.steps, header.steps):
-        return f"is at step {header.step}, the run has {length.steps}"
+    if header.step > min(length.steps, header.steps) or (header.steps != length.steps and not changed):
+        return f"is at step {header.step} of {header.steps}, the run has {length.steps}"
     ends = [(row["epoch"], row["step"]) for row in header.rows]
     if ends != [(k, k * length.per_epoch) for k in range(1, header.step // length.per_epoch + 1)]:
         return f"has rows of metrics that are not those of {header.step} steps, {length.per_epoch} an epoch"

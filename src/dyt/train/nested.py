@@ -15,7 +15,8 @@ def taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """What JSON can hold of `value`, whose tensors are put into `tensors` under names that begin with `name`.
 
     Args:
-        value: None, bool, int, float, str, dtype or tensor, or a list, tuple or dict of such.
+        value: None, bool, int, float, str, dtype or tensor, or a list, tuple or dict of such, whose keys
+            are str or int.
         name: of the value, for the names of its tensors: `optimizer.state.0.exp_avg`.
         tensors: gets copies on the CPU.
 
@@ -33,33 +34,35 @@ def taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         parts = [taken_apart(each, f"{name}.{i}", tensors) for i, each in enumerate(value)]
         return parts if isinstance(value, list) else {"tuple": parts}
     if isinstance(value, Mapping):
-        pairs = [[taken_apart(k, name, tensors), taken_apart(v, f"{name}.{k}", tensors)] for k, v in value.items()]
-        return {"dict": pairs}
+        return {"dict": [[key, taken_apart(each, f"{name}.{key}", tensors)] for key, each in value.items()]}
     raise DyTError(f"{name} is a {type(value).__name__}, which a run cannot save; use another train.optimizer")
 
 
-def put_together(plain: Any, tensors: dict[str, Tensor]) -> Any:
+def put_together(plain: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """What `taken_apart` was given; its tensors are taken out of `tensors`.
 
     Raises:
-        ValueError: what `taken_apart` does not make, or a tensor that is not there.
+        ValueError: what `taken_apart` does not make, or a tensor that is not there or stands elsewhere.
     """
     if isinstance(plain, list):
-        return [put_together(each, tensors) for each in plain]
+        return [put_together(each, f"{name}.{i}", tensors) for i, each in enumerate(plain)]
     if not isinstance(plain, dict):
         return plain
     match list(plain.items()):
-        case [("tensor", str(name))] if name in tensors:
+        case [("tensor", str(given))] if given == name and name in tensors:
             return tensors.pop(name)
-        case [("tensor", name)]:
-            raise ValueError(f"no tensor '{name}'")
-        case [("dtype", str(name))] if isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        case [("tensor", given)]:
+            raise ValueError(f"tensor '{given}' as {name}")
+        case [("dtype", str(kind))] if isinstance(getattr(torch, kind, None), torch.dtype):
+            return getattr(torch, kind)
         case [("tuple", list(parts))]:
-            return tuple(put_together(each, tensors) for each in parts)
-        case [("dict", list(pairs))] if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            try:
-                return {put_together(k, tensors): put_together(v, tensors) for k, v in pairs}
-            except TypeError as error:  # an unhashable key
-                raise ValueError(str(error)) from error
+            return tuple(put_together(parts, name, tensors))
+        case [("dict", list(pairs))] if all(_is_pair(pair) for pair in pairs):
+            keys = [pair[0] for pair in pairs]
+            if len(set(keys)) == len(keys):
+                return {key: put_together(each, f"{name}.{key}", tensors) for key, each in pairs}
     raise ValueError(f"'{', '.join(map(str, plain))}' is no part of a state")
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], (str, int))

@@ -204,7 +204,8 @@ def _state(path: Path, header: Header, flat: dict[str, Tensor], infinite: frozen
     tensors = {name.removeprefix(MODEL): flat.pop(name) for name in sorted(flat) if name.startswith(MODEL)}
     sums = flat.pop(SUMS, None)
     try:
-        optimizer, scaler = put_together(header.optimizer, flat), put_together(header.scaler, flat)
+        optimizer = put_together(header.optimizer, "optimizer", flat)
+        scaler = put_together(header.scaler, "scaler", flat)
     except (ValueError, RecursionError) as error:
         raise broken(path, f"has a state that cannot be used ({_short(error)})") from error
     if sums is None or flat or not isinstance(optimizer, dict) or not isinstance(scaler, dict | None):

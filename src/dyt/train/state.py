@@ -78,7 +78,7 @@ class RunDir:
             if differs and present and not (accept and unfinished):
                 also = "--accept-changes to go on with what is changed, " if unfinished else ""
                 raise RunError(
-                    f"'{self.path}' has another run: {'; '.join(differs)}; give another --out, {also}or "
+                    f"'{self.path}' has another run: {listed(differs)}; give another --out, {also}or "
                     f"--fresh to start anew in it"
                 )
             if differs and not present:  # what was refused or stopped before its first checkpoint is worth nothing
@@ -142,6 +142,12 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = [*old, *(k for k in new if k not in old)]
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
     return [] if old == new or path in FREE else [f"{path} was {old}, is {new}"]
+
+
+def listed(lines: Sequence[str], most: int = 6) -> str:
+    """The first of these lines as one, each cut to a bearable length."""
+    shown = [line if len(line) <= 160 else f"{line[:157]}..." for line in lines[:most]]
+    return "; ".join([*shown, *([f"{len(lines) - most} more"] if len(lines) > most else [])])
 
 
 def stored_run(path: Path) -> dict[str, Any]:
