@@ -14,16 +14,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dyt.config.spec import parse
-from dyt.errors import DyTError
 from dyt.model.origin import CHECKSUM, checksum
-from dyt.train import RunError, RunSpec, fit, loop
+from dyt.train import RunError, fit, loop
 from dyt.train.keeper import Keeper
 from dyt.train.nested import put_together, taken_apart
 from dyt.train.resume import read_state
-from dyt.train.state import CHECKPOINT
+from dyt.train.state import CHECKPOINT, RunDir
 
-from .conftest import ARGS, NAME, Runs
+from .conftest import Runs, short_run
 from .test_resume import interrupted, outcome
 
 ATTACK = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "attack_runs.py"))
@@ -40,17 +38,7 @@ def stopped(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
             made.append((self, given))
             return super().restored(*given)
 
-    run = parse(
-        RunSpec,
-        {
-            "model": {
-                "backbone": {"name": NAME, "weights": str(weights), "args": ARGS},
-                "adapter": {"type": "bottleneck", "dim": 4},
-            },
-            "data": {"root": str(images), "workers": 0},
-            "train": {"epochs": 2, "batch_size": 8},
-        },
-    )
+    run = short_run(images, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Keeper", Watched)
         interrupted(run, out, 4, signal.SIGINT, patch)
@@ -165,9 +153,8 @@ def test_metrics_are_those_of_the_checkpoint(stopped: tuple[Path, Keeper, Restor
 
 
 def test_a_checkpoint_of_an_earlier_dyt_says_what_to_do(runs: Runs, tmp_path: Path) -> None:
-    fit(runs(train={"epochs": 1}), tmp_path, progress=False)
-    (tmp_path / "result.json").unlink()
     torch.save({"step": 1}, tmp_path / "resume.pt")
+    RunDir(tmp_path).become(runs(train={"epochs": 1}).with_classes(3))
     with pytest.raises(
         RunError, match=r"resume\.pt' is of dyt 0\.2 or before .* finish the run with that dyt, or give"
     ):
@@ -177,7 +164,7 @@ def test_a_checkpoint_of_an_earlier_dyt_says_what_to_do(runs: Runs, tmp_path: Pa
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the same run goes on from it to the result of an unbroken one."""
     run, write, count = runs(), save_file, [0]
@@ -189,13 +176,12 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(
             raise OSError(28, "No space left on device")
         write(*args)
 
-    fit(run, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
         patch.setattr("dyt.train.resume.save_file", full)
         with pytest.raises(RunError, match=r"cannot write the state after step 6 .*No space.* step 3 of 6 is kept in"):
             fit(run, tmp_path / "out", progress=False)
     fit(run, tmp_path / "out", progress=False)
-    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "out") == outcome(unbroken)
     assert not list((tmp_path / "out").glob(".resume*"))
 
 

@@ -122,6 +122,7 @@ class Keeper:
             _length_fault(header, self.length, bool(respecified))
             or _tensor_fault(wanted, state.tensors)
             or _sums_fault(header, state.sums, sums)
+            or _other_optimizer(header, self.run)
             or _optimizer_fault(state.optimizer, optimizer, bool(respecified))
         )
         if wrong is not None:
@@ -168,6 +169,14 @@ def _sums_fault(header: Header, given: Tensor, wanted: Tensor) -> str | None:
     if not isinstance(parts, int) or float(given[0]) != within * parts * header.surroundings.world:
         return f"contradicts itself: its sums are not those of {within} steps of an epoch"
     return None
+
+
+def _other_optimizer(header: Header, run: RunSpec) -> str | None:
+    train = header.run.get("train")
+    found = train.get("optimizer") if isinstance(train, dict) else None
+    if found == run.train.optimizer:
+        return None
+    return f"has the state of the optimizer {str(found)[:40]}, this run is of {run.train.optimizer}"
 
 
 def _optimizer_fault(saved: Mapping[str, Any], live: Optimizer, changed: bool) -> str | None:
