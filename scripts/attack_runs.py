@@ -1,6 +1,8 @@
-"""Attacks a small training run: kills at random moments, and damaged checkpoints. Prints what came of each kind.
+"""Attacks a small training run: kills at random moments, damaged checkpoints, two runs in one directory.
 
-    python scripts/attack_runs.py --kills 60 --files 300 --seed 0
+    python scripts/attack_runs.py --kills 60 --files 300 --pairs 20 --seed 0
+
+Prints a table of what came of each kind.
 
 A run that was killed is gone on with to its end and compared, bit for bit, with the same run unbroken. A checkpoint
 that was damaged must be refused in one line, or give the result of the unbroken run. What gives another result without
@@ -220,9 +222,8 @@ def changed(source: Path, target: Path, kind: str, draw: random.Random) -> None:
 # The attacks ----------------------------------------------------------------------------------------------------------
 
 
-def in_child(run: RunSpec, out: Path, until: float | None) -> str | None:
-    """Runs in a forked process, killed after so many seconds; what it said of an error, None for none or a kill."""
-    said = out.with_suffix(".said")
+def begun(run: RunSpec, out: Path, said: Path) -> int:
+    """Runs in a forked process, which writes into a file what it says of an error; the process's id."""
     said.unlink(missing_ok=True)
     child = os.fork()
     if not child:
@@ -231,9 +232,16 @@ def in_child(run: RunSpec, out: Path, until: float | None) -> str | None:
             fit(run, out, progress=False)
             code = 0
         except BaseException as error:
-            said.write_text(f"{type(error).__name__} {isinstance(error, DyTError)} {error}")
+            said.write_text(f"{type(error).__name__}: {error}")
         finally:
             os._exit(code)
+    return child
+
+
+def in_child(run: RunSpec, out: Path, until: float | None) -> str | None:
+    """Runs in a process that is killed after so many seconds; what it said of an error, None for none or a kill."""
+    said = out.with_suffix(".said")
+    child = begun(run, out, said)
     if until is not None:
         time.sleep(until)
         os.kill(child, signal.SIGKILL)
@@ -257,6 +265,28 @@ def kill(folder: Path, run: RunSpec, expected: Any, count: int, draw: random.Ran
             print(f"  after {kills} kills: {failed}", flush=True)
         what = CRASHED if failed is not None else SAME if outcome(out) == expected else SILENT
         found[f"{kills} kill{'s' if kills > 1 else ''}, then to the end", what] += 1
+        shutil.rmtree(out)
+    return found
+
+
+def pair(folder: Path, run: RunSpec, expected: Any, count: int, draw: random.Random) -> Counter[tuple[str, str]]:
+    """So many times two processes with one directory, the second up to 0.4 s after the first."""
+    found = Counter[tuple[str, str]]()
+    for _ in range(count):
+        out, says = folder / "pair", [folder / "first.said", folder / "second.said"]
+        children = [begun(run, out, says[0])]
+        time.sleep(draw.uniform(0, 0.4))
+        children.append(begun(run, out, says[1]))
+        for child in children:
+            os.waitpid(child, 0)
+        errors = [file.read_text() for file in says if file.is_file()]
+        if len(errors) > 1 or not all(error.startswith("RunError: another run is writing into") for error in errors):
+            what = CRASHED
+        elif outcome(out) != expected:
+            what = SILENT
+        else:
+            what = REFUSED if errors else SAME
+        found["two runs in one directory", what] += 1
         shutil.rmtree(out)
     return found
 
@@ -320,6 +350,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--files", type=int, default=300)
+    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -331,6 +362,8 @@ def main() -> int:
         expected = outcome(folder / "unbroken")
         if given.kills:
             found += kill(folder, run, expected, given.kills, draw)
+        if given.pairs:
+            found += pair(folder, run, expected, given.pairs, draw)
         if given.files:
             found += damage(folder, run, expected, given.files, draw)
     columns = (SAME, REFUSED, SILENT, CRASHED)
