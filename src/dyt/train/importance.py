@@ -177,8 +177,8 @@ def _pairs(site: Site, route: Route, importance: Tensor, floor: float) -> tuple[
 
 def _mean(found: Sequence[Tensor], alike: bool) -> float:
     sums = torch.stack([torch.stack([f.sum() for f in found]).sum().cpu().double(), _count(found)])
-    total, count = (sums if alike else ranks.summed(sums)).tolist()
-    return max(total / count, 1e-30)
+    total, count = sums if alike else ranks.summed(sums)
+    return max(float(total / count), 1e-30)
 
 
 def _count(found: Sequence[Tensor]) -> Tensor:

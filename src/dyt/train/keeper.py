@@ -60,7 +60,8 @@ class Keeper:
 
         Args:
             sums: of the epoch so far, over all processes.
-            optimizer, scaler: state dicts.
+            optimizer: its state dict.
+            scaler: the gradient scaler's state dict; None without one.
 
         Raises:
             RunError: values that are not finite, or a disk that cannot be written; with what is kept.

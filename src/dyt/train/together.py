@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch.distributed as dist
-
 from dyt.core import ranks
 from dyt.errors import DyTError
 from dyt.train.state import RunError
@@ -49,15 +47,10 @@ def answering(limit: float, kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (ranks.several() and _of_others(error)):
+        if not (ranks.several() and ranks.unreachable(error)):
             raise
         raise RunError(
             f"another process of the run has ended, or has not answered for {limit:g} s (train.timeout): "
             f"{' '.join(str(error).split())[:120]}; {kept()}; end what is left of the run, and run the same command "
             f"again to go on"
         ) from error
-
-
-def _of_others(error: RuntimeError) -> bool:
-    """Whether torch says that it could not communicate; gloo's errors have no class of their own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "caused pair closure" in str(error)
