@@ -216,6 +216,19 @@ def test_a_directory_without_a_model_is_answered(verb: tuple[str, ...], tmp_path
     assert "a run that is not finished: run the same dyt train again" in CliRunner().invoke(app, words).stderr
 
 
+def test_train_says_what_is_accepted(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, bool]] = []
+
+    def noting(spec: RunSpec, out: Path, **options: bool) -> None:
+        given.append(options)
+        raise DyTError("enough")
+
+    monkeypatch.setattr("dyt.train.loop.fit", noting)
+    for words in ((), ("--accept-changes",), ("--fresh",)):
+        CliRunner().invoke(app, ("train", "--data", str(images), *words))
+    assert [(one["resume"], one["accept_changes"]) for one in given] == [(True, False), (True, True), (False, False)]
+
+
 def test_data_is_needed() -> None:
     with pytest.raises(typer.BadParameter, match="--data"):
         run_spec(None, None, None, {"data.root": None}, [])

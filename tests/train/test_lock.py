@@ -16,8 +16,7 @@ from .conftest import Runs
 
 def test_a_second_run_is_refused_before_it_changes_anything(runs: Runs, tmp_path: Path) -> None:
     """Also with --fresh, which would remove what the first has."""
-    fit(runs(train={"epochs": 1}), tmp_path, progress=False)
-    (tmp_path / "result.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text("of the first\n")
     with held(tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
         for resume in (True, False):
