@@ -167,9 +167,8 @@ class _Run:
                     self._part(batch, part)
             self.done += 1
             self.bar.advance(task)
-            due, last = self.bar.due(), step + 1 == self.per_epoch
-            stop = self.losses.stops(self.done, self.signals.noted, due or last)
-            if due:
+            last, stop = step + 1 == self.per_epoch, self._interrupted()
+            if self.bar.due():
                 self._measured(task, epoch, (step - first + 1) * t.batch_size / (time.monotonic() - begun))
             if last:
                 self._end_epoch(epoch, (step - first + 1) * t.batch_size, time.monotonic() - begun)
@@ -201,6 +200,8 @@ class _Run:
             self.optimizer.zero_grad()
 
     def _measured(self, task: Any, epoch: int, speed: float) -> None:
+        if self.world == 1:  # several have looked
+            self.losses.check()
         now = self.sums.report(joint=False)
         self.bar.measured(
             task,
@@ -254,6 +255,10 @@ class _Run:
         return result
 
     # Interrupting and resuming ----------------------------------------------------------------------------------------
+
+    def _interrupted(self) -> bool:
+        """Whether any process was told to stop; all must ask, after each step. At an epoch's end losses are read."""
+        return self.losses.stops(self.done, self.signals.noted, self.done % self.per_epoch == 0)
 
     def _awaited(self, batches: Iterator[Any], stop: Callable[[], None]) -> Iterator[Any]:
         """Batches, the wait for which a signal ends; of several processes all stop after the same step instead."""
