@@ -22,9 +22,9 @@ class _Ranks:
         self.barrier = threading.Barrier(world, timeout=60)
         self.given: list[Any] = [None] * world
 
-    def met(self, value: Tensor) -> list[Tensor]:
+    def met(self, value: Any) -> list[Any]:
         """What every rank gave, in the order of the ranks."""
-        self.given[self.own.rank] = value.detach().clone()
+        self.given[self.own.rank] = value.detach().clone() if isinstance(value, Tensor) else value
         self.barrier.wait()
         found = list(self.given)
         self.barrier.wait()
@@ -37,6 +37,12 @@ class _Ranks:
     def all_gather(self, tensors: list[Tensor], tensor: Tensor, **_: Any) -> None:
         for place, given in zip(tensors, self.met(tensor), strict=True):
             place.copy_(given)
+
+    def all_gather_object(self, objects: list[Any], given: Any) -> None:
+        objects[:] = self.met(given)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        tensor.copy_(self.met(tensor)[source])
 
 
 def on_ranks(world: int, run: Callable[[int], Result], monkeypatch: pytest.MonkeyPatch) -> list[Result]:
@@ -61,6 +67,8 @@ def on_ranks(world: int, run: Callable[[int], Result], monkeypatch: pytest.Monke
         patched.setattr(dist, "get_backend", lambda *_: "gloo")
         patched.setattr(dist, "all_reduce", ranks.all_reduce)
         patched.setattr(dist, "all_gather", ranks.all_gather)
+        patched.setattr(dist, "all_gather_object", ranks.all_gather_object)
+        patched.setattr(dist, "broadcast", ranks.broadcast)
         threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
         for thread in threads:
             thread.start()

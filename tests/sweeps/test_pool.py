@@ -97,7 +97,7 @@ def test_stopping_saves_and_goes_on(run: RunSpec, root: Path, tmp_path: Path, re
     threading.Thread(target=stop_when_begun, daemon=True).start()
     with pytest.raises(Interrupted, match="0 of 1 tasks are finished"):
         sweep(each, progress=False)
-    assert (tmp_path / "out/caltech101/resume.pt").is_file()
+    assert (tmp_path / "out/caltech101/resume.safetensors").is_file()
     assert not (tmp_path / "out/caltech101/result.json").exists()
     assert "saved in" in (tmp_path / "out/caltech101/log.txt").read_text()
     found = sweep(each, progress=False)["caltech101"]
@@ -120,7 +120,7 @@ def test_a_worker_does_not_outlive_its_sweep(run: RunSpec, root: Path, tmp_path:
         until(lambda: rows.is_file() and rows.read_text(), worker)
         worker.stdin.close()
         assert worker.wait(HANGING) == 130
-    assert (job.out / "resume.pt").is_file()
+    assert (job.out / "resume.safetensors").is_file()
 
 
 def test_each_process_has_its_device(run: RunSpec, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +207,4 @@ def test_a_signal_ends_the_whole_tree(
         assert process.wait(HANGING) == 130
     assert "0 of 1 tasks are finished" in said
     until(lambda: all(gone(one.pid) for one in tree))
-    assert (rows.parent / "resume.pt").is_file()
+    assert (rows.parent / "resume.safetensors").is_file()

@@ -1,6 +1,7 @@
 """A tiny task whose classes are colours, a tiny backbone saved to a file, and runs on them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dyt.config.spec import parse
-from dyt.train import RunSpec
+from dyt.train import RunSpec, fit
 
 ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"
@@ -70,20 +71,31 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def short_run(
+    images: Path, weights: Path, data: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **model: Any
+) -> RunSpec:
+    """Two epochs of three steps."""
+    plain = {
+        "model": {
+            "backbone": {"name": NAME, "weights": str(weights), "args": ARGS},
+            "adapter": {"type": "bottleneck", "dim": 4},
+            **model,
+        },
+        "data": {"root": str(images), "workers": 0, **(data or {})},
+        "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, **(train or {})},
+    }
+    return parse(RunSpec, plain)
+
+
 @pytest.fixture
 def runs(images: Path, weights: Path) -> Runs:
     """A function that makes a short run: `runs(epochs=3, objective={...}, dispatcher={...}, data={...})`."""
+    return partial(short_run, images, weights)
 
-    def make(data: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **model: Any) -> RunSpec:
-        plain = {
-            "model": {
-                "backbone": {"name": NAME, "weights": str(weights), "args": ARGS},
-                "adapter": {"type": "bottleneck", "dim": 4},
-                **model,
-            },
-            "data": {"root": str(images), "workers": 0, **(data or {})},
-            "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, **(train or {})},
-        }
-        return parse(RunSpec, plain)
 
-    return make
+@pytest.fixture(scope="session")
+def unbroken(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of `runs()`, finished without a break."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    fit(short_run(images, weights), out, progress=False)
+    return out

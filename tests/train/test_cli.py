@@ -212,8 +212,21 @@ def test_a_directory_without_a_model_is_answered(verb: tuple[str, ...], tmp_path
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert f"'{tmp_path}' has no finished run; give a model.safetensors, or the directory of a run" in done.stderr
-    (tmp_path / "resume.pt").touch()
+    (tmp_path / "resume.safetensors").touch()
     assert "a run that is not finished: run the same dyt train again" in CliRunner().invoke(app, words).stderr
+
+
+def test_train_says_what_is_accepted(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, bool]] = []
+
+    def noting(spec: RunSpec, out: Path, **options: bool) -> None:
+        given.append(options)
+        raise DyTError("enough")
+
+    monkeypatch.setattr("dyt.train.loop.fit", noting)
+    for words in ((), ("--accept-changes",), ("--fresh",)):
+        CliRunner().invoke(app, ("train", "--data", str(images), *words))
+    assert [(one["resume"], one["accept_changes"]) for one in given] == [(True, False), (True, True), (False, False)]
 
 
 def test_data_is_needed() -> None:

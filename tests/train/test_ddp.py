@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dyt.config.files import dump_yaml
-from dyt.train import RunSpec, fit
+from dyt.train import RunSpec, fit, recipe
 
-from .conftest import Runs
+from .conftest import ARGS, NAME, Runs, tensors
 
 SCRIPT = """
 import sys
@@ -106,3 +106,28 @@ def test_routers_start_alike_on_all_processes(tmp_path: Path, request: pytest.Fi
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["joint"] == pytest.approx(0.4, abs=0.03)
     assert abs(found["alone"] - 0.4) > 0.06, found
+
+
+def test_the_default_recipe_is_the_same_on_two_processes(
+    runs: Runs, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Its start to 1e-5 (steps of next to no length leave it as it is), and its first epoch's metrics."""
+    if not request.config.getoption("--full"):
+        pytest.skip("four more processes; use --full")
+    plain = recipe("default")
+    plain["model"]["backbone"] = {"name": NAME, "weights": "none", "args": {**ARGS, "depth": 4}}
+    for name, lr in (("start", 1e-30), ("trained", 1e-3)):
+        run = runs(**plain["model"], train={**plain["train"], "epochs": 2, "batch_size": 8, "lr": lr})
+        folder = tmp_path / name
+        folder.mkdir()
+        fit(run, folder / "one", progress=False)
+        two = two_processes(run, folder)
+        compared = metrics(folder / "one") if name == "start" else metrics(folder / "one")[:1]
+        assert 0.3 < compared[0]["active_rate"] < 0.9
+        for a, b in zip(compared, two, strict=False):
+            for part in ("loss", "cls", "features", "active_rate", "accuracy"):
+                assert b[part] == pytest.approx(a[part], abs=1e-5), part
+    started = [tensors(tmp_path / "start" / world / "model.safetensors") for world in ("one", "two")]
+    for key, one in started[0].items():
+        assert started[1][key] == pytest.approx(one, abs=1e-5), key
+    assert any(started[0]["sites.blocks.0.mlp.dispatcher.router.weight"])

@@ -48,7 +48,7 @@ def interrupted(run: RunSpec, out: Path, calls: int, number: int, monkeypatch: p
         patch.setattr(TuningStep, "forward", signalling)
         with pytest.raises(Interrupted, match="run the same command again"):
             fit(run, out, progress=False)
-    assert (out / "resume.pt").is_file()
+    assert (out / "resume.safetensors").is_file()
     assert not (out / "result.json").exists()
 
 
@@ -134,8 +134,8 @@ def test_a_crash_after_a_checkpoint_within_an_epoch_repeats_only_what_came_after
 
 def test_the_checkpoint_is_never_unpickled(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(runs(), tmp_path, 1, signal.SIGINT, monkeypatch)
-    torch.save({"step": Path("evil")}, tmp_path / "resume.pt")
-    with pytest.raises(RunError, match="not a resume checkpoint"):
+    torch.save({"step": Path("evil")}, tmp_path / "resume.safetensors")
+    with pytest.raises(RunError, match="is not a safetensors file"):
         fit(runs(), tmp_path, progress=False)
 
 

@@ -32,6 +32,9 @@ def train(
     weights: Annotated[str | None, typer.Option(help="pretrained, none, or a local file.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="field.field=value, any number of times.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with the run in OUT, or start anew.")] = True,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although spec, data, weights or versions have changed.")
+    ] = False,
 ) -> None:
     """Fine-tune on your images; interrupt with Ctrl-C, run the same command again to go on."""
     spec = run_spec(
@@ -48,7 +51,7 @@ def train(
     from dyt.tasks.kinds import task_of
     from dyt.train.loop import fit
 
-    result = fit(spec, out, resume=resume)
+    result = fit(spec, out, resume=resume, accept_changes=accept_changes)
     state = PartialState()
     if state.is_main_process:
         console().print(result.table(task_of(spec.data).unit))

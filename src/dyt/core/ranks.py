@@ -71,6 +71,12 @@ def first(values: Tensor) -> Tensor:
     return shared.to(values.device)
 
 
+def unreachable(error: RuntimeError) -> bool:
+    """Whether an error of torch's says that another rank has ended or does not answer; gloo's have no class."""
+    known = getattr(dist, "DistError", ())  # not there in a torch without torch.distributed
+    return isinstance(error, known) or "gloo" in str(error) or "caused pair closure" in str(error)
+
+
 def _reduced(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     values = values.detach().cpu().double()
     if not several():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from dyt.errors import SpecError
 from dyt.train.spec import TrainSpec
@@ -37,4 +39,5 @@ def accelerator_for(spec: TrainSpec, out: Path) -> Accelerator:
         gradient_accumulation_steps=spec.accumulate,
         log_with="tensorboard" if find_spec("tensorboard") else None,
         project_dir=str(out),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=spec.timeout))],
     )

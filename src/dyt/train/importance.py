@@ -16,7 +16,7 @@ from dyt.errors import DyTError
 from dyt.executors.masked import Masked
 from dyt.model.dynamic import DynamicModel, dynamic_of, execution, record
 from dyt.model.site import Site
-from dyt.objective.thresholds import set_thresholds, thresholds_for, thresholds_of
+from dyt.objective.thresholds import threshold_for, thresholds_for, thresholds_of
 
 FLOOR = 1e-6
 """Importance below this share of the mean one counts as this, since its logarithm is what is fitted."""
@@ -65,7 +65,7 @@ def token_importance(
 
 
 def start_routers(
-    model: nn.Module, batches: Iterable[Tensor], rate: float, probes: int = 2, seed: int = 0
+    model: nn.Module, batches: Iterable[Tensor], rate: float, probes: int = 2, seed: int = 0, *, alike: bool = False
 ) -> dict[str, float]:
     """Fits each router to the logarithm of its tokens' importance, and sets all so that `rate` of the tokens is active.
 
@@ -80,6 +80,8 @@ def start_routers(
         rate: the share of the patch tokens, over all sites and images, that is active at the start, in (0, 1].
         probes: backward passes a batch (`token_importance`).
         seed: of the probes.
+        alike: whether all processes are given the same images and seed, so that the start does not depend on their
+            number: then nothing is summed over them, and the first one's routers are those of all.
 
     Returns:
         By site, the share of the variance of the log importance that the router tells, in [0, 1].
@@ -101,19 +103,19 @@ def start_routers(
         for images in batches:
             routes, found = token_importance(model, images, probes, generator)
             if mean is None:
-                mean = _mean(found)
+                mean = _mean(found, alike)
             for fit, site, route, importance in zip(fits, model.sites, routes, found, strict=True):
                 fit.add(*_pairs(site, route, importance, FLOOR * mean))
         if mean is None:
             raise DyTError("start_routers: no images were given")
         explained = {}
         for site, router, fit in zip(model.sites, routers, fits, strict=True):
-            weight, bias, share = fit.solved()
+            weight, bias, share = fit.solved(alike)
             explained[site.name] = share
             with torch.no_grad():
                 router.weight.copy_(weight[None])
                 router.bias.copy_(bias)
-        _shift(model, routers, batches, rate)
+        _shift(model, routers, batches, rate, alike)
     finally:
         model.train(training)
     return explained
@@ -144,9 +146,10 @@ class _Fit:
         rows = torch.cat([x, target[:, None], torch.ones_like(target)[:, None]], 1).cpu().double()
         self.moments += rows.T @ rows
 
-    def solved(self) -> tuple[Tensor, Tensor, float]:
+    def solved(self, alike: bool) -> tuple[Tensor, Tensor, float]:
         """(C,) weight, () bias, share of the variance explained."""
-        moments = ranks.first(ranks.summed(self.moments))  # the same on every process, to the last bit
+        moments = self.moments if alike else ranks.summed(self.moments)
+        moments = ranks.first(moments)  # the same on every process, to the last bit
         count = moments[-1, -1]
         mean = moments[-1, :-1] / count
         spread = moments[:-1, :-1] / count - mean[:, None] * mean[None, :]
@@ -172,13 +175,20 @@ def _pairs(site: Site, route: Route, importance: Tensor, floor: float) -> tuple[
     return patches, importance.clamp_min(floor).log()
 
 
-def _mean(found: Sequence[Tensor]) -> float:
-    total = ranks.summed(torch.stack([f.sum() for f in found]).sum())
-    return max(float(total / ranks.summed(torch.tensor(sum(f.numel() for f in found)))), 1e-30)
+def _mean(found: Sequence[Tensor], alike: bool) -> float:
+    sums = torch.stack([torch.stack([f.sum() for f in found]).sum().cpu().double(), _count(found)])
+    total, count = sums if alike else ranks.summed(sums)
+    return max(float(total / count), 1e-30)
+
+
+def _count(found: Sequence[Tensor]) -> Tensor:
+    return torch.tensor(sum(f.numel() for f in found), dtype=torch.float64)
 
 
 @torch.no_grad()
-def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[Tensor], rate: float) -> None:
+def _shift(
+    model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[Tensor], rate: float, alike: bool
+) -> None:
     """One shift for all routers' biases, and one threshold near 0, above which `rate` of these images' tokens are.
 
     The shift alone would not do where logits tie, as those of a router that tells nothing.
@@ -189,13 +199,20 @@ def _shift(model: DynamicModel, routers: Sequence[nn.Linear], batches: Iterable[
             model(images)
         scored = zip(model.sites, routers, routes, strict=True)
         found.append([_scored(site, router, route) for site, router, route in scored])
-    shift, moved = thresholds_for(_values(model, found), rate)[0], []
+    shift, moved = _threshold(_values(model, found), rate, alike), []
     for router in routers:
         before = router.bias.double()
         router.bias.copy_(before - shift)
         moved.append((before - router.bias.double()).float())
     found = [[_lowered(route, by) for route, by in zip(routes, moved, strict=True)] for routes in found]
-    set_thresholds(model, _values(model, found), rate)
+    threshold = _threshold(_values(model, found), rate, alike)
+    for site in model.sites:
+        site.threshold.copy_(threshold)
+
+
+def _threshold(values: Sequence[Tensor], rate: float, alike: bool) -> Tensor:
+    """() float32, the same on every process."""
+    return ranks.first(threshold_for(torch.cat(list(values)), rate)) if alike else thresholds_for(values, rate)[0]
 
 
 def _values(model: DynamicModel, found: Sequence[Sequence[Route]]) -> list[Tensor]:

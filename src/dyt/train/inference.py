@@ -89,23 +89,31 @@ class Inference:
             return calibrate_thresholds(self.model, batches, rate)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
-        """Starts the routers from importance on images of the split; by site, how much of it they tell."""
-        with self._held(
-            split, START_IMAGES // self.frames, min(START_BATCH, self.task.batch), "starting the routers"
-        ) as batches:
-            return start_routers(self.model, batches, rate, seed=derived(self.run.train.seed, "importance", self.rank))
+        """Starts the routers from importance on images of the split; by site, how much of it they tell.
+
+        Every process goes through all of these few images, so that the start is the same on any number of them.
+        """
+        count, batch = START_IMAGES // self.frames, min(START_BATCH, self.task.batch)
+        with self._held(split, count, batch, "starting the routers", alike=True) as batches:
+            seed = derived(self.run.train.seed, "importance", 0)
+            return start_routers(self.model, batches, rate, seed=seed, alike=True)
 
     @contextmanager
-    def _held(self, split: Split, count: int, batch: int, what: str) -> Iterator[Iterable[Tensor]]:
-        """At most `count` images of the split, prepared as at inference, to be gone through more than once."""
+    def _held(self, split: Split, count: int, batch: int, what: str, alike: bool = False) -> Iterator[Iterable[Tensor]]:
+        """At most `count` images of the split, prepared as at inference, to be gone through more than once.
+
+        Args:
+            alike: whether every process is given all of them, in place of its share.
+        """
         images = self.task.sample(self.run.data, split, self.preparation)
         chosen = permutation(len(images), self.run.train.seed, "calibration")[:count]
-        held = [found for found, _ in self._batches(images, chosen, batch)]
+        world = 1 if alike else self.world
+        held = [found for found, _ in self._batches(images, chosen, batch, alike)]
         with self.bar.task(what, None) as task:
 
             def prepared() -> Iterator[Tensor]:
                 for found in held:
-                    self.bar.advance(task, len(found) * self.world)
+                    self.bar.advance(task, len(found) * world)
                     self.check()
                     yield self.normalized(found)
 
@@ -126,8 +134,8 @@ class Inference:
             pairs = ((self.normalized(batch), task.to(targets, device)) for batch, targets in batches)
             return evaluate(self.model, pairs, advance, task, self.run.data, classes)
 
-    def _batches(self, images: Examples, positions: Sequence[int], size: int) -> Iterator[Any]:
-        """This process's share of these images, as they come from the loader."""
-        mine = [(i, 0) for i in positions[self.rank :: self.world]]
+    def _batches(self, images: Examples, positions: Sequence[int], size: int, alike: bool = False) -> Iterator[Any]:
+        """This process's share of these images, or all of them, as they come from the loader."""
+        mine = [(i, 0) for i in (positions if alike else positions[self.rank :: self.world])]
         plan = [mine[i : i + size] for i in range(0, len(mine), size)]
         return self.awaited(loader(images, plan, self.workers), self.check)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from dyt.assembly.build import build
 from dyt.assembly.image_size import sized
 from dyt.core.data_config import attach
-from dyt.core.ranks import largest, summed
-from dyt.errors import SpecError
+from dyt.core.ranks import summed
 from dyt.io.checkpoint import put, save, stored
 from dyt.objective.step import TuningStep
 from dyt.tasks.base import Examples
@@ -28,24 +26,32 @@ from dyt.tasks.sizes import pair
 from dyt.train import optim
 from dyt.train.accelerator import accelerator_for
 from dyt.train.batches import Batch, Batches
+from dyt.train.finite import LossCheck
 from dyt.train.inference import Inference
+from dyt.train.keeper import Keeper, infinite_keys
+from dyt.train.length import Length
+from dyt.train.lock import held
 from dyt.train.progress import Bar, Signals
 from dyt.train.randomness import derived, epoch_batches
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
+from dyt.train.surroundings import surroundings
 from dyt.train.targets import Targets
+from dyt.train.together import agreed, answering
 from dyt.train.watch import Sums, floats, in_words
 
 
-def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = True) -> Result:
+def fit(
+    run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = True, accept_changes: bool = False
+) -> Result:
     """Fine-tunes, evaluates and saves; an interrupted run goes on where it stopped, a finished one is read.
 
-    Into `out` go run.yaml (the resolved spec), metrics.jsonl (a line per epoch), model.safetensors (for `dyt.load`),
-    classes.txt, result.json, TensorBoard logs when it is installed, and while it runs resume.pt. Everything random is
-    a function of (seed, step, image), so that an interrupted run gives the same result as an uninterrupted one: on
-    the CPU, bit for bit. Under `torchrun` all processes share the batch. SIGINT (Ctrl-C) and SIGTERM save and stop
-    after the present step.
+    Into `out` go run.yaml (the resolved spec), run.json (what else the result depends on), metrics.jsonl (a line per
+    epoch), model.safetensors (for `dyt.load`), classes.txt, result.json, TensorBoard logs when it is installed, and
+    while it runs resume.safetensors. Everything random is a function of (seed, step, image), so that an interrupted
+    run gives the same result as an uninterrupted one: on the CPU, bit for bit. Under `torchrun` all processes share
+    the batch. SIGINT (Ctrl-C) and SIGTERM save and stop after the present step.
 
     Args:
         run: `model.head.num_classes` is taken from the data unless it is given; the backbone follows `data.size` where
@@ -53,12 +59,15 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
         out: made when it is not there.
         progress: show bars, on standard error.
         resume: False removes an earlier run in `out` first.
+        accept_changes: go on with a run whose spec, data, frozen weights, number of processes or library versions have
+            changed, as far as its checkpoint fits; what has changed is written into run.json.
 
     Raises:
         SpecError: num_classes other than the data's, or sizes that do not divide among the processes.
         DataError, ImageError: data that cannot be used.
         UnsupportedError: a `data.size` that the backbone cannot have.
-        RunError: `out` has another run.
+        RunError: `out` has another run, or one that goes on at this moment; a checkpoint that is damaged, or of a run
+            that was begun with what has changed since; a loss that is not finite; a process that does not answer.
         Interrupted: after saving; the message says how to go on.
     """
     accelerator = accelerator_for(run.train, Path(out))
@@ -66,31 +75,53 @@ def fit(run: RunSpec, out: str | Path, *, progress: bool = True, resume: bool = 
     run = run.with_classes(len(data.classes))
     if run.data.size is not None:
         run = run.with_backbone(sized(run.model.backbone, pair(run.data.size)))
-    directory = RunDir(Path(out))
-    if accelerator.is_main_process:
-        directory.claim(run, resume)
-    accelerator.wait_for_everyone()
-    if (directory / RESULT).is_file():
+    directory, main = RunDir(Path(out)), accelerator.is_main_process
+    if resume and (directory / RESULT).is_file():
+        agreed(lambda: directory.claim(run, resume) if main else None)
         return Result.read(directory / RESULT)
-    with seeded(derived(run.train.seed, "build")):
-        return _Run(run, data, directory, accelerator, Bar(progress and accelerator.is_main_process)).finished()
+    with ExitStack() as holding:
+
+        def claim() -> None:
+            if main:
+                holding.enter_context(held(Path(out)))
+                directory.claim(run, resume, accept_changes)
+
+        agreed(claim)
+        if (directory / RESULT).is_file():  # finished while this run waited for its turn
+            return Result.read(directory / RESULT)
+        with seeded(derived(run.train.seed, "build")):
+            bar = Bar(progress and main)
+            return _Run(run, data, directory, accelerator, bar, accept_changes).finished()
 
 
 class _Run:
     """One run from its first or its saved step to its result."""
 
-    def __init__(self, run: RunSpec, data: Data, directory: RunDir, accelerator: Accelerator, bar: Bar) -> None:
+    def __init__(
+        self, run: RunSpec, data: Data, directory: RunDir, accelerator: Accelerator, bar: Bar, accept: bool
+    ) -> None:
         self.run, self.train, self.data, self.directory, self.bar = run, run.train, data, directory, bar
         self.accelerator, self.signals, self.started = accelerator, Signals(), time.monotonic()
         self.world, self.rank = accelerator.num_processes, accelerator.process_index
-        self.per_epoch = self._steps_per_epoch()
-        self.steps = self.per_epoch * self.train.epochs
+        length = Length.of(self.train, data, self.world)
+        self.per_epoch, self.steps = length.per_epoch, length.steps
         self.model = build(run.model)
+        now = surroundings(data, run.data.root, self.model, self.world, accelerator.device.type)
         # random weights are had from nowhere else: the files of the run then have the whole backbone
         self.whole = run.model.backbone.weights == "none" or None
         reason = self.model.save_refusal()
         if reason is not None:
             raise RunError(f"this model could not be saved after training: {reason}")
+        self.keeper = Keeper(
+            directory,
+            run,
+            now,
+            length,
+            infinite_keys(stored(self.model, self.whole)),
+            main=accelerator.is_main_process,
+            accept=accept,
+            say=bar.say,
+        )
         self.model.set_grad_checkpointing(self.train.grad_checkpointing)
         optimizer = optim.optimizer(self.model, self.train)
         self.schedule = optim.scheduler(optimizer, self.train, self.per_epoch)
@@ -99,29 +130,15 @@ class _Run:
         self.inference = Inference(run, self.model, accelerator, bar, self._stop_between, self._awaited)
         attach(self.model.backbone, described(run.data, self.inference.preparation, data.classes))
         self.sums = Sums(self.model, accelerator.device)
+        self.losses = LossCheck(accelerator.device, self.world, self.keeper)
         self.done, self.seconds = 0, 0.0
         self.batches = Batches(self.inference, Targets(self.train, self.model.num_classes), self.rank)
-
-    def _steps_per_epoch(self) -> int:
-        size, shares, count = self.train.batch_size, self.world * self.train.accumulate, len(self.data.train)
-        if size % shares:
-            raise SpecError(
-                f"train.batch_size is {size}, which does not divide among {self.world} processes x accumulate "
-                f"{self.train.accumulate}"
-            )
-        if count < size:
-            raise SpecError(
-                f"train.batch_size is {size}, but the training split has {count} images; set it to {count} or less"
-            )
-        if len(self.data.test) < self.world:
-            raise SpecError(f"the test split has {len(self.data.test)} images for {self.world} processes; use fewer")
-        return count // size
 
     # The run ----------------------------------------------------------------------------------------------------------
 
     def finished(self) -> Result:
         """Resumes or begins, trains to the end, and concludes."""
-        with self.signals.caught(), self._tracked():
+        with self.signals.caught(), answering(self.train.timeout, self.keeper.kept), self._tracked():
             self._restore()
             if self.done == 0 and self.train.router_start == "importance":
                 explained = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
@@ -150,12 +167,12 @@ class _Run:
                     self._part(batch, part)
             self.done += 1
             self.bar.advance(task)
+            last, stop = step + 1 == self.per_epoch, self._interrupted()
             if self.bar.due():
                 self._measured(task, epoch, (step - first + 1) * t.batch_size / (time.monotonic() - begun))
-            last = step + 1 == self.per_epoch
             if last:
                 self._end_epoch(epoch, (step - first + 1) * t.batch_size, time.monotonic() - begun)
-            if self._interrupted():
+            if stop:
                 self._stop()
             if (last if t.checkpoint_every is None else self.done % t.checkpoint_every == 0) or self.done == self.steps:
                 self._checkpoint()
@@ -175,6 +192,7 @@ class _Run:
             with self.sums.watching(targets) as seen:
                 loss, parts = self.step(images, targets, self.done / self.steps, self.done)
                 seen.update(parts)
+            self.losses.add(loss, self.done + 1)
             self.accelerator.backward(loss)
             if t.clip is not None and self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.step.parameters(), t.clip)
@@ -182,6 +200,8 @@ class _Run:
             self.optimizer.zero_grad()
 
     def _measured(self, task: Any, epoch: int, speed: float) -> None:
+        if self.world == 1:  # several have looked
+            self.losses.check()
         now = self.sums.report(joint=False)
         self.bar.measured(
             task,
@@ -192,18 +212,13 @@ class _Run:
     def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
         """Writes the epoch's row; the last epoch's sums are kept for the result."""
         row: dict[str, Any] = {"epoch": epoch + 1, "step": self.done, **self.sums.report()}
-        if not torch.isfinite(torch.tensor(row["loss"])):
-            raise RunError(
-                f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr, or set train.clip=1 "
-                f"or train.precision=no"
-            )
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images / seconds, "seconds": seconds}
         every = self.train.eval_every
         if every and (epoch + 1) % every == 0 and self.done < self.steps:
             row["test"] = self.inference.evaluated(self.data.test, self.data.classes).model_dump()
             self.step.train()
+        self.keeper.add(row)
         if self.accelerator.is_main_process:
-            self.directory.add_metrics(row)
             self.accelerator.log(floats({k: v for k, v in row.items() if k not in {"epoch", "step"}}), step=self.done)
         words = in_words(row, row["images_per_second"], self.inference.task.unit)
         self.bar.say(f"epoch {epoch + 1}/{self.train.epochs}  {words}")
@@ -242,8 +257,8 @@ class _Run:
     # Interrupting and resuming ----------------------------------------------------------------------------------------
 
     def _interrupted(self) -> bool:
-        """Whether any process was told to stop; all must ask."""
-        return self.signals.noted if self.world == 1 else largest(float(self.signals.noted)) > 0
+        """Whether any process was told to stop; all must ask, after each step. At an epoch's end losses are read."""
+        return self.losses.stops(self.done, self.signals.noted, self.done % self.per_epoch == 0)
 
     def _awaited(self, batches: Iterator[Any], stop: Callable[[], None]) -> Iterator[Any]:
         """Batches, the wait for which a signal ends; of several processes all stop after the same step instead."""
@@ -266,38 +281,31 @@ class _Run:
         return self.seconds + time.monotonic() - self.started
 
     def _checkpoint(self) -> None:
-        sums = summed(self.sums.values)
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        self.directory.save(
-            {
-                "step": self.done,
-                "tensors": {k: v.detach().cpu() for k, v in stored(self.model, self.whole).items()},
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "sums": sums,
-                "seconds": self._elapsed(),
-            }
-        )
+        if self.world == 1:  # several have asked one another after the step
+            self.losses.check()
+        sums, scaler = summed(self.sums.values), self.accelerator.scaler
+
+        def save() -> None:
+            if self.accelerator.is_main_process:
+                scaling = None if scaler is None else scaler.state_dict()
+                state = self.optimizer.state_dict()
+                tensors = stored(self.model, self.whole)
+                self.keeper.save(self.done, tensors, sums, state, scaling, self._elapsed())
+
+        agreed(save)
 
     def _restore(self) -> None:
-        state = self.directory.saved()
-        self.done = 0 if state is None else state["step"]
-        if self.accelerator.is_main_process:
-            self.directory.keep_metrics(self.done // self.per_epoch)
+        wanted = stored(self.model, self.whole)
+        state = agreed(lambda: self.keeper.restored(wanted, self.sums.values, self.optimizer))
         if state is None:
             return
-        if stored(self.model, self.whole).keys() <= state["tensors"].keys():
-            put(self.model, state["tensors"], self.whole)
-        else:  # of a run that was begun when its random weights were only drawn again
-            put(self.model, state["tensors"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:  # saved as the sum over all processes
-            self.sums.values.copy_(state["sums"])
-        self.seconds = state["seconds"]
+        self.done, self.seconds = state.header.step, state.header.seconds
+        put(self.model, state.tensors, self.whole)
+        if state.scaler is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(dict(state.scaler))
+        within = self.done % self.per_epoch or self.done == self.steps  # else another epoch begins
+        if within and self.accelerator.is_main_process:  # saved as the sum over all processes
+            self.sums.values.copy_(state.sums)
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:

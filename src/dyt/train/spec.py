@@ -74,6 +74,10 @@ class TrainSpec(Spec):
     """Epochs between evaluations on the test split; 0 evaluates at the end only."""
     checkpoint_every: Count | None = None
     """Optimiser steps between checkpoints from which the run resumes. Null writes one per epoch."""
+    timeout: Positive = 1800.0
+    """Seconds that a process of several waits for the others in a step, after which the run ends with an error. It
+    must be longer than the slowest of them ever takes alone, to read a batch say; torch's own is 1800 with gloo and
+    600 with NCCL. The result does not depend on it."""
     calibrate: bool = False
     """Whether the sites' thresholds are set at the end so that the rate over training images, as at inference, is the
     target rate."""

@@ -1,15 +1,12 @@
-"""What a run leaves in its directory: spec, metrics, resume checkpoint. Written whole or not at all."""
+"""What a run leaves in its directory: its spec and metrics, and the names of the rest. Written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dyt.config.files import dump_yaml, read
 from dyt.config.spec import parse
@@ -19,12 +16,14 @@ from dyt.train.spec import RunSpec
 RUN, METRICS, CHECKPOINT, MODEL, RESULT, CLASSES = (
     "run.yaml",
     "metrics.jsonl",
-    "resume.pt",
+    "resume.safetensors",
     "model.safetensors",
     "result.json",
     "classes.txt",
 )
-FREE = frozenset({"data.workers", "data.cache", "train.checkpoint_every"})
+OLD_CHECKPOINT, RECORD = "resume.pt", "run.json"
+"""What the checkpoint of 0.2 and before was called; and what a run was begun and gone on with."""
+FREE = frozenset({"data.workers", "data.cache", "train.checkpoint_every", "train.timeout"})
 """Fields that may differ when a run is resumed: the result does not depend on them."""
 
 
@@ -37,9 +36,12 @@ class Interrupted(DyTError):  # noqa: N818 - not an error of anyone's
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that at any moment either the old or the new one is there."""
+    """Writes a text file so that at any moment, also after a power cut, either the old or the new one is there."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
@@ -56,55 +58,71 @@ class RunDir:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def claim(self, run: RunSpec, resume: bool) -> None:
-        """Makes the directory this run's, or finds that it is.
+    def claim(self, run: RunSpec, resume: bool, accept: bool = False) -> None:
+        """Makes the directory, which is there, this run's, or finds that it is.
 
         Args:
             resume: go on with a run of the same spec; False removes what an earlier run left.
+            accept: let the spec of a run that has a checkpoint differ; run.yaml is then left to `become`.
 
         Raises:
-            RunError: another run is in it, with what differs; or it cannot be made.
+            RunError: another run is in it, with what differs; or its checkpoint is of an earlier dyt.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot make the run directory '{self.path}': {error.strerror}") from error
         if not resume:
-            for name in (RESULT, MODEL, CHECKPOINT, METRICS, CLASSES, RUN):
+            for name in (RESULT, MODEL, CHECKPOINT, OLD_CHECKPOINT, METRICS, CLASSES, RECORD, RUN):
                 (self.path / name).unlink(missing_ok=True)
+        present = [name for name in (RESULT, MODEL, CHECKPOINT, OLD_CHECKPOINT) if (self.path / name).exists()]
         if (self.path / RUN).is_file():
             differs = differences(stored_run(self.path / RUN), run.model_dump(mode="json"))
-            begun = any((self.path / name).exists() for name in (RESULT, MODEL, CHECKPOINT))
-            if differs and begun:
+            unfinished = CHECKPOINT in present and RESULT not in present
+            if differs and present and not (accept and unfinished):
+                also = "--accept-changes to go on with what is changed, " if unfinished else ""
                 raise RunError(
-                    f"'{self.path}' has another run: {'; '.join(differs)}; give another --out, or "
+                    f"'{self.path}' has another run: {listed(differs)}; give another --out, {also}or "
                     f"--fresh to start anew in it"
                 )
-            if differs:  # what was refused or stopped before its first checkpoint leaves nothing worth keeping
-                write_whole(self.path / RUN, dump_yaml(run.model_dump(mode="json")))
-        elif any((self.path / name).exists() for name in (RESULT, MODEL, CHECKPOINT)):
+            if differs and not present:  # what was refused or stopped before its first checkpoint is worth nothing
+                self.become(run)
+        elif present:
             raise RunError(
                 f"'{self.path}' has files of a run but no {RUN}; give another --out, or --fresh to start anew"
             )
         else:
-            write_whole(self.path / RUN, dump_yaml(run.model_dump(mode="json")))
+            self.become(run)
+        if OLD_CHECKPOINT in present and CHECKPOINT not in present and RESULT not in present:
+            raise RunError(
+                f"'{self.path / OLD_CHECKPOINT}' is of dyt 0.2 or before and has no checksum, so that damage could not "
+                f"be told; finish the run with that dyt, or give --fresh to start anew"
+            )
+
+    def become(self, run: RunSpec) -> None:
+        """Writes the spec."""
+        write_whole(self.path / RUN, dump_yaml(run.model_dump(mode="json")))
 
     # Metrics ----------------------------------------------------------------------------------------------------------
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off is left out."""
-        path = self.path / METRICS
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+    def check_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Compares metrics.jsonl with the checkpoint's rows; lines may be missing at its end, or be too many.
 
-    def keep_metrics(self, epochs: int) -> None:
-        """Drops rows of epochs that are going to be run again."""
-        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
+        Raises:
+            RunError: a line that is another one, by its number.
+        """
+        path = self.path / METRICS
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+        whole = lines[:-1]  # what follows the last newline was cut off while it was written, or is nothing
+        for number, (line, row) in enumerate(zip(whole, rows, strict=False), 1):
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                found = None
+            if found != row:
+                raise RunError(
+                    f"line {number} of '{path}' is not what the run wrote; remove the file, and {CHECKPOINT} has it "
+                    f"written anew"
+                )
+
+    def put_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes these rows alone; those of epochs that are going to be run again are dropped."""
         write_whole(self.path / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
@@ -112,32 +130,10 @@ class RunDir:
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(row)}\n")
 
-    # The resume checkpoint --------------------------------------------------------------------------------------------
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Writes the resume checkpoint; plain values and tensors only."""
-        temporary = self.path / f".{CHECKPOINT}.tmp"
-        torch.save(dict(state), temporary)
-        os.replace(temporary, self.path / CHECKPOINT)
-
-    def saved(self) -> dict[str, Any] | None:
-        """The resume checkpoint, or None.
-
-        Raises:
-            RunError: a file that is not one, or holds more than plain values and tensors.
-        """
-        path = self.path / CHECKPOINT
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-            raise RunError(f"'{path}' is not a resume checkpoint; give --fresh to start anew") from error
-        return state
-
     def forget(self) -> None:
-        """Removes the resume checkpoint of a run that is finished."""
-        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        """Removes the resume checkpoint of a run that is finished, and what a kill may have left of writing one."""
+        for name in (CHECKPOINT, f".{CHECKPOINT}.tmp"):
+            (self.path / name).unlink(missing_ok=True)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -148,12 +144,22 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new or path in FREE else [f"{path} was {old}, is {new}"]
 
 
+def listed(lines: Sequence[str], most: int = 6) -> str:
+    """The first of these lines as one, each cut to a bearable length."""
+    shown = [line if len(line) <= 160 else f"{line[:157]}..." for line in lines[:most]]
+    return "; ".join([*shown, *([f"{len(lines) - most} more"] if len(lines) > most else [])])
+
+
 def stored_run(path: Path) -> dict[str, Any]:
     """A run.yaml as plain data, with the defaults of fields that were not there when it was written.
 
     One that is no valid run any more is given as it is written, so that what differs can be told.
     """
-    plain = read(path)
+    return with_defaults(read(path))
+
+
+def with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
+    """A run's plain data with the defaults of fields that it lacks; as it is where it is no valid run any more."""
     try:
         return parse(RunSpec, plain).model_dump(mode="json")
     except SpecError:
