@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dyt.errors import DyTError
+from dyt.writing import whole
 
 Converted = TypeVar("Converted")
 ARRAY = ".npy"
@@ -31,6 +32,16 @@ REFUSED = (
 
 class ImageError(DyTError):
     """A file that is missing, empty, cut off, too large, or no image; the message has its name."""
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes an image to a file, in the format of its ending, whole or not at all.
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    with whole(path, ImageError) as draft:
+        image.save(draft)
 
 
 def check_pixels(width: int, height: int, name: str, kind: type[DyTError] = ImageError) -> None:

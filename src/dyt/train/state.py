@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from dyt.config.files import dump_yaml, read
 from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
 from dyt.train.spec import RunSpec
+from dyt.writing import whole, write_text
 
 RUN, METRICS, CHECKPOINT, MODEL, RESULT, CLASSES = (
     "run.yaml",
@@ -37,10 +37,12 @@ class Interrupted(DyTError):  # noqa: N818 - not an error of anyone's
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that at any moment either the old or the new one is there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes a text file so that at any moment either the old or the new one is there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_text(path, text, RunError)
 
 
 class RunDir:
@@ -115,10 +117,13 @@ class RunDir:
     # The resume checkpoint --------------------------------------------------------------------------------------------
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Writes the resume checkpoint; plain values and tensors only."""
-        temporary = self.path / f".{CHECKPOINT}.tmp"
-        torch.save(dict(state), temporary)
-        os.replace(temporary, self.path / CHECKPOINT)
+        """Writes the resume checkpoint; plain values and tensors only.
+
+        Raises:
+            RunError: it cannot be written; the one before is there.
+        """
+        with whole(self.path / CHECKPOINT, RunError) as draft, draft.open("wb") as file:
+            torch.save(dict(state), file)
 
     def saved(self) -> dict[str, Any] | None:
         """The resume checkpoint, or None.
