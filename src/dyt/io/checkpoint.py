@@ -22,6 +22,7 @@ from dyt.core.breakeven import BreakEven
 from dyt.core.holding import flat
 from dyt.core.interop import bridged
 from dyt.core.offloading import all_at_hand, plain_tensor
+from dyt.core.randomness import untouched
 from dyt.core.twins import without_memory
 from dyt.core.versions import reset_classifier
 from dyt.errors import CheckpointError, UnsupportedError
@@ -103,8 +104,9 @@ def spec_of(model: DynamicModel) -> DyTSpec:
     return model.spec.model_copy(update={"head": model.spec.head.model_copy(update={"num_classes": classes})})
 
 
+@untouched()
 def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Path | None = None) -> DynamicModel:
-    """Loads a model that `save` wrote.
+    """Loads a model that `save` wrote. The generators of random numbers are left as they were.
 
     Args:
         path: the file.
