@@ -106,7 +106,8 @@ def attack(writer: Writer, folder: Path, kills: int, rng: random.Random) -> list
     once = time.perf_counter() - start
     for _ in range(kills):
         before = max(writer.numbers(path))
-        killed(writer, path, before, rng.uniform(0, max(6 * once, 0.2))  # starting a child takes some of it)
+        seconds = rng.uniform(0, max(6 * once, 0.2))  # starting a child takes some of it
+        killed(writer, path, before, seconds)
         dirty += len(list(folder.iterdir())) > 1
         try:
             found = writer.numbers(path)

@@ -49,10 +49,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     return plain, folder
 
 
-def tiny_other() -> nn.Module:
-    """Another backbone; made without drawing."""
-    with untouched():
-        return dyt.unwrap(tiny())
+def other(plain: nn.Module) -> nn.Module:
+    """A backbone of other weights."""
+    changed = copy.deepcopy(plain)
+    with torch.no_grad():
+        next(changed.blocks.parameters()).add_(1)  # type: ignore[operator, union-attr]
+    return changed
 
 
 def refused(path: Path, backbone: nn.Module) -> None:
@@ -73,7 +75,7 @@ def official() -> None:
 LOADS: dict[str, Callable[[nn.Module, Path], Any]] = {
     "whole": lambda plain, folder: dyt.load(folder / "whole"),
     "on a backbone": lambda plain, folder: dyt.load(folder / "part", copy.deepcopy(plain)),
-    "refused": lambda plain, folder: refused(folder / "part", tiny_other()),
+    "refused": lambda plain, folder: refused(folder / "part", other(plain)),
     "official": lambda plain, folder: official(),
 }
 
