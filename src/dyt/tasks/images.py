@@ -48,7 +48,8 @@ def check_pixels(width: int, height: int, name: str, kind: type[DyTError] = Imag
     """Refuses a picture that takes too much memory when decoded, before it is.
 
     Args:
-        width, height: as the file says, in pixels.
+        width: as the file says, in pixels.
+        height: as the file says, in pixels.
         name: the file's, for the error.
         kind: of the error.
 
