@@ -24,7 +24,7 @@ ARRAY = ".npy"
 
 
 REFUSED = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, RuntimeError, TypeError, IndexError),
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, RuntimeError, TypeError, LookupError),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 """What PIL's decoders answer damaged files with; the warning where warnings are errors."""
