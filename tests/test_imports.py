@@ -12,7 +12,7 @@ import dyt
 SOURCE = Path(dyt.__file__).parent
 ORDER = (
     ("errors", "deprecated"),
-    ("entry_points",),
+    ("entry_points", "writing"),
     ("registry",),
     ("config",),
     ("core",),

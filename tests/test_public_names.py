@@ -18,6 +18,7 @@ FUNCTIONS = {
     "forced": "(model, masks)",
     "execution": "(model, name)",
     "calibrate_capacity": "(model, batches, quantile=1.0, margin=0.05, together=1, overflow='dense')",
+    "carry_context": "(function)",
     "count_macs": "(model, images)",
     "optimize": "(model, last_block=True, kernels='torch')",
     "quantize": "(model, activations=False)",
@@ -44,7 +45,7 @@ CLASSES = {
         "Support",
         "Tokens",
     ),
-    *("CheckpointError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
+    *("CheckpointError", "ContextError", "DyTError", "SpecError", "UnsupportedError", "WeightsError"),
 }
 ROOMS = {
     *("adapters", "dispatchers", "executors", "families", "heads", "reducers", "tuners", "variants"),

@@ -21,8 +21,9 @@ from dyt.assembly.support import Support, supports
 from dyt.assembly.undo import unwrap
 from dyt.config.presets import preset, presets
 from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.core.context import carry_context
 from dyt.core.route import Route, Tokens
-from dyt.errors import CheckpointError, DyTError, SpecError, UnsupportedError, WeightsError
+from dyt.errors import CheckpointError, ContextError, DyTError, SpecError, UnsupportedError, WeightsError
 from dyt.inference.break_even import calibrate, calibrate_break_even
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
@@ -57,6 +58,7 @@ __all__ = [
     "BackboneSpec",
     "CapacitySpec",
     "CheckpointError",
+    "ContextError",
     "DyTError",
     "DyTSpec",
     "DynamicModel",
@@ -76,6 +78,7 @@ __all__ = [
     "calibrate_break_even",
     "calibrate_capacity",
     "calibrate_thresholds",
+    "carry_context",
     "count_macs",
     "dispatchers",
     "execution",

@@ -32,5 +32,9 @@ class RegistryError(DyTError):
     """A component that cannot be registered or had."""
 
 
+class ContextError(DyTError):
+    """A context that was not left as contexts nest, or that would steer what it was not entered for."""
+
+
 class UnsupportedError(DyTError):
     """A backbone, variant or executor that cannot be combined; the message says why; nothing was changed."""

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import dyt
-from dyt.io import checkpoint
+from dyt.io import checkpoint, tensor_file
 from dyt.io.checkpoint import fingerprint, plain_state
 from laws.models import tiny
 
@@ -60,7 +60,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(tmp_path: Path, monkeypatc
         Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    monkeypatch.setattr(tensor_file, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dyt.save(model, path)
     assert path.read_bytes() == before

@@ -21,7 +21,7 @@ rng = np.random.default_rng(0)
 
 
 def savemat(file: Path, variables: dict[str, Any]) -> None:
-    pytest.importorskip("scipy.io", reason="the extra dyt[matlab]").savemat(file, variables)
+    pytest.importorskip("scipy.io", reason="scipy writes them").savemat(file, variables)
 
 
 def picture(path: Path, mode: str = "RGB") -> Path:
@@ -410,13 +410,17 @@ def test_cars_of_another_kind(tmp_path: Path) -> None:
     assert "test labels are not in the devkit" in answered("cars", tmp_path)
 
 
-def test_matlab_files_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are refused by name with what to install; missing and empty ones are answered as ever."""
+def test_matlab_files_need_no_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    svhn(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
+    assert list(open_data(DataSpec(root=str(tmp_path))).test.labels) == [0, 1]
+
+
+def test_what_is_no_matlab_file_is_named(tmp_path: Path) -> None:
     for name in ("train_32x32.mat", "test_32x32.mat"):
         (tmp_path / name).write_bytes(b"MATLAB 5.0 MAT-file")
     assert answered("svhn", tmp_path) == (
-        f'{tmp_path / "train_32x32.mat"} is a MATLAB file; to read it: pip install "dyt[matlab]"'
+        f"{tmp_path / 'train_32x32.mat'}: not a readable .mat file (no header of version 5 to 7); download it again"
     )
     (tmp_path / "train_32x32.mat").write_bytes(b"")
     assert "an empty file; download it again" in answered("svhn", tmp_path)

@@ -64,6 +64,8 @@ def resolve(spec: DyTSpec | Mapping[str, Any] | str | Path) -> DyTSpec:
 def build(spec: DyTSpec | Mapping[str, Any] | str | Path, backbone: nn.Module | None = None) -> DynamicModel:
     """Builds the dynamic model of a spec, or wraps an existing timm model.
 
+    New weights are drawn from torch's default generator: `torch.manual_seed` before it gives the same model again.
+
     Args:
         spec: a DyTSpec, a dict, a path to YAML or JSON, or the name of a preset (`dyt.presets()`).
         backbone: a timm model to wrap, or a ViT, DINOv2, CLIP-vision or SigLIP-vision model of Hugging Face

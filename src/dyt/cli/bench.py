@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, SetOption, WeightsOption, chosen, model_file
+from dyt.cli.options import Dtype, SetOption, WeightsOption, chosen, model_file, new_file
 
 if TYPE_CHECKING:
     from dyt.measure.bench import Bench
@@ -46,7 +46,9 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Timed rounds; 6 or more for a 95 % interval.")] = 11,
     assignments: SetOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write everything to this file.", callback=new_file)
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw time against multiply-accumulates.")] = None,
 ) -> None:
     """Time the dynamic model, dense timm and the peers in turns, with the work that each did beside it.
@@ -59,12 +61,12 @@ def bench(
     from dyt.inference.contenders import REWRITES
     from dyt.measure.bench import compare
     from dyt.measure.contenders import PEERS, check_executors, untrained
+    from dyt.measure.plots import save_figure, writable
     from dyt.measure.speed import picture, table
     from dyt.train.saved import open_saved
+    from dyt.writing import write_text
 
     if plot is not None:
-        from dyt.measure.plots import writable
-
         writable(plot)
     check_executors(executor)
     if threads is not None:
@@ -105,6 +107,6 @@ def bench(
         found.append(one)
     if json_file is not None:
         points = {"points": [one.data() for one in found]}
-        json_file.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(points, indent=2) + "\n")
     if plot is not None:
-        picture(found).savefig(plot, dpi=150)
+        save_figure(picture(found), plot)

@@ -41,6 +41,15 @@ def active_share(text: str | float) -> float:
     return rate
 
 
+def new_file(path: Path | None) -> Path | None:
+    """A file that can be written, or an error before anything is computed."""
+    from dyt.writing import check_target
+
+    if path is not None:
+        check_target(path)
+    return path
+
+
 def model_file(path: Path | None) -> Path | None:
     """The file itself, or the model in the directory of a run.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dyt.cli.options import new_file
+
 if TYPE_CHECKING:
     from dyt.paper.costs import Line
 
@@ -18,7 +20,9 @@ def paper(
     table: Annotated[
         list[int] | None, typer.Option("--table", help="Only this table, e.g. 1; may be given more than once.")
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown to this file.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Also write the table as Markdown to this file.", callback=new_file)
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images with random masks that are averaged.")] = 4,
 ) -> None:
     """Build each preset of the paper on random weights; compare parameters (M) and multiply-accumulates (GMACs).
@@ -31,6 +35,7 @@ def paper(
     from dyt.cli.output import console
     from dyt.cli.progress import rounds
     from dyt.paper.costs import lines, rows_of
+    from dyt.writing import write_text
 
     wanted = rows_of(table or [])
     found: list[Line] = []
@@ -51,7 +56,7 @@ def paper(
     if markdown is not None:
         rule = ["---" if column in WORDS else "---:" for column in COLUMNS]
         text = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, rule, *rows))
-        markdown.write_text(text + "\n")
+        write_text(markdown, text + "\n")
         typer.echo(f"written to {markdown}")
 
 

@@ -23,7 +23,7 @@ def plot(
     import dyt
     from dyt.cli.pictures import read
     from dyt.measure import patch_maps, routes_of, site_rates
-    from dyt.measure.plots import activation_chart, activity_picture, writable
+    from dyt.measure.plots import activation_chart, activity_picture, save_figure, writable
 
     writable(out)
     dynamic = dyt.load(model, weights=weights)
@@ -37,5 +37,5 @@ def plot(
         )
         names = [site.name for site in dynamic.sites]
         figure = activity_picture(shown, maps, names, [path.stem for path in images])
-    figure.savefig(out, dpi=150)
+    save_figure(figure, out)
     typer.echo(f"{out}: {len(images)} images, {len(dynamic.sites)} layers")

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from dyt.errors import SpecError
+from dyt.writing import write_text
 
 LARGEST = 1_000_000
 """Bytes; a spec file is a page of text."""
@@ -123,12 +124,16 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def write(data: Mapping[str, Any], path: str | Path) -> None:
-    """Writes plain data as .json, or as YAML for any other name, keys in their order."""
+    """Writes plain data as .json, or as YAML for any other name, keys in their order.
+
+    Raises:
+        SpecError: it cannot be written.
+    """
     path = Path(path)
     if path.suffix == ".json":
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(data, indent=2) + "\n", SpecError)
     else:
-        path.write_text(dump_yaml(data), encoding="utf-8")
+        write_text(path, dump_yaml(data), SpecError)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from dyt.core.execution import Executor
+from dyt.core.nesting import check_running, nested, resting
 from dyt.core.route import Route, SharedPrefix
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _zero() -> Tensor:
@@ -103,6 +108,7 @@ class ForwardContext:
         shared_prefix: what the passes of one tuning step share; None where each computes everything.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
+        generators: those that entered it, which have to be running (`dyt.core.nesting`).
     """
 
     complete: bool = False
@@ -116,6 +122,7 @@ class ForwardContext:
     shared_prefix: SharedPrefix | None = None
     counting: bool = False
     progress: float = 0.0
+    generators: tuple[int, ...] = ()
 
     @property
     def policy(self) -> str:
@@ -128,15 +135,27 @@ _contexts: ContextVar[Mapping[ModelKey, ForwardContext]] = ContextVar("dyt_conte
 
 
 def current(key: ModelKey) -> ForwardContext:
-    """The forward context of the model with this key in the present context."""
-    if torch.compiler.is_dynamo_compiling() and key.traced is not None:
+    """The forward context of the model with this key in the present context.
+
+    Raises:
+        ContextError: a generator entered it that is suspended.
+    """
+    compiling = torch.compiler.is_dynamo_compiling()
+    if compiling and key.traced is not None:
         return key.traced
-    return _contexts.get().get(key, _PLAIN)
+    found = _contexts.get().get(key, _PLAIN)
+    if not compiling and found.generators:
+        check_running(found.generators)
+    return found
 
 
 @contextmanager
 def changed(key: ModelKey, **changes: Any) -> Iterator[ForwardContext]:
-    """Changes fields of the model's forward context inside the context; what is not named stays as it is outside."""
+    """Changes fields of the model's forward context inside the context; what is not named stays as it is outside.
+
+    Raises:
+        ContextError: it is not left as contexts nest (`dyt.core.nesting.nested`).
+    """
     now = replace(current(key), **changes)
     if torch.compiler.is_dynamo_compiling():
         outer, key.traced = key.traced, now
@@ -145,8 +164,41 @@ def changed(key: ModelKey, **changes: Any) -> Iterator[ForwardContext]:
         finally:
             key.traced = outer
         return
-    token = _contexts.set({**_contexts.get(), key: now})
-    try:
-        yield now
-    finally:
-        _contexts.reset(token)
+    now = replace(now, generators=(*now.generators, *resting()))
+    before = _contexts.get()
+    with nested() as is_open:
+        _contexts.set({**before, key: now})
+        try:
+            yield now
+        finally:
+            if is_open():
+                _contexts.set(before)
+
+
+def carry_context(function: Callable[P, T]) -> Callable[P, T]:
+    """A callable that runs a function under the contexts that are in force here, in whatever thread it is called.
+
+    Threads start without the contexts of the code that gives them work. So what is submitted to an executor of
+    `concurrent.futures`, or is a `threading.Thread`'s target, runs as outside of `dyt.record`, `dyt.forced`,
+    `dyt.execution` and `dyt.plain`, unless it is carried: `pool.submit(dyt.carry_context(model), images)`. It may be
+    called any number of times, by several threads at once, and after the contexts were left; a list of `dyt.record`
+    then has the routes in the order in which the forwards ran. All ContextVars are carried, other libraries' too.
+    What torch keeps for each thread is not: grad mode, inference mode, autocast.
+
+    Args:
+        function: anything callable; its arguments and what it returns or raises are passed on.
+
+    Raises:
+        ContextError: a context that a suspended generator entered is in force.
+    """
+    for key in _contexts.get():
+        current(key)
+    held = copy_context()
+    carried = {key: replace(one, generators=()) for key, one in held.get(_contexts, {}).items()}
+    held.run(_contexts.set, carried)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return held.copy().run(function, *args, **kwargs)
+
+    return run

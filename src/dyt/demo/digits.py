@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def write_digits(root: Path) -> Path:
     pixels = np.rint(digits.images * (255 / LEVELS)).astype(np.uint8)
     for position, (label, training) in enumerate(zip(digits.labels, digits.train, strict=True)):
         path = root / ("train" if training else "test") / str(label) / f"{position:04d}.png"
-        if not path.is_file():
+        if not path.is_file() or not path.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[position]).save(path)
+            encoded = BytesIO()
+            Image.fromarray(pixels[position]).save(encoded, "PNG")
+            path.write_bytes(encoded.getvalue())  # so few bytes are written at once: an interruption leaves none
     return root

@@ -16,7 +16,7 @@ from dyt.demo.runs import run_specs, shipped
 from dyt.io.checkpoint import load
 from dyt.measure import Comparison, paired, patch_maps, routes_of
 from dyt.measure.costs import dense_macs
-from dyt.measure.plots import activity_picture
+from dyt.measure.plots import activity_picture, save_figure
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.data import DataSpec, open_data
 from dyt.tasks.loading import transform
@@ -152,4 +152,4 @@ def _draw(model: DynamicModel, run: RunSpec, images: Tensor, captions: list[str]
     ]
     title = "DyT: which patches went through the MLP of each layer (veiled patches skipped it)"
     figure = activity_picture(preparation.shown(images), maps, [site.name for site in model.sites], named, title)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

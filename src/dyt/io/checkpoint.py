@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dyt import families
@@ -25,14 +22,18 @@ from dyt.core.breakeven import BreakEven
 from dyt.core.holding import flat
 from dyt.core.interop import bridged
 from dyt.core.offloading import all_at_hand, plain_tensor
+from dyt.core.randomness import untouched
 from dyt.core.twins import without_memory
 from dyt.core.versions import reset_classifier
 from dyt.errors import CheckpointError, UnsupportedError
 from dyt.heads import Classifier
 from dyt.io.kept import Kept, frozen_entries
+from dyt.io.tensor_file import write
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.model.origin import CHECKSUM, checksum, fingerprint
 from dyt.model.tensors import plain_state, put, stored
+from dyt.writing import check_target
+from dyt.writing import whole as whole_file
 
 __all__ = ["CHECKSUM", "checksum", "fingerprint", "load", "plain_state", "put", "save", "stored"]
 
@@ -48,8 +49,8 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
     built, so that loading gives an equal model; with `trainable: full` or `whole` all of it. Stored keys, such as
     `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, do
     not depend on how modules nest. The metadata has the result of `dyt.calibrate_break_even`, and the data that the
-    model was trained on (`model.data_config`). A temporary file is written first and then moved into place, so an
-    interrupted save leaves the old file intact.
+    model was trained on (`model.data_config`). An equal model gives the same bytes. The file is written elsewhere and
+    then moved into place, so that an interrupted save leaves the old file intact (`dyt.writing.whole`).
 
     Args:
         model: the dynamic model, or a wrapper around it. Tensors that are sharded over ranks are gathered: call it
@@ -59,7 +60,7 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
             the model was loaded from such a file.
 
     Raises:
-        CheckpointError: a directory that does not exist; a model that was optimised; or one that loading could not
+        CheckpointError: a file that cannot be written; a model that was optimised; or one that loading could not
             reproduce, by name (`model.save_refusal()` tells beforehand). Nothing was written.
         DyTError: not one dynamic model.
         UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
@@ -78,8 +79,7 @@ def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
     reason = model.save_refusal()
     if reason is not None:
         raise CheckpointError(f"cannot save this model to '{path}': {reason}")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"cannot save to '{path}': no directory '{path.parent}'")
+    check_target(path, CheckpointError)
     spec, origin = spec_of(model), model.origin
     whole = (origin is not None and origin.whole) if whole is None else whole
     every = whole or spec.trainable == "full"
@@ -92,14 +92,8 @@ def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
     metadata |= data_config.entry(model.backbone)
     metadata |= frozen_entries(model, also, every, whole)
     metadata[CHECKSUM] = checksum(tensors, metadata)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path, CheckpointError) as draft:
+        write(tensors, metadata, draft)
 
 
 def spec_of(model: DynamicModel) -> DyTSpec:
@@ -110,8 +104,9 @@ def spec_of(model: DynamicModel) -> DyTSpec:
     return model.spec.model_copy(update={"head": model.spec.head.model_copy(update={"num_classes": classes})})
 
 
+@untouched()
 def load(path: str | Path, backbone: nn.Module | None = None, weights: str | Path | None = None) -> DynamicModel:
-    """Loads a model that `save` wrote.
+    """Loads a model that `save` wrote. The generators of random numbers are left as they were.
 
     Args:
         path: the file.
@@ -227,9 +222,3 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if metadata.get(CHECKSUM) != checksum(tensors, metadata):
         raise CheckpointError(f"'{path}' is damaged: its checksum does not match; copy or download it again")
     return metadata, tensors
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -21,6 +21,7 @@ from dyt.errors import DyTError, UnsupportedError
 from dyt.model.block import POINTWISE
 from dyt.model.dynamic import COMPLETE, DynamicModel, dynamic_of, execution
 from dyt.registry import executors
+from dyt.writing import check_target, whole
 
 Run = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W), any B -> logits (B, classes), computed by the exported file."""
@@ -77,7 +78,9 @@ def to_pt2(model: nn.Module, path: str | Path, images: Tensor, executor: str = "
         The written file, loaded.
     """
     path = _writable(path, ".pt2")
-    torch.export.save(program(model, images, executor), path)
+    made = program(model, images, executor)
+    with whole(path) as draft, draft.open("wb") as file:
+        torch.export.save(made, file)
     run: Run = torch.export.load(path).module()
     return run
 
@@ -102,7 +105,8 @@ def to_onnx(model: nn.Module, path: str | Path, images: Tensor, executor: str = 
         program(model, images, executor), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
     )
     assert found is not None, "only the exporter without dynamo returns None"
-    found.save(path)
+    with whole(path) as draft:
+        found.save(draft)
 
     import onnxruntime
 
@@ -118,8 +122,7 @@ def _writable(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
         raise DyTError(f"'{path}' must end in {suffix}")
-    if not path.parent.is_dir():
-        raise DyTError(f"cannot write '{path}': no directory '{path.parent}'")
+    check_target(path)
     return path
 
 

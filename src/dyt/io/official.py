@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dyt.assembly.backbone import check_name, faults, make
 from dyt.assembly.build import build
+from dyt.core.randomness import untouched
 from dyt.errors import CheckpointError
 from dyt.model.dynamic import DynamicModel
 from dyt.model.tensors import put, stored
@@ -26,10 +27,13 @@ _NAMES = (
 )
 
 
+@untouched()
 def from_official(
     source: Mapping[str, Tensor] | str | Path, backbone: str = "vit_base_patch16_224", **timm_kwargs: Any
 ) -> DynamicModel:
     """A model from a checkpoint of the released DyT code (MLP dispatch, plain adapter).
+
+    The generators of random numbers are left as they were.
 
     Args:
         source: a state dict under the released code's names, or the path of a file that holds one (.safetensors, or

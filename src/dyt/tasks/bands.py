@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from dyt.tasks.images import ARRAY, ImageError, eight_bits, loaded, read_array, to_rgb
+from dyt.tasks.images import ARRAY, ImageError, check_pixels, eight_bits, loaded, read_array, to_rgb
 
 Picture: TypeAlias = Image.Image | Tensor
 """Grey or RGB as an image of PIL's; any other number of channels C as (C, H, W) uint8."""
@@ -48,7 +48,10 @@ def with_channels(image: Image.Image, name: str = "image", channels: int = 3) ->
         return to_rgb(image, name)
     if channels == 1:
         return to_grey(image, name)
-    pages = ImageSequence.Iterator(image) if image.format == "TIFF" else [image]
+    count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if count > channels:  # each has a band at least; so many need not be decoded
+        raise _other_number(count, channels, name)
+    pages = ImageSequence.Iterator(image) if count > 1 else [image]
     bands = [_bands(page, name) for page in pages]
     if len({page.shape[:2] for page in bands}) > 1:
         raise ImageError(f"{name}: pages of different sizes; a page is a band of the image, so give all one size")
@@ -74,11 +77,15 @@ def of_array(values: np.ndarray, channels: int, name: str) -> Picture:
     if channels in {1, 3} and given in {1, 3}:
         return with_channels(Image.fromarray(values[:, :, 0] if given == 1 else values), name, channels)
     if given != channels:
-        raise ImageError(
-            f"{name}: {given} channels, but the model takes {channels}; give a file with so many, the pages of a TIFF "
-            f"or an array (H, W, {channels}) in a {ARRAY} file, or set model.backbone.args.in_chans"
-        )
+        raise _other_number(given, channels, name)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def _other_number(given: int, channels: int, name: str) -> ImageError:
+    return ImageError(
+        f"{name}: {given} channels, but the model takes {channels}; give a file with so many, the pages of a TIFF "
+        f"or an array (H, W, {channels}) in a {ARRAY} file, or set model.backbone.args.in_chans"
+    )
 
 
 def tensor_of(picture: Picture) -> Tensor:
@@ -95,6 +102,7 @@ def size_of(picture: Picture) -> tuple[int, int]:
 
 def _bands(page: Image.Image, name: str) -> np.ndarray:
     """(H, W, bands) uint8 of one page, upright."""
+    check_pixels(*page.size, name)
     page = ImageOps.exif_transpose(page)
     if page.mode in {"1", "P"}:
         page = page.convert("L" if page.mode == "1" else "RGB")

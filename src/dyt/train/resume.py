@@ -6,7 +6,6 @@ No state of a random generator is in it: what a step draws is a function of the 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +15,17 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyt.config.base import Spec
 from dyt.config.spec import explain
+from dyt.io import tensor_file
 from dyt.model.origin import CHECKSUM, checksum
 from dyt.train.evaluation import Evaluation
 from dyt.train.nested import put_together, taken_apart
 from dyt.train.state import RunError
 from dyt.train.surroundings import Surroundings
+from dyt.writing import whole
 
 FORMAT, VERSION = "dyt-resume", "1"
 MODEL, SUMS = "model.", "sums"
@@ -148,16 +148,11 @@ def write_state(
         raise NotFiniteError(f"after step {made.step} of {made.steps} '{wrong}' has values that are not finite")
     metadata = {"format": FORMAT, "version": VERSION, "header": json.dumps(made.model_dump(mode="json"))}
     metadata[CHECKSUM] = checksum(flat, metadata)
-    temporary = temporary_of(path)
     try:
-        save_file(flat, temporary, metadata)
-        _synced(temporary)
-        os.replace(temporary, path)
-        _synced(path.parent)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunError(f"cannot write the state after step {made.step} to '{path}': {reason}") from error
+        with whole(path, RunError) as draft:
+            tensor_file.write(flat, metadata, draft)
+    except RunError as error:
+        raise RunError(f"the state after step {made.step} is lost: {error}") from error
 
 
 def read_state(path: Path, infinite: frozenset[str] = frozenset()) -> State:
@@ -218,11 +213,6 @@ def broken(path: Path, what: str) -> RunError:
     return RunError(f"'{path}' {what}; put back a copy of it, or give --fresh to start anew")
 
 
-def temporary_of(path: Path) -> Path:
-    """Where a file is written before it takes its place; what a killed run left there is overwritten."""
-    return path.with_name(f".{path.name}.tmp")
-
-
 def _not_finite(flat: Mapping[str, Tensor], infinite: frozenset[str]) -> str | None:
     """The first tensor with a value that is not finite."""
     for name, tensor in flat.items():
@@ -236,17 +226,6 @@ def _crc(tensor: Tensor) -> int:
     """CRC-32 of shape, dtype and memory of a contiguous tensor on the CPU."""
     head = zlib.crc32(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
     return zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, head) if tensor.numel() else head
-
-
-def _synced(path: Path) -> None:
-    """Has the system write the file, or the directory's list of names, to the disk now."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no directories
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _short(reason: object) -> str:

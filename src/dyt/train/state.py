@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from dyt.config.files import dump_yaml, read
 from dyt.config.spec import parse
 from dyt.errors import DyTError, SpecError
 from dyt.train.spec import RunSpec
+from dyt.writing import tidy, write_text
 
 RUN, METRICS, CHECKPOINT, MODEL, RESULT, CLASSES = (
     "run.yaml",
@@ -36,13 +36,12 @@ class Interrupted(DyTError):  # noqa: N818 - not an error of anyone's
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that at any moment, also after a power cut, either the old or the new one is there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a text file so that at any moment either the old or the new one is there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_text(path, text, RunError)
 
 
 class RunDir:
@@ -132,8 +131,8 @@ class RunDir:
 
     def forget(self) -> None:
         """Removes the resume checkpoint of a run that is finished, and what a kill may have left of writing one."""
-        for name in (CHECKPOINT, f".{CHECKPOINT}.tmp"):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        tidy(self.path / CHECKPOINT)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

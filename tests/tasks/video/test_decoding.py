@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dyt.errors import DyTError
 from dyt.tasks.video.decoding import VideoError, VideoWarning, decoded, frame_count
@@ -116,3 +118,34 @@ def test_without_pyav(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(DyTError, match=r"pip install 'dyt\[video\]'"):
         frame_count(clip)
+
+
+def test_too_large_a_video_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the limit of images."""
+    height, width = SIZE
+    for limit in (None, height * width):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert frame_count(clip) == 20
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", height * width - 1)
+    with pytest.raises(VideoError) as caught:
+        decoded(clip, lambda count: [0])
+    assert f"{clip}: {width} x {height} = 1,536 pixels; at most 1,535 are read" in str(caught.value)
+
+
+def test_frames_that_grow_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams one behind the other, of which the file's head says the first one's size."""
+    both = b""
+    for side in (32, 320):
+        with av.open(str(tmp_path / "a.m4v"), "w", format="m4v") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.height, stream.width, stream.pix_fmt = side, side, "yuv420p"
+            for _ in range(3):
+                pixels = np.zeros((side, side, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        both += (tmp_path / "a.m4v").read_bytes()
+    (tmp_path / "a.m4v").write_bytes(both)
+    assert decoded(tmp_path / "a.m4v", lambda count: [0, count - 1]).shape == (2, 32, 32, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)
+    with pytest.raises(VideoError, match="320 x 320 = 102,400 pixels; at most 1,600"):
+        decoded(tmp_path / "a.m4v", lambda count: [0, count - 1])

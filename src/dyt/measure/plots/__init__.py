@@ -2,7 +2,7 @@
 
 from dyt.measure.plots.activity import activation_chart, activity_picture, as_rgb, layer_labels, veiled
 from dyt.measure.plots.costs import Point, Timed, speed_over_activity, time_against_macs, tradeoff
-from dyt.measure.plots.style import writable
+from dyt.measure.plots.style import save_figure, writable
 
 __all__ = [
     "Point",
@@ -11,6 +11,7 @@ __all__ = [
     "activity_picture",
     "as_rgb",
     "layer_labels",
+    "save_figure",
     "speed_over_activity",
     "time_against_macs",
     "tradeoff",

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from dyt.errors import DyTError
+from dyt.writing import check_target, whole
 
 INK, ACCENT, PALE = "#26323f", "#1f77b4", "#c9d3dc"
 
@@ -30,3 +32,17 @@ def writable(path: Path) -> None:
         raise DyTError(f"cannot draw into '{path}': allowed endings: {', '.join(allowed)}")
     if not path.parent.is_dir():
         raise DyTError(f"cannot draw into '{path}': no directory '{path.parent}'")
+    check_target(path)
+
+
+def save_figure(figure: Figure, path: Path, dpi: float | None = 150) -> None:
+    """Writes a figure to a file, in the format of its ending, whole or not at all.
+
+    Args:
+        dpi: dots per inch; None for the figure's own.
+
+    Raises:
+        DyTError: it cannot be written.
+    """
+    with whole(path) as draft:
+        figure.savefig(draft, dpi="figure" if dpi is None else dpi)

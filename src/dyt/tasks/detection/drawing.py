@@ -12,12 +12,13 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from dyt.core.route import activation_rate
 from dyt.measure import patch_maps
-from dyt.measure.plots import activity_picture, as_rgb
+from dyt.measure.plots import activity_picture, as_rgb, save_figure
 from dyt.model.dynamic import DynamicModel, record
 from dyt.tasks.bands import open_picture, size_of, tensor_of
 from dyt.tasks.base import Answer
 from dyt.tasks.detection.examples import squared
 from dyt.tasks.detection.metric import in_original, run_lengths
+from dyt.tasks.images import save_image
 from dyt.tasks.preparation import Preparation
 
 SHOWN = 0.5
@@ -59,7 +60,7 @@ def drawn(
         picture = draw_bounding_boxes(picture, shown["boxes"], names, colours, width=line)
     out.mkdir(parents=True, exist_ok=True)
     objects_file = out / f"{stem}_objects.png"
-    transforms.to_pil_image(picture).save(objects_file)
+    save_image(transforms.to_pil_image(picture), objects_file)
     data: dict[str, Any] = {
         "image": str(file),
         "boxes": every["boxes"].tolist(),
@@ -77,5 +78,5 @@ def drawn(
         rate = f"  (active {data['active_rate']:.2f})"
         maps = patch_maps(routes, preparation.size)
         figure = activity_picture(square.unsqueeze(0).float() / 255, maps, [site.name for site in model.sites])
-        figure.savefig(out / f"{stem}_activity.png", dpi=150)
+        save_figure(figure, out / f"{stem}_activity.png")
     return Answer(f"{file}: {', '.join(names) or f'nothing with a score from {SHOWN}'}{rate}", data)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dyt.tasks.bands import Picture, with_channels
 from dyt.tasks.layouts.base import DataError, Split, contents_of, some
+from dyt.tasks.layouts.matlab import variables
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,38 +46,22 @@ def _image(pixels: Pixels, file: str, i: int, channels: int = 3) -> Picture:
     return with_channels(Image.fromarray(pixels[i]), f"{file}, image {i}", channels)
 
 
-def load_mat(file: Path, *wanted: str, squeeze: bool = False) -> tuple[Any, ...]:
-    """Variables of a .mat file (up to version 7).
+def load_mat(file: Path, *wanted: str) -> tuple[Any, ...]:
+    """Variables of a .mat file, as `dyt.tasks.layouts.matlab.variables` has them.
 
     Raises:
-        DataError: missing, empty, damaged, or without one of the variables; or scipy is not installed.
+        DataError: missing, empty, damaged, of version 4 or 7.3, or without one of the variables.
     """
     if not file.is_file():
         raise DataError(f"no file '{file}'; {file.parent} has {contents_of(file.parent)}")
     if file.stat().st_size == 0:
         raise DataError(f"{file}: an empty file; download it again")
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise DataError(f'{file} is a MATLAB file; to read it: pip install "dyt[matlab]"') from error
-    try:
-        loaded = loadmat(file, squeeze_me=squeeze)
-    # scipy answers damaged files with any of these
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        NotImplementedError,
-        zlib.error,
-        MatReadError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file}: not a readable .mat file ({reason}); download it again") from error
-    lacking = [name for name in wanted if name not in loaded]
+        found = variables(file, *wanted)
+    except (OSError, ValueError, zlib.error) as error:
+        raise DataError(f"{file}: not a readable .mat file ({error}); download it again") from error
+    lacking = [name for name in wanted if name not in found]
     if lacking:
-        names = ", ".join(name for name in loaded if not name.startswith("__")) or "nothing"
+        names = some([name for name in found if name]) if any(found) else "nothing"
         raise DataError(f"{file}: no variable {', '.join(lacking)}; it has {names}")
-    return tuple(loaded[name] for name in wanted)
+    return tuple(found[name] for name in wanted)

@@ -1,7 +1,7 @@
 """`cars`: Stanford Cars, devkit/cars_meta.mat, the annotations of both splits, cars_train/ and cars_test/.
 
 An own reader, since torchvision's keeps the files' paths and labels private, takes no other root than the folder above
-`stanford_cars` and no test labels from the devkit, and answers a damaged file with whatever scipy raises.
+`stanford_cars` and no test labels from the devkit, and reads the annotations with SciPy (see `matlab`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ class Cars(Layout):
 
     def classes(self, root: Path, split: str) -> tuple[str, ...]:
         file = _home(root) / "devkit" / "cars_meta.mat"
-        (names,) = load_mat(file, "class_names", squeeze=True)
-        listed = tuple(str(name) for name in np.atleast_1d(names).tolist())
-        if not listed:
+        (names,) = load_mat(file, "class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{file}: class_names are no cells of text; expected a name in each")
+        if not names:
             raise DataError(f"{file}: no class names in it")
-        return listed
+        return tuple(names)
 
     def split(self, root: Path, split: str, classes: Sequence[str] | None) -> Split:
         one_of(split, tuple(ANNOTATIONS), root)
@@ -51,21 +52,25 @@ class Cars(Layout):
                 f"no '{name}' in '{base}' or its devkit; test labels are not in the devkit as published, but in "
                 f"cars_test_annos_withlabels.mat"
             )
-        (rows,) = load_mat(file, "annotations", squeeze=True)
-        rows = np.atleast_1d(rows)
-        lacking = [field for field in ("fname", "class") if field not in (rows.dtype.names or ())]
+        (rows,) = load_mat(file, "annotations")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{file}: annotations are no structures; expected fname and class of each image")
+        if not rows:
+            raise DataError(f"{file}: no annotations in it")
+        lacking = [field for field in ("fname", "class") if field not in rows[0]]
         if lacking:
             raise DataError(
                 f"{file}: annotations without {' and '.join(lacking)}; expected fname and class of each image"
             )
-        if not len(rows):
-            raise DataError(f"{file}: no annotations in it")
-        paths = [base / f"cars_{split}" / str(row["fname"]) for row in rows]
-        numbers = [np.asarray(row["class"]) for row in rows]
+        wrong = [f"the name of image {i} is no file's name" for i, row in enumerate(rows) if not _name(row["fname"])]
+        if wrong:
+            raise DataError(f"{file}: {some(wrong, '; ')}")
+        paths = [base / f"cars_{split}" / row["fname"] for row in rows]
+        numbers = [row["class"] for row in rows]
         wrong = [f"the class of {p.name} is no integer" for p, y in zip(paths, numbers, strict=True) if not _whole(y)]
         if wrong:
             raise DataError(f"{file}: {some(wrong, '; ')}")
-        labels = [int(y) - 1 for y in numbers]
+        labels = [int(y.item()) - 1 for y in numbers]
         wrong = [f"no file '{path}'" for path in paths if not path.is_file()]
         wrong += [
             f"{path.name} has class {y + 1} of {count}"
@@ -81,5 +86,10 @@ def _home(root: Path) -> Path:
     return home(root, "stanford_cars")
 
 
-def _whole(value: np.ndarray[Any, Any]) -> bool:
-    return value.ndim == 0 and value.dtype.kind in "ui"
+def _name(value: Any) -> bool:
+    """Whether it can be a file's name."""
+    return isinstance(value, str) and 0 < len(value.encode()) < 256 and "\0" not in value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "ui"

@@ -36,6 +36,8 @@ class Svhn(Layout):
         one_of(split, ("train", "test", "extra"), root)
         places, file = by_name(DIGITS, classes, root), _file(root, split)
         pixels, labels = load_mat(file, "X", "y")
+        if not isinstance(pixels, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise DataError(f"{file}: X or y is no array of numbers; expected (32, 32, 3, N) and integers")
         if pixels.ndim == 3:  # MATLAB drops a last dimension of 1
             pixels = pixels[..., None]
         if pixels.ndim != 4 or labels.dtype.kind not in "ui":

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from dyt.core.route import activation_rate
 from dyt.measure.activity import patch_maps
-from dyt.measure.plots import activity_picture, as_rgb
+from dyt.measure.plots import activity_picture, as_rgb, save_figure
 from dyt.model.dynamic import DynamicModel, record
 from dyt.tasks.base import Answer, stems
+from dyt.tasks.images import save_image
 from dyt.tasks.preparation import Preparation
 from dyt.tasks.segmentation.examples import Pairs
 from dyt.tasks.segmentation.spec import SegmentationSpec
@@ -80,15 +81,15 @@ def draw(model: DynamicModel, spec: SegmentationSpec, images: Pairs, classes: Se
             labels = over(model, inputs, spec, model).argmax(1)[0].cpu()
         shown = pixels[0].float() / 255
         file, plain, beside = (out / f"{stem}_{what}.png" for what in ("mask", "labels", "activity"))
-        mask_picture(shown, labels, classes).savefig(file)
+        save_figure(mask_picture(shown, labels, classes), file, None)
         numbers = labels.numpy().astype(np.uint8 if len(classes) <= 256 else np.uint16)
-        Image.fromarray(numbers).save(plain)
+        save_image(Image.fromarray(numbers), plain)
         shares = torch.bincount(labels.flatten(), minlength=len(classes)).double() / labels.numel()
         line = f"{path}: {file}"
         data: dict[str, Any] = {"image": str(path), "labels": str(plain), "picture": str(file)}
         of_pixels = {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share}
         if names:
-            activity_picture(shown[None], activity(model, inputs, spec), names, [path.stem]).savefig(beside, dpi=150)
+            save_figure(activity_picture(shown[None], activity(model, inputs, spec), names, [path.stem]), beside)
             active, patches = activation_rate(routes)
             rate = float(active / patches)
             line += f"  {beside}  (active {rate:.2f})"

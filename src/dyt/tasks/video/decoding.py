@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from dyt.errors import DyTError
+from dyt.tasks.images import check_pixels
 
 REMEDY = "replace it, leave it out of the list, or set data.corrupt=skip"
 
 
 class VideoError(DyTError):
-    """A file that is missing, empty, cut off, too short, or no video; the message has its name."""
+    """A file that is missing, empty, cut off, too short, too large, or no video; the message has its name."""
 
 
 class VideoWarning(UserWarning):
@@ -75,13 +76,15 @@ def decoded(path: Path, choose: Callable[[int], Sequence[int]], lenient: bool = 
     needed, frames = set(wanted), {}
     position, latest, lost = -1, None, 0
     with _opened(path) as (container, stream):
+        size = stream.width, stream.height  # as the file says; the stream's own changes with its frames
         for frame in _frames(container, stream):
             if frame is None:
                 lost += 1
                 continue
+            check_pixels(frame.width, frame.height, str(path), VideoError)  # it may leave that size
             latest, position = frame, position + 1
             if position in needed:
-                frames[position] = _rgb(frame, stream)
+                frames[position] = _rgb(frame, *size)
             if position == max(wanted):
                 break
         missing = needed - set(frames)
@@ -89,13 +92,13 @@ def decoded(path: Path, choose: Callable[[int], Sequence[int]], lenient: bool = 
             if not lenient or latest is None:
                 raise VideoError(f"{path}: only {position + 1} of its {count} frames can be decoded; {REMEDY}")
             warnings.warn(f"{path}: {lost or len(missing)} frames cannot be decoded", VideoWarning, stacklevel=2)
-            frames |= dict.fromkeys(missing, _rgb(latest, stream))
+            frames |= dict.fromkeys(missing, _rgb(latest, *size))
     return torch.from_numpy(np.stack([frames[p] for p in wanted]))
 
 
-def _rgb(frame: Any, stream: Any) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8 of the stream's size, which single frames may leave."""
-    array: np.ndarray[Any, Any] = frame.to_ndarray(width=stream.width, height=stream.height, format="rgb24")
+def _rgb(frame: Any, width: int, height: int) -> np.ndarray[Any, Any]:
+    """(H, W, 3) uint8 of the video's size, which single frames may leave."""
+    array: np.ndarray[Any, Any] = frame.to_ndarray(width=width, height=height, format="rgb24")
     return array
 
 
@@ -124,6 +127,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoError(f"{path}: libav has no decoder for its codec; {REMEDY}")
+            check_pixels(stream.width, stream.height, str(path), VideoError)
             yield container, stream
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         reason = " ".join(str(error.strerror if hasattr(error, "strerror") else error).split())

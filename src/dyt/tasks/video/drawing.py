@@ -10,7 +10,7 @@ import torch
 from dyt.core.route import activation_rate
 from dyt.measure.activity import patch_maps, routes_of
 from dyt.measure.frames import rates_by_frame
-from dyt.measure.plots import activity_picture
+from dyt.measure.plots import activity_picture, save_figure
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Answer, Task, stems
 from dyt.tasks.layouts import files as split_of
@@ -63,7 +63,7 @@ def drawn(
                 [f"frame {k + 1}\n{share:.0%}" for k, share in enumerate(shares)],
                 f"{file.name}: {named}",
             )
-            figure.savefig(out / f"{stem}_activity.png", dpi=120)
+            save_figure(figure, out / f"{stem}_activity.png", 120)
             data["picture"] = str(out / f"{stem}_activity.png")
         by_frame = " ".join(f"{share:.2f}" for share in shares)
         answers.append(Answer(f"{file}: {named}  (active {data['active_rate']:.2f}; by frame {by_frame})", data))
