@@ -39,7 +39,7 @@ from dyt.entry_points import (
     package_of,
     path_of,
 )
-from dyt.errors import RegistryError, nearest
+from dyt.errors import RegistryError, nearest, quoted
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -208,7 +208,7 @@ class Registry(Generic[T]):
 
     def _check_name(self, name: object) -> None:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            given = repr(name) if isinstance(name, str) else path_of(name)
+            given = quoted(name) if isinstance(name, str) else path_of(name)
             raise RegistryError(f"{self.kind}: a name is a lower-case identifier, {_NAME.pattern}; given: {given}")
 
     def _check(self, name: str, component: object, base: type | None) -> None:
@@ -233,7 +233,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: object) -> UnknownNameError:
         self._settle_all()
-        given = f"'{name}'" if isinstance(name, str) else f"{path_of(name)}, where a name is a string"
+        given = quoted(name) if isinstance(name, str) else f"{path_of(name)}, where a name is a string"
         return UnknownNameError(f"{self.kind} has no {given}; {nearest(name, self._registered())}")
 
     def _listing(self) -> list[tuple[str, type[T]]]:

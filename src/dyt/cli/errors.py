@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from dyt.config.spec import explain
+from dyt.config.explained import explain
 from dyt.errors import DyTError
 
 BAD_INPUT, INTERRUPTED = 2, 130
