@@ -21,7 +21,9 @@ from typing import Any
 import catalogue
 import pydantic
 import pytest
+import timm
 
+import dyt.families
 import dyt.registry
 from dyt.registry import KINDS, PluginWarning, Problem, Registry, RegistryError, UnknownNameError
 
@@ -286,6 +288,34 @@ def test_built_ins_come_and_go_without_a_look_at_entry_points(
     repr(registry)
     with pytest.raises(AssertionError, match="enumerated"):
         registry.names()
+
+
+def test_what_is_at_hand_needs_no_plug_in(registry: Registry[Any], install: Install) -> None:
+    install("dyt-tricks", "1.2", {"good": "plug_good:Good", "dyt_own": "plug_good:Good"}, plug_good=PLAIN)
+    registry("zeta")(gadget("Zeta", "dyt.gadgets"))
+    registry("mine")(gadget())
+    assert [name for name, _ in registry.at_hand()] == ["mine", "zeta"]
+    assert "plug_good" not in sys.modules
+    assert registry.names() == ["dyt_own", "good", "mine", "zeta"]
+    assert [name for name, _ in registry.at_hand()] == ["mine", "zeta"]
+
+
+def test_a_build_on_a_known_backbone_imports_no_family_of_a_plug_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "hanging-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hanging\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dyt_families]\naaa = plug_aaa:Good\n")
+    (tmp_path / "plug_aaa.py").write_text("import time\ntime.sleep(600)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    with KINDS["families"].temporary() as families:
+        assert [offer.value for offer in families.unsettled()] == ["plug_aaa:Good"]
+        found = dyt.families.find(known)
+        assert found is not None
+        assert found[0] == "vit"
+    assert "plug_aaa" not in sys.modules
 
 
 def test_an_unknown_name_lists_plug_ins_too(registry: Registry[Any], install: Install) -> None:

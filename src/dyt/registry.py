@@ -136,6 +136,12 @@ class Registry(Generic[T]):
         """All names with their classes, sorted by name; imports and warns as `names` does."""
         return self._listing()
 
+    def at_hand(self) -> list[tuple[str, type[T]]]:
+        """The names with their classes that no installed plug-in brings, sorted by name; imports nothing."""
+        held = sorted(self._registered().items())
+        origins = ((name, component, self._origins[name]) for name, component in held)
+        return [(name, component) for name, component, by in origins if by == "dyt" or by.startswith("module ")]
+
     def problems(self) -> tuple[Problem, ...]:
         """The entry points that are not used, each with the reason; imports as `names` does, and does not warn."""
         self._settle_all()
