@@ -21,6 +21,7 @@ from dyt.config.base import ComponentSpec
 from dyt.config.files import LARGEST, override, parse_json, parse_yaml, read
 from dyt.config.plain import DEEPEST, LONGEST_STRING, MOST_VALUES
 from dyt.config.spec import DyTSpec, parse
+from dyt.core.data_config import ENTRY, DataConfig, of_file
 from dyt.errors import LONGEST_ERROR, nearest, quoted, shortened
 from dyt.train.spec import RunSpec, TrainSpec
 
@@ -101,6 +102,14 @@ def test_the_attacks_are_those_of_their_numbers(attacks: ModuleType) -> None:
 )
 def test_no_value_is_taken_for_one_of_another_type(spec: Any, given: dict[str, Any], words: str) -> None:
     assert words in refused(lambda: parse(spec, given))
+
+
+def test_a_file_may_have_a_name_for_each_of_many_classes() -> None:
+    names = tuple(f"class {i}" for i in range(21_843))
+    entry = DataConfig(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, label_names=names).model_dump_json()
+    found = of_file({ENTRY: entry}, "model.safetensors", len(names))
+    assert found is not None
+    assert found.label_names == names
 
 
 def test_what_is_right_stays_right() -> None:

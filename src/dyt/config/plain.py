@@ -20,8 +20,12 @@ LONGEST_STRING = 10_000
 """Characters."""
 
 
-def check_plain(data: Any) -> None:
+def check_plain(data: Any, most: int = MOST_VALUES) -> None:
     """Refuses plain data that is no spec by its mere size; what is wrong with its values is left to the spec.
+
+    Args:
+        data: what is given.
+        most: so many keys and values.
 
     Raises:
         SpecError: too deep (or containing itself), too many values, or too long a string.
@@ -29,8 +33,8 @@ def check_plain(data: Any) -> None:
     level, count = [data], 0
     for _ in range(DEEPEST + 1):
         count += len(level)
-        if count > MOST_VALUES:
-            raise SpecError(f"a spec has at most {MOST_VALUES} values; given more")
+        if count > most:
+            raise SpecError(f"a spec has at most {most} values; given more")
         below: list[Any] = []
         for value in level:
             if isinstance(value, str) and len(value) > LONGEST_STRING:
@@ -39,10 +43,10 @@ def check_plain(data: Any) -> None:
                     f"starts with {value[:30]!r}"
                 )
             if isinstance(value, Mapping):
-                below += [*value.keys(), *value.values()] if len(value) <= MOST_VALUES else [None] * (MOST_VALUES + 1)
+                below += [*value.keys(), *value.values()] if len(value) <= most else [None] * (most + 1)
             elif isinstance(value, (list, tuple, set, frozenset)):
-                below += value if len(value) <= MOST_VALUES else [None] * (MOST_VALUES + 1)
-            if len(below) > MOST_VALUES:
+                below += value if len(value) <= most else [None] * (most + 1)
+            if len(below) > most:
                 break
         level = below
         if not level:

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, fiel
 
 from dyt.config.base import ComponentSpec, Slot, Spec
 from dyt.config.explained import explain
-from dyt.config.plain import check_numbers, check_plain
+from dyt.config.plain import MOST_VALUES, check_numbers, check_plain
 from dyt.config.scalars import LARGEST_NUMBER
 from dyt.errors import SpecError
 from dyt.registry import KINDS
@@ -341,13 +341,13 @@ class DyTSpec(Spec):
         return self.model_copy(update={"head": self.head.model_copy(update={"num_classes": count})})
 
 
-def parse(cls: type[S], data: Any) -> S:
-    """`cls.model_validate(data)`, with an error of one line for bad data.
+def parse(cls: type[S], data: Any, most: int = MOST_VALUES) -> S:
+    """`cls.model_validate(data)`, with an error of one line for bad data, or for more than so many values.
 
     Raises:
         SpecError: naming the wrong fields, what was given and what is allowed.
     """
-    check_plain(data)
+    check_plain(data, most)
     try:
         return cls.model_validate(data)
     except ValidationError as error:
