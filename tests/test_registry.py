@@ -7,6 +7,8 @@ import importlib
 import importlib.metadata
 import itertools
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,7 +21,9 @@ from typing import Any
 import catalogue
 import pydantic
 import pytest
+import timm
 
+import dyt.families
 import dyt.registry
 from dyt.registry import KINDS, PluginWarning, Problem, Registry, RegistryError, UnknownNameError
 
@@ -286,6 +290,34 @@ def test_built_ins_come_and_go_without_a_look_at_entry_points(
         registry.names()
 
 
+def test_what_is_at_hand_needs_no_plug_in(registry: Registry[Any], install: Install) -> None:
+    install("dyt-tricks", "1.2", {"good": "plug_good:Good", "dyt_own": "plug_good:Good"}, plug_good=PLAIN)
+    registry("zeta")(gadget("Zeta", "dyt.gadgets"))
+    registry("mine")(gadget())
+    assert [name for name, _ in registry.at_hand()] == ["mine", "zeta"]
+    assert "plug_good" not in sys.modules
+    assert registry.names() == ["dyt_own", "good", "mine", "zeta"]
+    assert [name for name, _ in registry.at_hand()] == ["mine", "zeta"]
+
+
+def test_a_build_on_a_known_backbone_imports_no_family_of_a_plug_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "hanging-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hanging\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dyt_families]\naaa = plug_aaa:Good\n")
+    (tmp_path / "plug_aaa.py").write_text("import time\ntime.sleep(600)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    with KINDS["families"].temporary() as families:
+        assert [offer.value for offer in families.unsettled()] == ["plug_aaa:Good"]
+        found = dyt.families.find(known)
+        assert found is not None
+        assert found[0] == "vit"
+    assert "plug_aaa" not in sys.modules
+
+
 def test_an_unknown_name_lists_plug_ins_too(registry: Registry[Any], install: Install) -> None:
     install("vit-tricks", "1.2", {"good": "plug_good:Good"}, plug_good=PLAIN)
     with pytest.raises(UnknownNameError, match="did you mean 'good'"):
@@ -297,6 +329,10 @@ BROKEN = {
     "syntax": ("class :", "SyntaxError"),
     "missing": ("import no_such_module_at_all", "ModuleNotFoundError"),
     "exit": ("import sys\nsys.exit(3)", "SystemExit: 3"),
+    "generator": ("raise GeneratorExit", "GeneratorExit"),
+    "interrupt": ("raise KeyboardInterrupt('mine')", "KeyboardInterrupt: mine"),
+    "cancelled": ("import asyncio\nraise asyncio.CancelledError", "CancelledError"),
+    "bare": ("class E(BaseException): pass\nraise E('bad')", "E: bad"),
     "nothing": ("", "AttributeError"),
     "function": ("def Good(): ...", "type function"),
     "stranger": ("Good = dict", "builtins:dict"),
@@ -370,13 +406,95 @@ def test_a_broken_plug_in_is_not_tried_again(registry: Registry[Any], install: I
     del sys.plug_tries  # type: ignore[attr-defined]
 
 
-def test_keyboard_interrupt_passes_and_leaves_nothing_behind(registry: Registry[Any], install: Install) -> None:
-    install("slow", "0.1", {"slow": "plug_slow:Good"}, plug_slow="raise KeyboardInterrupt")
+def test_ctrl_c_passes_and_leaves_nothing_behind(registry: Registry[Any], install: Install) -> None:
+    pressed = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)"
+    install("slow", "0.1", {"slow": "plug_slow:Good"}, plug_slow=pressed)
+    before = signal.getsignal(signal.SIGINT)
     for ask in (lambda: registry.get("slow"), registry.names, registry.problems, lambda: "slow" in registry):
         with pytest.raises(KeyboardInterrupt):
             ask()
     with pytest.raises(KeyboardInterrupt):  # still not held against the plug-in
         registry.get("slow")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_module_that_raises_keyboard_interrupt_itself_is_broken(
+    registry: Registry[Any], install: Install, ignored: bool
+) -> None:
+    install("rude", "0.1", {"rude": "plug_rude:Good"}, plug_rude="raise KeyboardInterrupt")
+    before = signal.getsignal(signal.SIGINT)
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(RegistryError, match=r"of rude 0\.1 .*plug_rude:Good cannot be imported: KeyboardInterrupt"):
+            registry.get("rude")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_module_that_raises_keyboard_interrupt_in_a_thread_is_broken(
+    registry: Registry[Any], install: Install
+) -> None:
+    install("rude", "0.1", {"rude": "plug_rude:Good"}, plug_rude="raise KeyboardInterrupt")
+    (answer,) = in_threads(lambda: registry.get("rude"), count=1)
+    assert "KeyboardInterrupt; update or uninstall rude" in str(answer)
+
+
+def test_a_module_may_set_its_own_handler(registry: Registry[Any], install: Install) -> None:
+    source = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nclass Good: pass"
+    install("own", "0.1", {"own": "plug_own:Good"}, plug_own=source)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert registry.get("own")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("spec", [None, 3, "Spec", int, dict])
+def test_a_component_has_a_spec_of_its_kind(registry: Registry[Any], install: Install, spec: Any) -> None:
+    class Wanted: ...
+
+    registry.accepts(Gadget, Wanted)
+    right = gadget("Right")
+    right.Spec = type("Own", (Wanted,), {})  # type: ignore[attr-defined]
+    assert registry("right")(right) is right
+    wrong = gadget("Wrong")
+    if spec is not None:
+        wrong.Spec = spec  # type: ignore[attr-defined]
+    with pytest.raises(RegistryError, match=r"needs an attribute Spec, a subclass of .*Wanted; .*:Wrong has"):
+        registry("wrong")(wrong)
+    assert registry.names() == ["right"]
+
+
+def test_every_kind_with_specs_asks_for_one(install: Install) -> None:
+    asking = {kind for kind, registry in KINDS.items() if registry._spec is not None}
+    assert asking == KINDS.keys() - {"executors", "families"}
+
+
+def test_a_plug_in_without_a_spec_says_so_in_one_line(
+    registry: Registry[Any], install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tests_gadget", sys.modules[__name__])
+    registry.accepts(Gadget, Gadget)
+    install("bare", "2.0", {"bare": "plug_bare:Good"}, plug_bare="from tests_gadget import gadget\nGood = gadget()")
+    with pytest.raises(RegistryError) as caught:
+        registry.get("bare")
+    assert re.fullmatch(
+        r"gadgets 'bare' of bare 2\.0 is disabled: gadgets 'bare' needs an attribute Spec, .* has none; update or "
+        r"uninstall bare",
+        str(caught.value),
+    )
+
+
+def test_what_a_plug_in_says_of_its_failure_is_bounded(registry: Registry[Any], install: Install) -> None:
+    install("loud", "1.0", {"loud": "plug_loud:Good"}, plug_loud="raise OSError('no\\n' * 10**6)")
+    with pytest.raises(RegistryError) as caught:
+        registry.get("loud")
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; update or uninstall loud")
 
 
 @pytest.mark.parametrize("name", ["Loud", "with-dash", "9lives"])

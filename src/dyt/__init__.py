@@ -23,7 +23,7 @@ from dyt.config.presets import preset, presets
 from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 from dyt.core.context import carry_context
 from dyt.core.route import Route, Tokens
-from dyt.errors import CheckpointError, ContextError, DyTError, SpecError, UnsupportedError, WeightsError
+from dyt.errors import CheckpointError, ContextError, DyTError, SpecError, UnsupportedError, WeightsError, quoted
 from dyt.inference.break_even import calibrate, calibrate_break_even
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
@@ -49,8 +49,8 @@ def list(kind: str) -> builtins.list[str]:
     Raises:
         DyTError: an unknown kind.
     """
-    if kind not in registry.KINDS:
-        raise DyTError(f"no kind of component '{kind}'; allowed: {', '.join(registry.KINDS)}")
+    if not isinstance(kind, str) or kind not in registry.KINDS:
+        raise DyTError(f"no kind of component {quoted(kind)}; allowed: {', '.join(registry.KINDS)}")
     return registry.KINDS[kind].names()
 
 

@@ -4,12 +4,17 @@ The rules are the registry's (`dyt.registry`); here are the words and the facts 
 """
 
 import re
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from typing import Any
 
-from dyt.errors import RegistryError
+from dyt.errors import RegistryError, shortened
 
 
 class PluginWarning(UserWarning):
@@ -61,10 +66,44 @@ def label(offer: EntryPoint) -> str:
     return f"{offer.dist.name} {offer.dist.version}" if offer.dist else "an unnamed distribution"
 
 
-def one_line(error: BaseException) -> str:
-    if isinstance(error, RegistryError):
-        return str(error)
-    return " ".join("".join(traceback.format_exception_only(error)).split())
+def failure(offer: EntryPoint, error: BaseException) -> str:
+    """Why a plug-in cannot be used that raised this when it was imported or looked at, and what to do."""
+    said = str(error) if isinstance(error, RegistryError) else "".join(traceback.format_exception_only(error))
+    what = "" if isinstance(error, RegistryError) else f"{shortened(offer.value)} cannot be imported: "
+    return f"{what}{shortened(said, 500)}; {remedy(offer)}"
+
+
+def remedy(offer: EntryPoint) -> str:
+    """What a user can do about a plug-in that does not work."""
+    return f"update or uninstall {offer.dist.name if offer.dist else 'it'}"
+
+
+@contextmanager
+def noticing_interrupts() -> Iterator[Callable[[], bool]]:
+    """Tells a Ctrl-C of the user from a KeyboardInterrupt that a module raises itself while it is imported.
+
+    Yields a function that says whether a KeyboardInterrupt is the user's.
+    """
+    previous: Any = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield lambda: False
+        return
+    if not callable(previous):  # signals are ignored or end the process; or else a handler in C, which may raise
+        yield lambda: previous is None
+        return
+    pressed = False
+
+    def handler(number: int, frame: Any) -> Any:
+        nonlocal pressed
+        pressed = True
+        return previous(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: pressed
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:  # else the module has set its own
+            signal.signal(signal.SIGINT, previous)
 
 
 def importing(offer: EntryPoint) -> bool:

@@ -33,13 +33,14 @@ from dyt.entry_points import (
     Plugins,
     PluginWarning,
     Problem,
+    failure,
     importing,
     label,
-    one_line,
+    noticing_interrupts,
     package_of,
     path_of,
 )
-from dyt.errors import RegistryError, nearest
+from dyt.errors import RegistryError, nearest, quoted
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -66,14 +67,19 @@ class Registry(Generic[T]):
         self._table = catalogue.create("dyt", kind, str(next(_serial)))
         self._origins: dict[str, str] = {}
         self._base: type | None = None
+        self._spec: type | None = None
         self._plugins = Plugins()
         self._lock = RLock()
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, group={self.group!r}, registered={sorted(self._registered())})"
 
-    def accepts(self, base: C) -> C:
+    def accepts(self, base: C, spec: type | None = None) -> C:
         """Declares what a component is: a concrete subclass of `base`. Said once, by the room that owns the base class.
+
+        Args:
+            base: the class.
+            spec: what a component's attribute `Spec` is a subclass of; None where components have none.
 
         Returns:
             `base` itself, so that this can be used as a decorator.
@@ -85,8 +91,8 @@ class Registry(Generic[T]):
             if self._base not in (None, base):
                 raise RegistryError(f"{self.kind} already accepts {path_of(self._base)}, not {path_of(base)} as well")
             for name, component in self._registered().items():
-                self._check(name, component, base)
-            self._base = base
+                self._check(name, component, base, spec)
+            self._base, self._spec = base, spec
         return base
 
     def __call__(self, name: str) -> Callable[[C], C]:
@@ -102,7 +108,7 @@ class Registry(Generic[T]):
         self._check_name(name)
 
         def register(component: C) -> C:
-            self._check(name, component, self._base)
+            self._check(name, component, self._base, self._spec)
             self._register(name, component)
             return component
 
@@ -130,10 +136,29 @@ class Registry(Generic[T]):
         """All names with their classes, sorted by name; imports and warns as `names` does."""
         return self._listing()
 
+    def at_hand(self) -> list[tuple[str, type[T]]]:
+        """The names with their classes that no installed plug-in brings, sorted by name; imports nothing."""
+        held = sorted(self._registered().items())
+        origins = ((name, component, self._origins[name]) for name, component in held)
+        return [(name, component) for name, component, by in origins if by == "dyt" or by.startswith("module ")]
+
     def problems(self) -> tuple[Problem, ...]:
         """The entry points that are not used, each with the reason; imports as `names` does, and does not warn."""
         self._settle_all()
         return tuple(sorted(self._plugins.problems, key=lambda p: (p.name, p.distribution)))
+
+    def unsettled(self) -> list[EntryPoint]:
+        """The entry points that a listing would import; none is imported by this."""
+        ours, plugins = "dyt", self._plugins
+        return [
+            offers[0]
+            for name, offers in self._offers().items()
+            if len(offers) == 1 and name not in plugins.resolved and self._origins.get(name) != ours
+        ]
+
+    def disable(self, offer: EntryPoint, reason: str) -> None:
+        """Refuses an entry point of `unsettled` for a reason that was found elsewhere; it is then not imported."""
+        self._resolve(offer.name, [offer], None, reason)
 
     def origin(self, name: str) -> str:
         """Who brought the component: "dyt", a distribution with its version ("vit-tricks 1.2"), or "module its.module".
@@ -160,7 +185,7 @@ class Registry(Generic[T]):
     def temporary(self) -> Iterator[Self]:
         """For tests: what is registered inside is forgotten afterwards, by every thread; plug-ins are sought anew."""
         with self._lock:
-            kept = self._registered(), dict(self._origins), self._base, self._plugins
+            kept = self._registered(), dict(self._origins), self._base, self._spec, self._plugins
             self._plugins = Plugins()
         try:
             yield self
@@ -168,7 +193,7 @@ class Registry(Generic[T]):
             with self._lock:
                 for name in self._registered():
                     del catalogue.REGISTRY[(*self._table.namespace, name)]  # catalogue itself offers no way to remove
-                components, self._origins, self._base, self._plugins = kept
+                components, self._origins, self._base, self._spec, self._plugins = kept
                 for name, component in components.items():
                     self._table.register(name, func=component)
 
@@ -208,14 +233,20 @@ class Registry(Generic[T]):
 
     def _check_name(self, name: object) -> None:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            given = repr(name) if isinstance(name, str) else path_of(name)
+            given = quoted(name) if isinstance(name, str) else path_of(name)
             raise RegistryError(f"{self.kind}: a name is a lower-case identifier, {_NAME.pattern}; given: {given}")
 
-    def _check(self, name: str, component: object, base: type | None) -> None:
+    def _check(self, name: str, component: object, base: type | None, spec: type | None) -> None:
         self._check_name(name)
         given = path_of(component)
         if isinstance(component, type) and issubclass(component, base or object):
             if not inspect.isabstract(component):
+                own = getattr(component, "Spec", None)
+                if spec is not None and not (isinstance(own, type) and issubclass(own, spec)):
+                    raise RegistryError(
+                        f"{self.kind} '{name}' needs an attribute Spec, a subclass of {path_of(spec)}; {given} has "
+                        f"{'none' if own is None else path_of(own)}"
+                    )
                 return
             given += f", which is abstract: it lacks {', '.join(sorted(getattr(component, '__abstractmethods__', ())))}"
         wanted = f"a concrete subclass of {path_of(base)}" if base else "a concrete class"
@@ -233,7 +264,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: object) -> UnknownNameError:
         self._settle_all()
-        given = f"'{name}'" if isinstance(name, str) else f"{path_of(name)}, where a name is a string"
+        given = quoted(name) if isinstance(name, str) else f"{path_of(name)}, where a name is a string"
         return UnknownNameError(f"{self.kind} has no {given}; {nearest(name, self._registered())}")
 
     def _listing(self) -> list[tuple[str, type[T]]]:
@@ -275,13 +306,20 @@ class Registry(Generic[T]):
         elif len(offers) > 1:
             reason = f"the name is offered by {' and by '.join(map(label, offers))}; uninstall all but one"
         else:
-            try:
-                component = offers[0].load()
-                self._check(name, component, self._base)
-            except (Exception, SystemExit) as error:  # a plug-in may fail in any way; KeyboardInterrupt is the user's
-                if importing(offers[0]):
-                    return
-                reason = one_line(error)
+            with noticing_interrupts() as interrupted:
+                try:
+                    component = offers[0].load()
+                    self._check(name, component, self._base, self._spec)
+                except BaseException as error:  # a plug-in may fail in any way
+                    if isinstance(error, KeyboardInterrupt) and interrupted():
+                        raise
+                    if importing(offers[0]):
+                        return
+                    reason = failure(offers[0], error)
+        self._resolve(name, offers, component, reason)
+
+    def _resolve(self, name: str, offers: list[EntryPoint], component: Any, reason: str) -> None:
+        plugins = self._plugins
         with self._lock:
             if name in plugins.resolved:
                 return

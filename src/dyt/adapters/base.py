@@ -50,4 +50,4 @@ class Adapter(nn.Module, ABC):
         """
 
 
-adapters.accepts(Adapter)
+adapters.accepts(Adapter, ComponentSpec)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dyt.adapters.projection import Projection, ProjectionSpec
@@ -18,17 +18,28 @@ from dyt.core.route import mean_token
 from dyt.core.scores import Router, routed
 from dyt.registry import adapters
 
+LARGEST = 16_384
+"""Hidden units of all experts together, twenty times those of the paper's largest."""
+
 
 class MoESpec(ProjectionSpec):
     """`moe`: the paper's MoE-adapter (section 3.4), a mixture of bottleneck adapters for each image."""
 
     type: str = "moe"
-    experts: Annotated[int, Field(ge=1)] = 4
+    experts: Annotated[int, Field(ge=1, le=256)] = 4
     """Number of experts E; 2, 4, 8 and 12 in the paper's table 2."""
     normalisation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """How the router's E logits become the experts' weights, which the paper does not say. `softmax`: they sum to 1;
     `sigmoid`: each is between 0 and 1 by itself; `none`: the logits themselves, of any size, so that the adapter is
     cubic in its tokens (`input: normalised` keeps it from overflowing)."""
+
+    @model_validator(mode="after")
+    def _holdable(self) -> MoESpec:
+        if self.experts * self.dim > LARGEST:
+            raise ValueError(
+                f"{self.experts} experts of dim {self.dim} are too many; experts * dim is at most {LARGEST}"
+            )
+        return self
 
 
 class Experts(nn.Module):

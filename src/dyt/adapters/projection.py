@@ -19,7 +19,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", 
 class ProjectionSpec(PlacedSpec):
     """Fields of an adapter with down and up projections; the defaults are the released code's."""
 
-    dim: Annotated[int, Field(ge=1)] = 64
+    dim: Annotated[int, Field(ge=1, le=8192)] = 64
     """Hidden units d between down and up projection, for `moe` of each expert; 64 in the paper, 8 on VTAB-1K, 1 to 256
     in its table 8."""
     activation: Activation = "relu"

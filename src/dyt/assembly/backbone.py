@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from dyt import families
 from dyt.assembly import hub
+from dyt.assembly.extent import check_arguments
 from dyt.assembly.window_attention import put_windows, window_refusal
 from dyt.config.spec import BackboneSpec
 from dyt.core.data_config import any_size, attached, own_size, stems
-from dyt.errors import DyTError, SpecError, UnsupportedError, WeightsError, nearest
+from dyt.errors import LONGEST_NAME, DyTError, SpecError, UnsupportedError, WeightsError, nearest, quoted, shortened
 from dyt.model.parts import head_keys
 
 GIVEN = "given"
@@ -93,9 +95,11 @@ def check_name(name: str) -> None:
     Raises:
         SpecError: naming the nearest model.
     """
+    if not isinstance(name, str):
+        raise SpecError(f"backbone.name: a timm name is a string, not {quoted(name)}")
     base = name.split(".", maxsplit=1)[0]
     if ":" not in name and not timm.is_model(base):
-        raise SpecError(f"backbone.name: timm {timm.__version__} has no model '{name}'; {_alike(base)}")
+        raise SpecError(f"backbone.name: timm {timm.__version__} has no model {quoted(name)}; {_alike(base)}")
 
 
 def _made(spec: BackboneSpec, num_classes: int, pretrained: bool) -> nn.Module:
@@ -109,11 +113,16 @@ def make(name: str, args: Mapping[str, Any], **ours: Any) -> nn.Module:
         SpecError: arguments that timm refuses.
     """
     try:
-        model: nn.Module = timm.create_model(name, **_plain(args), **ours)
-    except (TypeError, AssertionError, ValueError) as error:
-        if isinstance(error, DyTError):
+        plain = _plain(args)
+        if plain:
+            check_arguments(name, plain, **ours)
+        model: nn.Module = timm.create_model(name, **plain, **ours)
+    except Exception as error:  # whatever an architecture raises of its arguments becomes the one answer
+        reaching = ours.get("pretrained") and isinstance(error, (OSError, RuntimeError))  # for weights on the hub
+        if isinstance(error, DyTError) or reaching:
             raise
-        raise SpecError(f"backbone.args: timm refused {dict(args)} for {name}: {_line(error)}") from error
+        what = f"args: timm refused {quoted(dict(args), 200)} for" if args else "name: timm refused"
+        raise SpecError(f"backbone.{what} {shortened(name)}: {_line(error)}") from error
     return model
 
 
@@ -165,7 +174,8 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     """
     if not Path(path).is_file():
         raise WeightsError(
-            f"backbone.weights: no file '{path}'; give a .safetensors or .pth file, 'pretrained', or 'none' for random"
+            f"backbone.weights: no file {quoted(str(path), 200)}; give a .safetensors or .pth file, 'pretrained', or "
+            f"'none' for random"
         )
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
@@ -242,7 +252,9 @@ def input_size(backbone: nn.Module) -> tuple[int, int]:
 
 
 def _alike(name: str) -> str:
-    family = timm.list_models(f"{name.split('_', maxsplit=1)[0]}*")
+    name = name[:LONGEST_NAME]
+    start = glob.escape(name.split("_", maxsplit=1)[0])  # timm matches it as the names of files
+    family = timm.list_models(f"{start}*")
     close = nearest(name, family or timm.list_models("vit_*"))
     return close if len(close) < 300 else f"{close.split('allowed:')[0]}see timm.list_models()"
 

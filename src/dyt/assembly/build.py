@@ -28,7 +28,7 @@ from dyt.config.files import read
 from dyt.config.presets import preset, presets
 from dyt.config.spec import DyTSpec, parse
 from dyt.core.interop import bridged
-from dyt.errors import SpecError, nearest
+from dyt.errors import SpecError, nearest, quoted
 from dyt.model.dynamic import DynamicModel
 from dyt.model.origin import Origin
 from dyt.model.parts import classifiers, start_head, tuned_keys
@@ -56,7 +56,7 @@ def resolve(spec: DyTSpec | Mapping[str, Any] | str | Path) -> DyTSpec:
         if path.suffix in {".yaml", ".yml", ".json"}:
             return parse(DyTSpec, read(path))
         raise SpecError(
-            f"'{spec}' is neither a .yaml, .yml or .json file nor a preset; {nearest(str(spec), presets())}"
+            f"{quoted(str(spec))} is neither a .yaml, .yml or .json file nor a preset; {nearest(str(spec), presets())}"
         )
     raise SpecError(f"a spec is a DyTSpec, a dict, a path or a preset name; given {type(spec).__name__}")
 

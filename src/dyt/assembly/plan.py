@@ -11,6 +11,7 @@ from torch import nn
 from dyt import registry
 from dyt.assembly import compatibility
 from dyt.assembly.allocation import block_rates, capacities_of, dynamic_paths
+from dyt.assembly.extent import check_memory, nbytes
 from dyt.assembly.rollback import rollback
 from dyt.config.spec import DyTSpec
 from dyt.core.context import BuildContext, ModelKey
@@ -117,6 +118,8 @@ def _sites(
             executors, name = (train_executor, eval_executor), f"{path}.{branch}"
             site = Site(index, name, *parts, prefix, key, executors, rate, raster, capacities[index])
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
+            if index == 0 and like.device.type == "cpu":  # before the others are made
+                check_memory(nbytes(site) * count, f"adapter '{spec.adapter.type}' at {count} sites")
             index += 1
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
@@ -29,18 +30,24 @@ OPTIONAL = {
 
 def doctor() -> None:
     """Check versions, blocks, devices, plug-ins and the model hub. Exit code 1 when something is broken."""
+    from dyt.cli.probe import probe
+    from dyt.registry import PluginWarning
+
     broken: list[str] = []
     warned: list[str] = []
-    for title, lines in {
-        "versions": _versions(broken),
-        "blocks of other libraries": _blocks(warned),
-        "devices": _devices(),
-        "plug-ins": _plugins(broken),
-        "model hub": _hub(),
-    }.items():
-        typer.echo(title)
-        for line in lines:
-            typer.echo(f"  {line}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)  # what they say is said here
+        probe()  # before anything asks for families, whose plug-ins may hang
+        for title, lines in {
+            "versions": _versions(broken),
+            "blocks of other libraries": _blocks(warned),
+            "devices": _devices(),
+            "plug-ins": _plugins(broken),
+            "model hub": _hub(),
+        }.items():
+            typer.echo(title)
+            for line in lines:
+                typer.echo(f"  {line}")
     if warned:
         typer.echo(f"{len(warned)} warned of: {'; '.join(warned)}")
     typer.echo(f"{len(broken)} broken: {'; '.join(broken)}" if broken else "all is well" if not warned else "0 broken")
@@ -99,18 +106,14 @@ def _devices() -> Iterator[str]:
 
 
 def _plugins(broken: list[str]) -> Iterator[str]:
-    import warnings
+    from dyt.registry import KINDS
 
-    from dyt.registry import KINDS, PluginWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PluginWarning)  # what they say is said here
-        for kind, registry in KINDS.items():
-            names = registry.names()
-            foreign = [f"{name} (from {registry.origin(name)})" for name in names if registry.origin(name) != "dyt"]
-            yield f"{kind}: {len(names) - len(foreign)} built in{''.join(f', {name}' for name in foreign)}"
-            for problem in registry.problems():
-                broken.append(str(problem))
+    for kind, registry in KINDS.items():
+        names = registry.names()
+        foreign = [f"{name} (from {registry.origin(name)})" for name in names if registry.origin(name) != "dyt"]
+        yield f"{kind}: {len(names) - len(foreign)} built in{''.join(f', {name}' for name in foreign)}"
+        for problem in registry.problems():
+            broken.append(str(problem))
 
 
 def _hub() -> Iterator[str]:

@@ -11,8 +11,8 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from dyt.config.spec import explain
-from dyt.errors import DyTError
+from dyt.config.explained import explain
+from dyt.errors import LONGEST_ERROR, DyTError, shortened
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -66,4 +66,4 @@ def _detail(error: BaseException) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())
+    return shortened(text, LONGEST_ERROR)

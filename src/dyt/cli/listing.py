@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -18,9 +19,14 @@ def listing(
     ] = None,
 ) -> None:
     """List components (plug-ins included, with their origin), presets and recipes."""
+    from dyt.cli.probe import disabled, probe
     from dyt.errors import DyTError, nearest
+    from dyt.registry import KINDS, PluginWarning
 
-    known = catalogue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)  # what they say is said below
+        probe()
+        known = catalogue()
     if kind is not None and kind not in known:
         raise DyTError(f"nothing to list under '{kind}'; {nearest(kind, list(known))}")
     for title in known if kind is None else [kind]:
@@ -28,6 +34,8 @@ def listing(
             typer.echo(f"{title}:")
         for name, note in known[title].items():
             typer.echo(f"{'  ' if kind is None else ''}{name}{f'  ({note})' if note else ''}")
+    for line in disabled([KINDS[name] for name in (KINDS if kind is None else [kind]) if name in KINDS]):
+        typer.echo(f"dyt: {line}", err=True)
 
 
 def catalogue() -> Mapping[str, Mapping[str, str]]:

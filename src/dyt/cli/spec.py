@@ -44,10 +44,12 @@ def spec(
 
     With a field after --help, explain that field: dyt spec --help objective.rate, head.type, train.epochs.
     """
+    from dyt.cli.probe import probe
     from dyt.config.files import dump_yaml
     from dyt.config.spec import DyTSpec
 
     if schema:
+        probe()
         typer.echo(json.dumps(DyTSpec.model_json_schema(), indent=2))
     else:
         typer.echo(dump_yaml(chosen(spec, assignments).model_dump(mode="json")), nl=False)
@@ -59,10 +61,12 @@ def explained(path: str) -> Iterator[str]:
     Raises:
         SpecError: no such field.
     """
+    from dyt.cli.probe import probe
     from dyt.config.fields import describe
     from dyt.config.spec import DyTSpec
     from dyt.train.spec import RunSpec
 
+    probe()
     found = describe(path, (DyTSpec, RunSpec))
     yield path
     for one in found:

@@ -75,7 +75,7 @@ def run_spec(
     """
     if file is not None and recipe_name is not None:
         raise typer.BadParameter("give a run file or --recipe, not both")
-    from dyt.config.files import read
+    from dyt.config.files import part, read
     from dyt.config.spec import parse
     from dyt.train.named_runs import changed, recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
@@ -90,9 +90,9 @@ def run_spec(
             *path, last = field.split(".")
             inner = plain
             for key in path:
-                inner = inner.setdefault(key, {})
+                inner = part(inner, key)
             inner[last] = value
     plain = changed(plain, changes, ours=file is None)
-    if "root" not in plain.get("data", {}):
+    if "root" not in part(plain, "data"):
         raise typer.BadParameter("give --data, the directory of the images")
     return parse(RunSpec, plain)

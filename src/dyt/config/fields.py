@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from dyt.config.base import Slot, description, spec_class
 from dyt.config.files import flow_yaml
-from dyt.errors import SpecError, nearest
+from dyt.errors import SpecError, nearest, quoted, shortened
 from dyt.registry import KINDS
 
 REQUIRED = "required"
@@ -151,7 +151,7 @@ def _answers(key: str, owners: Mapping[str, type[BaseModel]], here: _Choice) -> 
 def _unknown(keys: Sequence[str], depth: int, here: _Choice, roots: Sequence[type[BaseModel]]) -> str:
     before, key = ".".join(keys[:depth]), keys[depth]
     if not here.specs:
-        return f"no field '{'.'.join(keys)}'; {before} has no fields"
+        return f"no field {quoted('.'.join(keys))}; {shortened(before)} has no fields"
     known = {field for spec in here.specs.values() for field in spec.model_fields}
     known |= set(here.specs) if here.named else set()
     elsewhere: dict[tuple[type[BaseModel], str], str] = {}
@@ -160,8 +160,8 @@ def _unknown(keys: Sequence[str], depth: int, here: _Choice, roots: Sequence[typ
             elsewhere.setdefault((spec, field), path)
     if elsewhere:
         more = ", ..." if len(elsewhere) > SUGGESTED else ""
-        return f"no field '{key}' at the top; allowed: {', '.join([*elsewhere.values()][:SUGGESTED])}{more}"
-    return f"no field '{key}'{f' in {before}' if before else ''}; {nearest(key, known)}"
+        return f"no field {quoted(key)} at the top; allowed: {', '.join([*elsewhere.values()][:SUGGESTED])}{more}"
+    return f"no field {quoted(key)}{f' in {shortened(before)}' if before else ''}; {nearest(key, known)}"
 
 
 def _meaning(spec: type[BaseModel], field: str) -> str:
@@ -220,11 +220,15 @@ def _words(schema: Mapping[str, Any], models: Mapping[str, Any]) -> tuple[str, s
 def _bounds(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
+        return f"{_bound(low)} to {_bound(high)}"
     bounds = {
         "at least": low,
         "above": schema.get("exclusiveMinimum"),
         "at most": high,
         "below": schema.get("exclusiveMaximum"),
     }
-    return ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return ", ".join(f"{word} {_bound(bound)}" for word, bound in bounds.items() if bound is not None)
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dyt.errors import SpecError
+from dyt.config.plain import DEEPEST, MOST_VALUES
+from dyt.errors import SpecError, quoted, shortened
 from dyt.writing import write_text
 
-LARGEST = 1_000_000
-"""Bytes; a spec file is a page of text."""
+LARGEST = 100_000
+"""Bytes of a spec's text; a spec file is a page of text."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe and strict: see the module's docstring."""
+    """Safe and strict: see the module's docstring. Text with too many values is left where there are too many."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.nodes = self.depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -30,8 +36,17 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if event.tag is not None:
-            raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+            raise yaml.MarkedYAMLError(
+                problem=f"tags ({shortened(event.tag, 60)}) are not allowed", problem_mark=event.start_mark
+            )
+        self.nodes, self.depth = self.nodes + 1, self.depth + 1
+        if self.nodes > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"over {MOST_VALUES} values", problem_mark=event.start_mark)
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested over {DEEPEST} deep", problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -39,10 +54,10 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"keys must be strings, not {key!r}", problem_mark=key_node.start_mark
+                    problem=f"keys must be strings, not {quoted(key)}", problem_mark=key_node.start_mark
                 )
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {quoted(key)}", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -65,14 +80,22 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
     Raises:
         SpecError: with the line and column.
     """
+    source = shortened(source)
+    _check_size(text, source)
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SpecError(f"{source}: {error.problem or error.context}{place}") from error
+        raise SpecError(f"{source}: {shortened(error.problem or error.context, 300)}{place}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{source}: {' '.join(str(error).split()) or 'nested too deeply'}") from error
+        raise SpecError(f"{source}: {shortened(error, 300) or 'nested too deeply'}") from error
+
+
+def _check_size(text: str, source: str) -> None:
+    size = len(text) if len(text) > LARGEST else len(text.encode("utf-8", "surrogatepass"))
+    if size > LARGEST:
+        raise SpecError(f"{source}: {size} bytes; the text of a spec has at most {LARGEST}")
 
 
 def parse_json(text: str, source: str = "JSON") -> Any:
@@ -81,17 +104,19 @@ def parse_json(text: str, source: str = "JSON") -> Any:
     Raises:
         SpecError: not JSON, a duplicate key, NaN or Infinity.
     """
+    source = shortened(source)
+    _check_size(text, source)
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{source}: {' '.join(str(error).split())}") from error
+        raise SpecError(f"{source}: {shortened(error, 300)}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if key in mapping:
-            raise ValueError(f"duplicate key '{key}'")
+            raise ValueError(f"duplicate key {quoted(key)}")
         mapping[key] = value
     return mapping
 
@@ -107,19 +132,26 @@ def read(path: str | Path) -> dict[str, Any]:
         SpecError: no such file, too large, not UTF-8, not valid, or not a mapping.
     """
     path = Path(path)
+    name = shortened(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise SpecError(f"{path}: {path.stat().st_size} bytes; a spec file has at most {LARGEST}")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # whatever it is, a device or a pipe as well, no more than this is read of it
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise SpecError(f"{name}: over {LARGEST} bytes; a spec file has at most {LARGEST}")
+        text = raw.decode("utf-8")
     except OSError as error:
         raise SpecError(
-            f"{path}: {error.strerror or error}; give the path of a .yaml, .yml or .json spec file"
+            f"{name}: {error.strerror or shortened(error)}; give the path of a .yaml, .yml or .json spec file"
         ) from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text") from error
+        raise SpecError(f"{name}: not UTF-8 text") from error
+    except SpecError:
+        raise
+    except ValueError as error:  # a null character in the path
+        raise SpecError(f"{name}: no path ({shortened(error)}); give that of a spec file") from error
     data = (parse_json if path.suffix == ".json" else parse_yaml)(text, str(path))
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: a spec file holds a mapping, not {type(data).__name__}")
+        raise SpecError(f"{name}: a spec file holds a mapping, not {type(data).__name__}")
     return data
 
 
@@ -165,7 +197,7 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
 def flow_yaml(value: Any) -> str:
     """A plain value as YAML on one line: `0.5`, `null`, `[1, 2]`, `{type: mlp}`."""
     text: str = yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=LARGEST
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=sys.maxsize
     )
     return text.removesuffix("...\n").strip()
 
@@ -176,16 +208,34 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
     Setting `x.type` replaces the component: fields of the previous one are dropped.
 
     Raises:
-        SpecError: an assignment without `=`, or a path through something that is not a mapping.
+        SpecError: an assignment without `=`, a path through something that is not a mapping, or one that is too long.
     """
     result: dict[str, Any] = json.loads(json.dumps(data))
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise SpecError(f"--set {assignment}: write it as field.field=value, for example objective.rate=0.7")
-        _assign(result, keys, parse_yaml(text, f"--set {assignment}"), assignment)
+            raise SpecError(
+                f"--set {shortened(assignment)}: write it as field.field=value, for example objective.rate=0.7"
+            )
+        if len(keys) > DEEPEST:
+            raise SpecError(f"--set {shortened(assignment)}: a path of {len(keys)} names; at most {DEEPEST}")
+        _assign(result, keys, parse_yaml(text, f"--set {shortened(assignment)}"), assignment)
     return result
+
+
+def part(data: dict[str, Any], field: str) -> dict[str, Any]:
+    """The mapping under a field of plain data, made and put there where there is none, or null.
+
+    Raises:
+        SpecError: something else is there.
+    """
+    inner = data.get(field)
+    if inner is None:
+        inner = data[field] = {}
+    if not isinstance(inner, dict):
+        raise SpecError(f"{field} is {quoted(inner)}, which has no fields; give a mapping")
+    return inner
 
 
 def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
@@ -196,7 +246,8 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) 
         if isinstance(inner, str) and depth == len(keys) - 2:  # a component by its name alone
             inner = data[key] = {"type": inner}
         if not isinstance(inner, dict):
-            raise SpecError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no fields")
+            where = shortened(".".join(keys[: depth + 1]))
+            raise SpecError(f"--set {shortened(assignment)}: {where} is {quoted(inner)}, which has no fields")
         data = inner
     if keys[-1] == "type" and data.get("type") != value:
         data.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dyt.config.spec import DyTSpec, parse
-from dyt.errors import SpecError, nearest
+from dyt.errors import SpecError, nearest, quoted
 
 _STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
 _STATIC_ADAPTER: dict[str, Any] = {"dispatcher": {"type": "always"}, "objective": _STATIC}
@@ -125,6 +125,6 @@ def preset(name: str) -> DyTSpec:
     Raises:
         SpecError: an unknown name, with the nearest one and the list.
     """
-    if name not in _PRESETS:
-        raise SpecError(f"no preset '{name}'; {nearest(name, presets())}")
+    if not isinstance(name, str) or name not in _PRESETS:
+        raise SpecError(f"no preset {quoted(name)}; {nearest(name, presets())}")
     return parse(DyTSpec, _PRESETS[name])

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, field_validator, model_validator
 
 from dyt.config.base import ComponentSpec, Slot, Spec
+from dyt.config.explained import explain
+from dyt.config.plain import MOST_VALUES, check_numbers, check_plain
+from dyt.config.scalars import LARGEST_NUMBER
 from dyt.errors import SpecError
 from dyt.registry import KINDS
 
@@ -41,6 +44,8 @@ class Ramp(Spec):
             raise ValueError(f"until ({self.until}) must not be before begin ({self.begin})")
         if self.shape == "exponential" and min(self.start, self.end) <= 0:
             raise ValueError("an exponential ramp needs start and end above 0")
+        if self.shape == "exponential" and not 1 / LARGEST_NUMBER <= self.end / self.start <= LARGEST_NUMBER:
+            raise ValueError(f"an exponential ramp changes its value by a factor of at most {LARGEST_NUMBER:g}")
         return self
 
     def at(self, progress: float) -> float:
@@ -137,6 +142,7 @@ class BackboneSpec(Spec):
         for name, field in taken.items():
             if name in args:
                 raise ValueError(f"'{name}' is not an argument here; set {field}")
+        check_numbers(args)
         return args
 
 
@@ -145,7 +151,7 @@ class HeadSpec(ComponentSpec):
 
     type: str = "classifier"
     """The name under which the head is registered: `classifier` is the backbone's own; the others belong to a task."""
-    num_classes: Annotated[int, Field(ge=0)] = 100
+    num_classes: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     """Number of classes. 0, for `classifier` only, is a model without a classifier, which gives features and cannot be
     trained. In a run it is taken from the data unless it is given."""
 
@@ -335,26 +341,14 @@ class DyTSpec(Spec):
         return self.model_copy(update={"head": self.head.model_copy(update={"num_classes": count})})
 
 
-def parse(cls: type[S], data: Any) -> S:
-    """`cls.model_validate(data)`, with an error of one line for bad data.
+def parse(cls: type[S], data: Any, most: int = MOST_VALUES) -> S:
+    """`cls.model_validate(data)`, with an error of one line for bad data, or for more than so many values.
 
     Raises:
-        SpecError: naming every wrong field, what was given and what is allowed.
+        SpecError: naming the wrong fields, what was given and what is allowed.
     """
+    check_plain(data, most)
     try:
         return cls.model_validate(data)
     except ValidationError as error:
         raise SpecError(explain(error)) from error
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: `field: what is wrong (given ...)`, joined by semicolons."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in line['loc']) or error.title}: {line['msg']} (given {_short(line['input'])})"
-        for line in error.errors()
-    )
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."

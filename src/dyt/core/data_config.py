@@ -21,6 +21,8 @@ ENTRY = "data_config"
 """The entry of a saved file's metadata, as JSON; absent where it is not known what the model was trained on."""
 OF_TESTS = ("test_input_size", "test_crop_pct")
 """What timm reads first for tests at another size than in training, of which there is none."""
+MOST_NAMES = 1_100_000
+"""Values of an entry; a model has at most a million outputs, each with a name."""
 
 
 class DataConfig(Spec):
@@ -96,7 +98,7 @@ def of_file(metadata: Mapping[str, str], path: str | Path, num_classes: int) -> 
     if ENTRY not in metadata:
         return None
     try:
-        config = parse(DataConfig, json.loads(metadata[ENTRY]))
+        config = parse(DataConfig, json.loads(metadata[ENTRY]), most=MOST_NAMES)
     except (SpecError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}': its {ENTRY} cannot be used: {error}") from error
     if config.label_names is not None and len(config.label_names) != num_classes:

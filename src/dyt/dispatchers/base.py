@@ -94,4 +94,4 @@ def bernoulli(tokens: Tensor, rate: float) -> Tensor:
     return torch.rand(tokens.shape[:2], device=tokens.device) < rate
 
 
-dispatchers.accepts(Dispatcher)
+dispatchers.accepts(Dispatcher, ComponentSpec)

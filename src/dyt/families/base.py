@@ -197,9 +197,17 @@ families.accepts(Family)
 
 
 def find(backbone: nn.Module) -> tuple[str, Family] | None:
-    """The registered family that knows the backbone's blocks, with its name; None if there is none."""
-    for name, family in families.items():
-        candidate = family()
-        if candidate.matches(backbone):
-            return name, candidate
+    """The registered family that knows the backbone's blocks, with its name; None if there is none.
+
+    Installed plug-ins are asked last, and imported only where no other family knows the blocks.
+    """
+    asked: set[str] = set()
+    for offered in (families.at_hand, families.items):
+        for name, family in offered():
+            if name in asked:
+                continue
+            asked.add(name)
+            candidate = family()
+            if candidate.matches(backbone):
+                return name, candidate
     return None

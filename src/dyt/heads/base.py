@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dyt.config.base import ComponentSpec
 from dyt.config.spec import HeadSpec
 from dyt.core.calls import called_with
 from dyt.core.data_config import channels
@@ -127,4 +128,4 @@ class Head(nn.Module, ABC):
         return next(self.parameters()).new_zeros(()), 0
 
 
-heads.accepts(Head)
+heads.accepts(Head, ComponentSpec)

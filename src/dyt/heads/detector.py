@@ -27,6 +27,7 @@ from dyt.heads.simple_pyramid import SimplePyramid, last_map, plain_refusal
 from dyt.registry import heads
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 Weight = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -39,18 +40,18 @@ class FasterRCNNSpec(TaskHeadSpec):
     """
 
     type: str = "faster_rcnn"
-    channels: Count = 256
+    channels: Width = 256
     """Channels of the pyramid's maps; 256 in ViTDet (arXiv:2203.16527)."""
     anchors: tuple[Count, Count, Count, Count, Count] = (32, 64, 128, 256, 512)
     """Side, in pixels, of the anchors of each of the pyramid's five maps, finest map first."""
     ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
     """Ratios height / width of the anchors; every map has each of them."""
-    rpn_convs: Count = 1
+    rpn_convs: Annotated[int, Field(ge=1, le=64)] = 1
     """Convolutions of the region proposal network; ViTDet has 2."""
     box_head: Literal["mlp", "conv"] = "mlp"
     """What reads a region. `mlp`: two hidden layers; `conv`: ViTDet's four convolutions with layer norms and one hidden
     layer."""
-    hidden: Count = 1024
+    hidden: Width = 1024
     """Units of the hidden layers of `box_head`."""
     proposals: Count = 1000
     """At inference: the largest number of regions of an image that are read, and that each map proposes before

@@ -23,7 +23,7 @@ class UPerNetSpec(TaskHeadSpec):
     """`upernet`: a pyramid of four maps and the UPerNet decoder (paper, table 10)."""
 
     type: str = "upernet"
-    channels: Annotated[int, Field(ge=1)] = 512
+    channels: Annotated[int, Field(ge=1, le=4096)] = 512
     """Channels of the decoder's maps; 512 in UPerNet's own settings (arXiv:1807.10221)."""
     layers: tuple[int, int, int, int] | None = None
     """The four layers of a plain ViT from which the pyramid is made, counted from 0, the last layer among them. Null

@@ -272,4 +272,4 @@ def _draws(module: nn.Module) -> bool:
     return isinstance(module, _DropoutNd) and module.p > 0
 
 
-variants.accepts(DynamicBlock)
+variants.accepts(DynamicBlock, ComponentSpec)

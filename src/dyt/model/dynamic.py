@@ -16,7 +16,7 @@ from dyt.core.data_config import DataConfig, attach, attached, renamed
 from dyt.core.holding import held
 from dyt.core.route import Route
 from dyt.core.versions import reset_classifier
-from dyt.errors import DyTError, UnsupportedError, nearest
+from dyt.errors import DyTError, UnsupportedError, nearest, quoted
 from dyt.heads import Classifier, Head
 from dyt.model.block import DynamicBlock
 from dyt.model.origin import Origin
@@ -240,7 +240,7 @@ def execution(model: nn.Module, name: str) -> Iterator[None]:
     try:
         executor = executors.get(name)()
     except UnknownNameError:
-        raise DyTError(f"no execution '{name}'; {nearest(name, [COMPLETE, *executors.names()])}") from None
+        raise DyTError(f"no execution {quoted(name)}; {nearest(name, [COMPLETE, *executors.names()])}") from None
     with context.changed(key, executor=executor):
         yield
 

@@ -149,4 +149,4 @@ def ascending(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return layers
 
 
-reducers.accepts(Reducer)
+reducers.accepts(Reducer, ComponentSpec)

@@ -7,13 +7,13 @@ would else be held for good in every loader process that is forked meanwhile, wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
+from dyt.config.files import parse_json
 from dyt.config.spec import parse
 from dyt.errors import DyTError
 from dyt.sweeps.pool import FAILED, INTERRUPTED
@@ -24,9 +24,9 @@ from dyt.train.state import Interrupted
 
 def main() -> int:
     """Runs the task; 0 when it is finished, 2 for what its user can mend, 130 when it was interrupted."""
-    run = parse(RunSpec, json.loads(sys.stdin.readline()))
-    threading.Thread(target=_lifeline, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
+        run = parse(RunSpec, parse_json(sys.stdin.readline(), "standard input"))
+        threading.Thread(target=_lifeline, args=(sys.stdin.fileno(),), daemon=True).start()
         fit(run, Path(sys.argv[1]))
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"interrupted; {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from pydantic import PlainSerializer, PlainValidator, SerializationInfo
 from pydantic_core import PydanticCustomError
 
 from dyt.config.base import Spec
-from dyt.errors import nearest
+from dyt.errors import nearest, quoted
 from dyt.tasks.base import Task
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec
@@ -31,8 +31,8 @@ def _of_its_task(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise PydanticCustomError("no_data", "needs a mapping, with at least 'root'")
     name = value.get("task", Classification.name)
-    if name not in TASKS:
-        raise PydanticCustomError("unknown_task", f"no task '{name}'; {nearest(str(name), list(TASKS))}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise PydanticCustomError("unknown_task", f"no task {quoted(name)}; {nearest(name, list(TASKS))}")
     return TASKS[name].Spec.model_validate(value)
 
 

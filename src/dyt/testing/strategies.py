@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dyt.config.scalars import LARGEST_NUMBER
 from dyt.registry import KINDS
 from dyt.testing.cases import MLPS, Case
 from dyt.testing.schema import allowed, depths, stands
@@ -267,11 +268,7 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 _PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**62), 2**62)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(-LARGEST_NUMBER, LARGEST_NUMBER) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from dyt.config.files import override
+from dyt.config.files import override, part
 from dyt.config.presets import preset
-from dyt.errors import SpecError, nearest
+from dyt.errors import SpecError, nearest, quoted
 from dyt.registry import KINDS
 from dyt.tasks.classification import Classification
 from dyt.tasks.kinds import TASKS
@@ -163,8 +163,8 @@ def recipe(name: str) -> dict[str, Any]:
     Raises:
         SpecError: an unknown name, with the nearest one and the list.
     """
-    if name not in _RECIPES:
-        raise SpecError(f"no recipe '{name}'; {nearest(name, recipes())}")
+    if not isinstance(name, str) or name not in _RECIPES:
+        raise SpecError(f"no recipe {quoted(name)}; {nearest(name, recipes())}")
     return copy.deepcopy(_RECIPES[name])
 
 
@@ -179,8 +179,10 @@ def changed(plain: dict[str, Any], changes: Sequence[str], ours: bool) -> dict[s
         SpecError: what is no assignment.
     """
     made = override(plain, changes)
-    train, before = made.get("train"), plain.get("train", {})
-    if not ours or not isinstance(train, dict) or "warmup_epochs" not in before:
+    if not ours:
+        return made
+    train, before = made.get("train"), part(plain, "train")
+    if not isinstance(train, dict) or "warmup_epochs" not in before:
         return made
     without = {**plain, "train": {name: value for name, value in before.items() if name != "warmup_epochs"}}
     said = "warmup_epochs" in override(without, changes)["train"]
@@ -196,13 +198,13 @@ def with_task(plain: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         SpecError: an unknown task.
     """
-    if name not in TASKS:
-        raise SpecError(f"no task '{name}'; {nearest(name, list(TASKS))}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise SpecError(f"no task {quoted(name)}; {nearest(name, list(TASKS))}")
     changed = copy.deepcopy(plain)
-    changed.setdefault("data", {})["task"] = name
-    model = changed.setdefault("model", {})
-    given = model.get("head", {})
-    head = given if isinstance(given, str) else given.get("type", TASKS[Classification.name].head)
+    part(changed, "data")["task"] = name
+    model = part(changed, "model")
+    given = model.get("head")
+    head = given if isinstance(given, str) else part({**model}, "head").get("type", TASKS[Classification.name].head)
     known = head in KINDS["heads"].names()  # another is answered by the spec
     if known and KINDS["heads"].get(head).task != name:
         model["head"] = {"type": TASKS[name].head}
@@ -223,5 +225,6 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
         mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable", "modules_to_save"}
     )
     dropped = {"router_lr_scale", "router_weight_decay", "router_start", "calibrate"}
-    train = {field: value for field, value in data.get("train", {}).items() if field not in dropped}
-    return {**data, "model": {**data.get("model", {}), **chosen}, "train": train}
+    data = {**data}
+    train = {field: value for field, value in part(data, "train").items() if field not in dropped}
+    return {**data, "model": {**part(data, "model"), **chosen}, "train": train}

@@ -68,4 +68,4 @@ class Tuner(ABC):
         raise NotImplementedError
 
 
-tuners.accepts(Tuner)
+tuners.accepts(Tuner, ComponentSpec)

@@ -22,7 +22,7 @@ class LoRASpec(TunerSpec):
     """`lora`: W x + (alpha / rank) B A dropout(x), with A (rank, in) random and B (out, rank) zero at the start."""
 
     type: str = "lora"
-    rank: Annotated[int, Field(ge=1)] = 8
+    rank: Annotated[int, Field(ge=1, le=8192)] = 8
     """Rank of the update. On the one qkv layer of timm's attention, 8 gives ViT-B the 0.29 M parameters of the paper's
     table 3, and 32 the 1.18 M of table 6."""
     alpha: Annotated[float, Field(gt=0.0)] | None = None

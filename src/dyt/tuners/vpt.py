@@ -19,7 +19,7 @@ class VPTSpec(TunerSpec):
     """`vpt`: learned prompt tokens beside the image's (Visual Prompt Tuning, arXiv:2203.12119)."""
 
     type: str = "vpt"
-    tokens: Annotated[int, Field(ge=1)] = 8
+    tokens: Annotated[int, Field(ge=1, le=4096)] = 8
     """Number of prompt tokens p. 8 deep prompts are the 0.07 M parameters and 18.32 GMACs of ViT-B in the paper's
     table 6."""
     deep: bool = True
