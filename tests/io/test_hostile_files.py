@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import dyt
 from commands import APP, said
 from dyt.io import kept
+from dyt.tasks.layouts import DataError
 from guard import guarded
 
 ATTACK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "attack_files.py"))
@@ -90,6 +91,19 @@ def test_a_sound_file_loads_and_predicts_under_the_guard(base: Path, tmp_path: P
     with guarded(path, picture):
         assert len(dyt.load(path).sites) == 2
         assert str(picture) in said("predict", str(path), str(picture))
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../up", "~/mine", "a\\b", "http://a"])
+def test_data_outside_of_its_directory_is_not_opened(base: Path, tmp_path: Path, picture: Path, place: str) -> None:
+    """It says what the model was trained on, and is no reason not to predict."""
+    said_of = {**DATA, "data": {"task": "classification", "test": place}}
+    path = changed(base, tmp_path / "a.safetensors", lambda spec, meta, t: meta.update(data_config=json.dumps(said_of)))
+    with guarded(path, picture):
+        assert str(picture) in said("predict", str(path), str(picture))
+    with guarded(path), pytest.raises(dyt.CheckpointError, match=r"says that its test is '.*not opened.*--trust-paths"):
+        said("eval", str(path), "--data", str(tmp_path))
+    with pytest.raises(DataError):  # opened, and found to be no data
+        said("eval", str(path), "--data", str(tmp_path), "--trust-paths")
 
 
 @pytest.mark.parametrize("name", VALUES)
