@@ -47,12 +47,14 @@ def test_the_backbone_follows_and_the_file_remembers(
     assert (config["crop_pct"], config["crop_mode"], config["interpolation"]) == (1.0, "squash", "bicubic")
     assert model.data_config is not None
     assert model.data_config.label_names == ("blue", "green", "red")
-    report = json.loads(said("eval", file, "--data", str(images), "--json"))
+    there = ("--weights", str(weights))
+    report = json.loads(said("eval", file, "--data", str(images), "--json", *there))
     assert report == json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     assert report["accuracy"] == result.test.accuracy
     picture = str(images / "test" / "red" / "0.png")
-    assert {"blue", "green", "red"} >= {json.loads(said("predict", file, picture, "--json"))["top"][0]["class"]}
-    said("plot", file, picture, "--out", str(tmp_path / "picture.png"))
+    top = json.loads(said("predict", file, picture, "--json", *there))["top"]
+    assert {"blue", "green", "red"} >= {top[0]["class"]}
+    said("plot", file, picture, "--out", str(tmp_path / "picture.png"), *there)
     for given in ([], [Path(picture)]):
         assert _inputs(model, given, Path(file))[0].shape[1:] == (3, height, width)
 

@@ -182,7 +182,8 @@ def _break_even(each: Mapping[str, Any]) -> BreakEven:
 def _check_finite(tensors: Mapping[str, Tensor], header: Header) -> None:
     """Refuses infinities and NaNs: no calibration and no sound training writes one, in thresholds either."""
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+        wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch asks no float8 whether it is finite
+        if tensor.is_floating_point() and not torch.isfinite(wide).all():
             raise refusal(
                 header.path,
                 f"has infinities or NaNs in {key}: its training has diverged, or it was made by something else; "
