@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 CALLS, CALLS_PER_TENSOR = 100_000, 1_000
 """Calls of torch that a model may take to make: so many, and so many more for each tensor in its file. A ViT-B takes
 about 5,000."""
-STARTS = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"})
+STARTS = frozenset({"kaiming_uniform_", "normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"})
 """What gives a tensor its first values, of which it has none here; torch takes its time over them all the same."""
 
 
