@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for one in have.values():
             print("\n".join(show(one)), end="\n\n")
     else:
-        given = [dyt.load(options.model).spec.backbone.name] if options.model else options.backbones
+        given = [open_saved(options.model).model.spec.backbone.name] if options.model else options.backbones
         for point in points(options, given or (BACKBONES[1:] if options.paper else BACKBONES)):
             if point.key in have:
                 continue

@@ -10,7 +10,7 @@ import dyt
 
 FUNCTIONS = {
     "build": "(spec, backbone=None)",
-    "load": "(path, backbone=None, weights=None)",
+    "load": "(path, backbone=None, weights=None, *, trust_paths=False, allow_nonfinite=False)",
     "save": "(model, path, *, whole=None)",
     "plain": "(model)",
     "unwrap": "(model)",

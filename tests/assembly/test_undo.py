@@ -197,6 +197,10 @@ def test_weights_that_have_moved(tmp_path: Path) -> None:
     dyt.save(model, path)
     old.rename(new)
     with pytest.raises(dyt.WeightsError, match=r"there is no file '.*old.safetensors'; give load\(..., weights=\)"):
+        dyt.load(path, trust_paths=True)
+    with pytest.raises(
+        dyt.CheckpointError, match=r"names '.*old.safetensors' .* not opened .* give load\(..., weights=\)"
+    ):
         dyt.load(path)
     again = dyt.load(path, weights=new)
     assert again.spec.backbone.weights == str(new)

@@ -144,3 +144,24 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
         with pytest.raises(dyt.CheckpointError, match="is not a readable weights file"):
             dyt.from_official(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"blocks.0.adaptmlp.down_proj.weight": torch.zeros(1).expand(10**12, 192)},
+            "with all of its values: blocks.0",
+        ),
+        ({"blocks.0.adaptmlp.down_proj.weight": torch.zeros(())}, "its down projection is a number"),
+        ({"head.weight": 5}, "something else than a plain tensor with all of its values: head.weight"),
+    ],
+)
+def test_a_hostile_checkpoint_is_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    """A tensor of one number that claims terabytes is no reason to make an adapter of them."""
+    path = tmp_path / "a.pth"
+    torch.save(
+        {"blocks.0.adaptmlp.down_proj.weight": torch.zeros(4, 192), "head.weight": torch.zeros(2, 192)} | changes, path
+    )
+    with pytest.raises(dyt.CheckpointError, match=words):
+        dyt.from_official(path, "vit_tiny_patch16_224")

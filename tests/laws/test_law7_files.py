@@ -181,12 +181,18 @@ def test_a_backbone_from_a_file_is_found_again(tmp_path: Path, dtype: torch.dtyp
     dyt.save(model, tmp_path / "a.safetensors")
     x = CASE.images().to(dtype)
     with torch.no_grad():
-        assert torch.equal(dyt.load(tmp_path / "a.safetensors")(x), model(x))
+        assert torch.equal(dyt.load(tmp_path / "a.safetensors", weights=weights)(x), model(x))
+        assert torch.equal(dyt.load(tmp_path / "a.safetensors", trust_paths=[weights])(x), model(x))
     save_file(plain.state_dict() | {"cls_token": torch.zeros(1, 1, 32)}, weights)
     with pytest.raises(dyt.CheckpointError, match="another backbone"):
-        dyt.load(tmp_path / "a.safetensors")
+        dyt.load(tmp_path / "a.safetensors", weights=weights)
     weights.unlink()
-    with pytest.raises(dyt.DyTError, match="no file"):
+    for there in ({"weights": weights}, {"trust_paths": True}):
+        with pytest.raises(dyt.WeightsError, match="no file"):
+            dyt.load(tmp_path / "a.safetensors", **there)
+    with pytest.raises(
+        dyt.CheckpointError, match=rf"names '{weights}'.*weights=.*--weights.*backbone=.*trust_paths=True"
+    ):
         dyt.load(tmp_path / "a.safetensors")
 
 

@@ -194,7 +194,7 @@ def test_a_run_its_evaluation_and_its_pictures(count: int, tmp_path: Path) -> No
     assert json.loads(said("predict", file, picture, "--json"))["top"][0]["class"] in {"dark", "light"}
     said("plot", file, picture, "--out", str(tmp_path / "picture.png"))
     assert (tmp_path / "picture.png").is_file()
-    model = dyt.load(file)
+    model = dyt.load(file, weights=tmp_path / "rgb.safetensors")
     assert timm.data.resolve_model_data_config(model)["input_size"] == (count, 32, 32)  # type: ignore[attr-defined]
     other = tmp_path / "rgb.png"
     Image.new("RGB", (32, 32)).save(other)

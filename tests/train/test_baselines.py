@@ -30,9 +30,9 @@ ALONE: dict[str, Any] = {"dispatcher": "always", "adapter": {"type": "none"}, "o
     ],
     ids=lambda changes: str(changes["tuner"]),
 )
-def test_each_trains_and_loads(runs: Runs, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_each_trains_and_loads(runs: Runs, weights: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     result = fit(runs(**changes), tmp_path, progress=False)
-    model = dyt.load(tmp_path / "model.safetensors")
+    model = dyt.load(tmp_path / "model.safetensors", trust_paths=[weights])
     assert model.tuner is not None
     assert result.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert result.test.active_rate == (1.0 if changes.get("dispatcher") else result.test.active_rate)

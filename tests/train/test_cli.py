@@ -16,7 +16,7 @@ from dyt.cli.bench import bench
 from dyt.cli.main import app
 from dyt.cli.train import run_spec
 from dyt.config.files import dump_yaml
-from dyt.errors import DyTError, SpecError
+from dyt.errors import CheckpointError, DyTError, SpecError
 from dyt.train import RunSpec, evaluation
 
 from .conftest import ARGS, NAME, Runs
@@ -77,8 +77,10 @@ def test_weights_that_have_moved(trained: Path, weights: Path, images: Path, tmp
     moved = shutil.copy(weights, tmp_path / "moved.safetensors")
     dyt.save(dyt.load(file, weights=moved), file)
     Path(moved).rename(tmp_path / "again.safetensors")
-    with pytest.raises(DyTError, match=r"no file '.*moved.safetensors'; give load\(..., weights=\) or --weights"):
+    with pytest.raises(CheckpointError, match=r"names '.*moved.safetensors' .* not opened .* or --weights that file"):
         said("eval", str(file))
+    with pytest.raises(DyTError, match=r"no file '.*moved.safetensors'; give load\(..., weights=\) or --weights"):
+        said("eval", str(file), "--trust-paths")
     found = json.loads(said("eval", str(file), "--weights", str(tmp_path / "again.safetensors"), "--json"))
     assert found == json.loads((trained / "result.json").read_text())["test"]
     with pytest.raises(DyTError, match="is not a VisionTransformer of this size"):
@@ -93,29 +95,32 @@ def test_weights_that_have_moved(trained: Path, weights: Path, images: Path, tmp
 def test_every_command_that_loads_a_model_is_told_where_its_weights_are(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: str, backbone: None = None, weights: str | None = None) -> None:
-        raise DyTError(f"loaded {path} with {weights}")
+    def refused(path: str, weights: str | None, trust_paths: bool | tuple[str, ...]) -> None:
+        raise DyTError(f"loaded {path} with {weights} and {trust_paths}")
 
-    monkeypatch.setattr(dyt, "load", refused)
     monkeypatch.setattr("dyt.train.saved.load", refused)
     command, *others = arguments
     model = ("--model", "m.safetensors") if command == "bench" else ("m.safetensors",)
-    with pytest.raises(DyTError, match=r"loaded m\.safetensors with there\.pth"):
+    with pytest.raises(DyTError, match=r"loaded m\.safetensors with there\.pth and \(\)"):
         said(command, *model, *others, "--weights", "there.pth")
+    with pytest.raises(DyTError, match=r"loaded m\.safetensors with None and True"):
+        said(command, *model, *others, "--trust-paths")
 
 
 def test_weights_are_no_matter_of_an_untrained_model() -> None:
     with pytest.raises(typer.BadParameter, match="leave out --weights"):
         bench(weights="there.pth")
+    with pytest.raises(typer.BadParameter, match="and --trust-paths"):
+        bench(trust_paths=True)
 
 
-def test_calibrate_writes_into_the_file(trained: Path, tmp_path: Path) -> None:
+def test_calibrate_writes_into_the_file(trained: Path, weights: Path, tmp_path: Path) -> None:
     """Only the break-even of each site is new; without images, and so for an unwritable answer, nothing is."""
     shutil.copytree(trained, tmp_path / "run")
     file = tmp_path / "run" / "model.safetensors"
-    before = dyt.load(file)
+    before = dyt.load(file, weights=weights)
     printed = said("calibrate", str(file), "--batch", "2", "--batch", "1", "--threads", str(torch.get_num_threads()))
-    after = dyt.load(file)
+    after = dyt.load(file, weights=weights)
     assert [site.break_even is None for site in before.sites] == [True] * len(before.sites)
     for site in after.sites:
         assert site.break_even is not None
@@ -139,19 +144,19 @@ def test_predict(trained: Path, images: Path) -> None:
     assert row["top"][0]["class"] in said("predict", model, image)
 
 
-def test_predict_with_other_names_and_without_any(trained: Path, images: Path, tmp_path: Path) -> None:
-    image = str(images / "test" / "red" / "0.png")
-    model = dyt.load(trained / "model.safetensors")
+def test_predict_with_other_names_and_without_any(trained: Path, images: Path, weights: Path, tmp_path: Path) -> None:
+    image, there = str(images / "test" / "red" / "0.png"), ("--weights", str(weights))
+    model = dyt.load(trained / "model.safetensors", weights=weights)
     del model.backbone.data_config  # as of a loop of one's own, which does not say it
     dyt.save(model, tmp_path / "alone.safetensors")
-    row = json.loads(said("predict", str(tmp_path / "alone.safetensors"), image, "--json"))
+    row = json.loads(said("predict", str(tmp_path / "alone.safetensors"), image, "--json", *there))
     assert row["top"][0]["class"] in {"0", "1", "2"}
     (tmp_path / "names.txt").write_text("x\ny\n")
     with pytest.raises(DyTError, match="has 2 class names, the model 3 outputs"):
-        said("predict", str(tmp_path / "alone.safetensors"), image, "--classes", str(tmp_path / "names.txt"))
+        said("predict", str(tmp_path / "alone.safetensors"), image, "--classes", str(tmp_path / "names.txt"), *there)
     with pytest.raises(DyTError, match="give --data"):
-        said("eval", str(tmp_path / "alone.safetensors"))
-    report = json.loads(said("eval", str(tmp_path / "alone.safetensors"), "--data", str(images), "--json"))
+        said("eval", str(tmp_path / "alone.safetensors"), *there)
+    report = json.loads(said("eval", str(tmp_path / "alone.safetensors"), "--data", str(images), "--json", *there))
     assert report["images"] == 9
 
 

@@ -25,7 +25,7 @@ from dyt.train.state import differences
 from .conftest import ARGS, NAME, Runs, draw, tensors
 
 
-def test_a_run_learns_and_leaves_everything(runs: Runs, tmp_path: Path) -> None:
+def test_a_run_learns_and_leaves_everything(runs: Runs, weights: Path, tmp_path: Path) -> None:
     run = runs(train={"epochs": 8, "eval_every": 4})
     result = fit(run, tmp_path, progress=False)
     assert result.test.accuracy == 1.0
@@ -38,20 +38,22 @@ def test_a_run_learns_and_leaves_everything(runs: Runs, tmp_path: Path) -> None:
     assert (tmp_path / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert not (tmp_path / "resume.safetensors").exists()
     assert read(tmp_path / "run.yaml")["model"]["head"]["num_classes"] == 3
-    assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+    assert dyt.load(tmp_path / "model.safetensors", trust_paths=[weights]).num_classes == 3
     assert any((tmp_path / "tensorboard").iterdir())
     assert result.training_rates.keys() == result.test.active_rates.keys() == {"blocks.0.mlp", "blocks.1.mlp"}
     assert result.trainable - result.trainable_without_head == 3 * 32 + 3
     assert result.test.gmacs < result.test.gmacs_complete
 
 
-def test_the_backbone_stays_frozen_and_the_caller_s_generator_untouched(runs: Runs, tmp_path: Path) -> None:
+def test_the_backbone_stays_frozen_and_the_caller_s_generator_untouched(
+    runs: Runs, weights: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     fit(runs(train={"epochs": 1}), tmp_path, progress=False)
     assert torch.rand(1) == expected
-    dyt.load(tmp_path / "model.safetensors")  # checks the hash of the frozen backbone
+    dyt.load(tmp_path / "model.safetensors", trust_paths=[weights])  # checks the hash of the frozen backbone
 
 
 def test_a_run_on_random_weights_leaves_a_file_that_can_be_used(runs: Runs, tmp_path: Path) -> None:
@@ -63,11 +65,11 @@ def test_a_run_on_random_weights_leaves_a_file_that_can_be_used(runs: Runs, tmp_
     assert report == result.test
 
 
-def test_a_run_trains_and_keeps_modules_to_save(runs: Runs, tmp_path: Path) -> None:
+def test_a_run_trains_and_keeps_modules_to_save(runs: Runs, weights: Path, tmp_path: Path) -> None:
     fit(runs(train={"epochs": 1}, modules_to_save=["norm"]), tmp_path, progress=False)
     kept = load_file(tmp_path / "model.safetensors")["backbone.norm.weight"]
     assert not torch.equal(kept, torch.ones_like(kept))
-    assert torch.equal(dyt.load(tmp_path / "model.safetensors").backbone.norm.weight, kept)
+    assert torch.equal(dyt.load(tmp_path / "model.safetensors", trust_paths=[weights]).backbone.norm.weight, kept)
 
 
 def test_what_could_not_be_saved_is_not_trained(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,14 +201,14 @@ STATIC = {"rate": 1.0, "rate_weight": 0.0, "complete": 0.0, "distill": 0.0}
     ],
     ids=str,
 )
-def test_every_option_trains(runs: Runs, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_every_option_trains(runs: Runs, weights: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """The training loss falls, and images that were not trained on are told: three of nine would be, by chance."""
     train = {"epochs": 8, **changes.get("train", {})}
     result = fit(runs(**{**changes, "train": train}), tmp_path, progress=False)
     losses = [json.loads(line)["cls"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.8 * losses[0]
     assert result.test.accuracy >= 7 / 9
-    assert dyt.load(tmp_path / "model.safetensors").num_classes == 3
+    assert dyt.load(tmp_path / "model.safetensors", trust_paths=[weights]).num_classes == 3
 
 
 def test_gradients_are_clipped_over_all_parts_of_a_step(
@@ -314,24 +316,30 @@ def test_a_linear_probe_runs_no_complete_pass_and_keeps_no_graph(
     assert training + 1 <= len(graphs) <= training + evaluation
 
 
-def test_calibration_brings_inference_to_the_asked_rate(runs: Runs, tmp_path: Path) -> None:
+def test_calibration_brings_inference_to_the_asked_rate(runs: Runs, weights: Path, tmp_path: Path) -> None:
     plain = fit(runs(), tmp_path / "plain", progress=False)
     result = fit(runs(train={"calibrate": True}), tmp_path / "calibrated", progress=False)
     assert plain.calibrated_rate is None
     assert result.calibrated_rate == pytest.approx(0.5, abs=0.03)
     assert result.test.active_rate == pytest.approx(0.5, abs=0.12)
-    thresholds = {float(site.threshold) for site in dyt.load(tmp_path / "calibrated" / "model.safetensors").sites}
+    thresholds = {
+        float(site.threshold)
+        for site in dyt.load(tmp_path / "calibrated" / "model.safetensors", trust_paths=[weights]).sites
+    }
     assert len(thresholds) == 1
     assert thresholds != {0.0}
 
 
-def test_calibration_brings_each_layer_to_its_own_rate(runs: Runs, tmp_path: Path) -> None:
+def test_calibration_brings_each_layer_to_its_own_rate(runs: Runs, weights: Path, tmp_path: Path) -> None:
     asked = {"objective": {"layer_rates": [0.75, 0.25]}, "train": {"epochs": 1, "calibrate": True}}
     result = fit(runs(**asked), tmp_path, progress=False)
     assert result.calibrated_rate == pytest.approx(0.5, abs=0.03)
     first, second = result.test.active_rates.values()
     assert (first, second) == pytest.approx((0.75, 0.25), abs=0.12)
-    assert len({float(site.threshold) for site in dyt.load(tmp_path / "model.safetensors").sites}) == 2
+    assert (
+        len({float(site.threshold) for site in dyt.load(tmp_path / "model.safetensors", trust_paths=[weights]).sites})
+        == 2
+    )
 
 
 def test_calibration_without_logits_is_refused(runs: Runs, tmp_path: Path) -> None:

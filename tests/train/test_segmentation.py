@@ -66,17 +66,17 @@ def test_command_line(masked: Path, run: dict[str, Any], tmp_path: Path) -> None
     assert "1 images" in said("plot", model, str(image), "--out", str(tmp_path / "activity.png"))
 
 
-def test_another_size_than_the_backbone_s(masked: Path, run: dict[str, Any], tmp_path: Path) -> None:
+def test_another_size_than_the_backbone_s(masked: Path, run: dict[str, Any], weights: Path, tmp_path: Path) -> None:
     """Crops and windows that are not square, in grey, from a backbone whose weights are of 32 x 32 pixels of RGB."""
     run["data"]["size"], run["train"]["epochs"] = [24, 40], 1
     run["model"]["backbone"] = {**run["model"]["backbone"], "args": {**ARGS, "in_chans": 1}}
     fit(parse(RunSpec, run), tmp_path / "run", progress=False)
     for name in ("run.yaml", "classes.txt"):
         (tmp_path / "run" / name).unlink()
-    model = str(tmp_path / "run" / "model.safetensors")
+    model, there = str(tmp_path / "run" / "model.safetensors"), ("--weights", str(weights))
     report = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
-    assert json.loads(said("eval", model, "--data", str(masked), "--json")) == report
-    said("predict", model, str(masked / "images" / "test" / "0.png"), "--out", str(tmp_path / "drawn"))
+    assert json.loads(said("eval", model, "--data", str(masked), "--json", *there)) == report
+    said("predict", model, str(masked / "images" / "test" / "0.png"), "--out", str(tmp_path / "drawn"), *there)
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
         "0_activity.png",
         "0_labels.png",
@@ -84,7 +84,9 @@ def test_another_size_than_the_backbone_s(masked: Path, run: dict[str, Any], tmp
     ]
 
 
-def test_resumes_to_the_same(run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumes_to_the_same(
+    run: dict[str, Any], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that is stopped goes on, batch norms' statistics with it, and ends where one run in one piece does."""
     run["model"]["head"] = {"type": "upernet", "channels": 8}
     run["train"] |= {"epochs": 2, "checkpoint_every": 1}
@@ -96,7 +98,10 @@ def test_resumes_to_the_same(run: dict[str, Any], tmp_path: Path, monkeypatch: p
         fit(spec, tmp_path / "parts", progress=False)
     monkeypatch.setattr(loops._Run, "_interrupted", plain)
     fit(spec, tmp_path / "parts", progress=False)
-    models = [dyt.load(tmp_path / name / "model.safetensors").state_dict() for name in ("whole", "parts")]
+    models = [
+        dyt.load(tmp_path / name / "model.safetensors", trust_paths=[weights]).state_dict()
+        for name in ("whole", "parts")
+    ]
     assert all(torch.equal(a, b) for a, b in zip(models[0].values(), models[1].values(), strict=True))
 
 

@@ -40,19 +40,21 @@ def test_the_backbone_follows_and_the_file_remembers(
     for name in ("run.yaml", "classes.txt"):  # what a file alone can do
         (tmp_path / "run" / name).unlink()
     file = str(tmp_path / "run" / "model.safetensors")
-    model = dyt.load(file)
+    model = dyt.load(file, trust_paths=[weights])
     assert input_size(model.backbone) == (height, width)
     config = resolve_model_data_config(model)
     assert config["input_size"] == (3, height, width)
     assert (config["crop_pct"], config["crop_mode"], config["interpolation"]) == (1.0, "squash", "bicubic")
     assert model.data_config is not None
     assert model.data_config.label_names == ("blue", "green", "red")
-    report = json.loads(said("eval", file, "--data", str(images), "--json"))
+    there = ("--weights", str(weights))
+    report = json.loads(said("eval", file, "--data", str(images), "--json", *there))
     assert report == json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     assert report["accuracy"] == result.test.accuracy
     picture = str(images / "test" / "red" / "0.png")
-    assert {"blue", "green", "red"} >= {json.loads(said("predict", file, picture, "--json"))["top"][0]["class"]}
-    said("plot", file, picture, "--out", str(tmp_path / "picture.png"))
+    top = json.loads(said("predict", file, picture, "--json", *there))["top"]
+    assert {"blue", "green", "red"} >= {top[0]["class"]}
+    said("plot", file, picture, "--out", str(tmp_path / "picture.png"), *there)
     for given in ([], [Path(picture)]):
         assert _inputs(model, given, Path(file))[0].shape[1:] == (3, height, width)
 
@@ -108,11 +110,11 @@ def test_images_of_another_size_are_refused_before_they_are_run() -> None:
     check_size(timm.create_model(NAME, **ARGS, dynamic_img_size=True), (40, 48))
 
 
-def test_files_without_it_still_load(runs: Runs, images: Path, tmp_path: Path) -> None:
+def test_files_without_it_still_load(runs: Runs, images: Path, weights: Path, tmp_path: Path) -> None:
     """A model of a loop of one's own says nothing; run.yaml and classes.txt beside it then do, as they always did."""
     fit(runs(train=SHORT), tmp_path / "run", progress=False)
     file = tmp_path / "run" / "model.safetensors"
-    model = dyt.load(file)
+    model = dyt.load(file, trust_paths=[weights])
     del model.backbone.data_config
     dyt.save(model, file)
     again = open_saved(file)
@@ -122,7 +124,7 @@ def test_files_without_it_still_load(runs: Runs, images: Path, tmp_path: Path) -
     assert again.data is not None
     shutil.copy(file, tmp_path / "alone.safetensors")
     with pytest.raises(DyTError, match=r"give --data, the directory of the images"):
-        open_saved(tmp_path / "alone.safetensors").spec(None)
+        open_saved(tmp_path / "alone.safetensors", weights=str(weights)).spec(None)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +155,9 @@ def test_a_damaged_entry_is_refused(
         dyt.load(tmp_path / "model.safetensors")
 
 
-def test_another_head_forgets_the_names(runs: Runs, tmp_path: Path) -> None:
+def test_another_head_forgets_the_names(runs: Runs, weights: Path, tmp_path: Path) -> None:
     fit(runs(train=SHORT), tmp_path / "run", progress=False)
-    model = dyt.load(tmp_path / "run" / "model.safetensors")
+    model = dyt.load(tmp_path / "run" / "model.safetensors", trust_paths=[weights])
     assert model.pretrained_cfg["label_names"] == ("blue", "green", "red")
     model.reset_classifier(7)
     assert model.data_config is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, SetOption, WeightsOption, chosen, model_file, new_file
+from dyt.cli.options import Dtype, SetOption, TrustOption, WeightsOption, chosen, model_file, new_file
 
 if TYPE_CHECKING:
     from dyt.measure.bench import Bench
@@ -34,6 +34,7 @@ def bench(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Images for it to route; by default its run's.")] = None,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
     backbone: Annotated[str | None, typer.Option(help="A timm name, in place of the spec's.")] = None,
     batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [8],  # noqa: B006 - typer's way
     rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Active share under forced masks.")] = 0.5,
@@ -74,13 +75,13 @@ def bench(
     if model is not None:
         if spec != "dyt" or backbone or image_size or assignments:
             raise typer.BadParameter("a trained model has its backbone, size and spec; leave out what changes them")
-        saved = open_saved(model, weights=weights)
+        saved = open_saved(model, weights=weights, trust_paths=trust_paths)
         dynamic, inputs = saved.model, saved.sample(data, max(batch))
     else:
         if data is not None:
             raise typer.BadParameter("images are routed by a trained model; give its file as --model")
-        if weights is not None:
-            raise typer.BadParameter("an untrained model is timed with random weights; leave out --weights")
+        if weights is not None or trust_paths:
+            raise typer.BadParameter("an untrained model has random weights; leave out --weights and --trust-paths")
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
         dynamic, inputs = untrained(chosen(spec, [*changes, *(assignments or [])]), max(batch))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument, WeightsOption
+from dyt.cli.options import ModelArgument, TrustOption, WeightsOption
 
 
 def calibrate(
@@ -14,6 +14,7 @@ def calibrate(
     batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [1, 8, 32],  # noqa: B006 - typer's way
     data: Annotated[str | None, typer.Option(help="Directory of the images; by default the run's.")] = None,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default an accelerator, or else cpu.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")] = None,
 ) -> None:
@@ -29,7 +30,7 @@ def calibrate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    saved = open_saved(model, weights=weights)
+    saved = open_saved(model, weights=weights, trust_paths=trust_paths)
     images = saved.sample(data, max(batch))
     with rounds("timing sites", len(set(batch)) * len(saved.model.sites)) as progress:
         found = dyt.calibrate_break_even(saved.model, images, batch, device, lambda done, _: progress(done))

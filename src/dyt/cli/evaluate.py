@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument, Precision, WeightsOption, active_share
+from dyt.cli.options import ModelArgument, Precision, TrustOption, WeightsOption, active_share
 
 
 def evaluate(
@@ -29,6 +29,7 @@ def evaluate(
         Precision, typer.Option(help="Of weights and images; int8: of the blocks' weights alone.")
     ] = Precision.float32,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
     workers: Annotated[int | None, typer.Option(help="Loader processes.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -44,7 +45,7 @@ def evaluate(
     from dyt.train.result import report_table
     from dyt.train.saved import open_saved
 
-    saved = open_saved(model, classes, weights)
+    saved = open_saved(model, classes, weights, trust_paths)
     kind = torch.bfloat16 if dtype is Precision.bfloat16 else torch.float32
     dynamic = dyt.quantize(saved.model) if dtype is Precision.int8 else saved.model.to(kind)
     spec = saved.spec(data, workers)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, ModelArgument, WeightsOption
+from dyt.cli.options import Dtype, ModelArgument, TrustOption, WeightsOption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,7 @@ def export(
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and images; compared with float32.")] = Dtype.float32,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
 ) -> None:
     """Export a saved model with a free batch size, and compare what was written with the model."""
     import copy
@@ -41,6 +42,7 @@ def export(
 
     import dyt
     from dyt.io.export import difference, to_onnx, to_pt2
+    from dyt.train.saved import loaded
 
     if onnx is None and pt2 is None:
         raise dyt.DyTError("nothing to write: give --onnx FILE or --pt2 FILE, or both")
@@ -48,7 +50,7 @@ def export(
         raise dyt.DyTError("--calibrate needs images: give files after the model")
     if onnx is not None and dtype is not Dtype.float32:
         raise dyt.DyTError("--onnx is written in float32, of which onnxruntime has every operator; use --pt2")
-    dynamic = dyt.load(model, weights=weights)
+    dynamic = loaded(model, weights, trust_paths)
     inputs, what = _inputs(dynamic, images or [], model)
     if calibrate:
         shares = dyt.calibrate_capacity(dynamic, torch.split(inputs, 16))

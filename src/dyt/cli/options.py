@@ -25,6 +25,13 @@ WeightsOption: TypeAlias = Annotated[
     typer.Option(metavar="FILE", help="Where the backbone's weights are now, when that file has moved."),
 ]
 
+TrustOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trust-paths", help="Open whatever the model's file names: weights, a repository. For files of your own."
+    ),
+]
+
 
 def active_share(text: str | float) -> float:
     """A rate that thresholds can be set for, above 0 and at most 1.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument, WeightsOption
+from dyt.cli.options import ModelArgument, TrustOption, WeightsOption
 
 
 def plot(
@@ -16,17 +16,18 @@ def plot(
     out: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("activity.png"),
     chart: Annotated[bool, typer.Option("--chart", help="Bars of the activation rate per layer instead.")] = False,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
 ) -> None:
     """Draw which patches stayed active in which layer, or the rate per layer."""
     import torch
 
-    import dyt
     from dyt.cli.pictures import read
     from dyt.measure import patch_maps, routes_of, site_rates
     from dyt.measure.plots import activation_chart, activity_picture, save_figure, writable
+    from dyt.train.saved import loaded
 
     writable(out)
-    dynamic = dyt.load(model, weights=weights)
+    dynamic = loaded(model, weights, trust_paths)
     shown, inputs = read(dynamic, images, model)
     if chart:
         rates = site_rates(dynamic, torch.split(inputs, 16))

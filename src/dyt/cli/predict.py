@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument, WeightsOption
+from dyt.cli.options import ModelArgument, TrustOption, WeightsOption
 
 
 def predict(
@@ -22,6 +22,7 @@ def predict(
         float, typer.Option(help="Of models of several labels: those from this probability on.", min=0.0, max=1.0)
     ] = 0.5,
     weights: WeightsOption = None,
+    trust_paths: TrustOption = False,
     out: Annotated[
         Path, typer.Option(help="Directory of the pictures, for tasks that draw their answers.", file_okay=False)
     ] = Path("predictions"),
@@ -35,7 +36,7 @@ def predict(
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 
-    saved = open_saved(model, classes, weights)
+    saved = open_saved(model, classes, weights, trust_paths)
     top = min(top, saved.model.num_classes)
     spec, split = (
         saved.spec((saved.data and saved.data.root) or ".", workers=0),

@@ -117,7 +117,7 @@ class BackboneSpec(Spec):
     model that was built with `backbone=`, and is not for users to set."""
     args: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of `timm.create_model`, as plain values: `{img_size: 384, drop_path_rate: 0.1}`; a list is
-    passed as a tuple."""
+    passed as a tuple. Not those that say where weights are from or kept (`pretrained_cfg`, `cache_dir`)."""
     window_size: Annotated[int, Field(ge=1)] | None = None
     """Attention of a plain ViT within windows of at most this many patches per side, as equal as the grid allows, for
     large images (ViTDet, arXiv:2203.16527); null for global attention."""
@@ -142,6 +142,9 @@ class BackboneSpec(Spec):
         for name, field in taken.items():
             if name in args:
                 raise ValueError(f"'{name}' is not an argument here; set {field}")
+        for name in args:
+            if name == "cache_dir" or name.startswith("pretrained_cfg"):
+                raise ValueError(f"'{name}' is not an argument here: where weights are from is set by backbone.weights")
         check_numbers(args)
         return args
 

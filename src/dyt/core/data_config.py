@@ -6,6 +6,7 @@ The fields that timm has are called as timm calls them, so that `timm.data.resol
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from torch import nn
 
 from dyt.config.base import Spec
 from dyt.config.spec import parse
-from dyt.errors import CheckpointError, SpecError
+from dyt.errors import CheckpointError, SpecError, bounded
 
 ENTRY = "data_config"
 """The entry of a saved file's metadata, as JSON; absent where it is not known what the model was trained on."""
@@ -93,14 +94,17 @@ def of_file(metadata: Mapping[str, str], path: str | Path, num_classes: int) -> 
     """What a saved file says; None for one that says nothing.
 
     Raises:
-        CheckpointError: an entry that is none, or names of another number of outputs.
+        CheckpointError: an entry that is none; names of another number of outputs, or with control characters.
     """
     if ENTRY not in metadata:
         return None
     try:
         config = parse(DataConfig, json.loads(metadata[ENTRY]), most=MOST_NAMES)
     except (SpecError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}': its {ENTRY} cannot be used: {error}") from error
+        raise CheckpointError(bounded(f"'{path}': its {ENTRY} cannot be used: {error}")) from error
+    unprintable = [name for name in config.label_names or () if any(unicodedata.category(c) == "Cc" for c in name)]
+    if unprintable:
+        raise CheckpointError(bounded(f"'{path}': its {ENTRY} has a name with control characters: {unprintable[0]!r}"))
     if config.label_names is not None and len(config.label_names) != num_classes:
         raise CheckpointError(
             f"'{path}': its {ENTRY} has {len(config.label_names)} label_names for {num_classes} outputs"

@@ -105,7 +105,7 @@ def run_demo(
         say(f"{number}/{len(runs)} {method}")
         place = out / method.replace(" ", "_").lower()
         results[method] = fit(run, place, progress=progress, resume=resume)
-        models[method] = load(place / "model.safetensors")
+        models[method] = load(place / "model.safetensors", weights=run.model.backbone.weights)
         say(f"    accuracy {results[method].test.accuracy:.1%}")
     say("measuring images per second, in turns")
     images, captions = _examples(models["DyT"], runs["DyT"], SPEED_BATCH[backbone is None])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,6 +15,8 @@ from dyt.assembly.plan import tuner_of
 from dyt.config.spec import BackboneSpec, DyTSpec
 from dyt.core.data_config import own_size
 from dyt.errors import CheckpointError, SpecError, WeightsError
+from dyt.io.foreign import unmade
+from dyt.io.header import Header, refusal
 from dyt.model.dynamic import DynamicModel
 from dyt.model.origin import fingerprint
 
@@ -66,23 +69,27 @@ class Kept:
     size: tuple[int, ...] | None
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], spec: DyTSpec, path: str | Path) -> Kept:
-        """From a file's metadata.
+    def read(cls, header: Header, spec: DyTSpec) -> Kept:
+        """From a file's header.
 
         Raises:
             CheckpointError: entries that cannot be used.
         """
-        told = metadata.get(BACKBONE)
-        try:
-            also = () if told in {None, WHOLE} else tuple(map(str, json.loads(str(told))))
-            sized = json.loads(metadata.get(SIZED, "{}"))
-            unsized, size = sized.get("sha256"), sized.get("size")
-            size = None if size is None else tuple(map(int, size))
-        except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"'{path}': its entries on the backbone cannot be used: {error}") from error
+        told = header.metadata.get(BACKBONE)
+        names = [] if told in {None, WHOLE} else header.decoded(BACKBONE)
+        sized = header.decoded(SIZED, "{}")
+        wrong = (
+            f"{BACKBONE} is '{WHOLE}', or a list of names of tensors"
+            if not isinstance(names, list) or not all(f"backbone.{name}" in header.tensors for name in names)
+            else _wrong_size(sized)
+        )
+        if wrong is not None:
+            raise refusal(header.path, f": its entries on the backbone cannot be used: {wrong}")
+        size = sized.get("size")
         whole = told == WHOLE
         every = whole or spec.trainable == "full"
-        return cls(every, whole, also, metadata.get(FINGERPRINT), unsized, size)
+        size = None if size is None else tuple(size)
+        return cls(every, whole, tuple(names), header.metadata.get(FINGERPRINT), sized.get("sha256"), size)
 
     def with_weights(self, spec: DyTSpec, weights: str | Path | None, path: str | Path) -> DyTSpec:
         """The spec with the current location of its weights.
@@ -99,9 +106,10 @@ class Kept:
         if given in {"none", GIVEN}:
             what = f"a backbone with weights: none ({spec.backbone.name})"
             what = f"a {spec.backbone.name} that was given" if given == GIVEN else what
-            raise CheckpointError(
-                f"'{path}' was made on {what}, which is not in the file; give load(..., backbone=) the timm model it "
-                f"was made on, or weights= the file of its weights"
+            raise refusal(
+                path,
+                f"was made on {what}, which is not in the file; give load(..., backbone=) the timm model it was made "
+                f"on, or weights= the file of its weights",
             )
         if given != "pretrained" and not Path(given).is_file():
             raise WeightsError(
@@ -121,10 +129,7 @@ class Kept:
         try:
             return create(wanted, spec.head.classifier)[0]
         except SpecError as error:
-            raise CheckpointError(
-                f"'{path}' was made on a {spec.backbone.name}, which cannot be made by that name ({error}); give "
-                f"load(..., backbone=) one"
-            ) from error
+            raise unmade(path, spec.backbone.name, error) from error
 
     def check(self, backbone: nn.Module, spec: DyTSpec, path: str | Path, resizable: bool = False) -> DyTSpec:
         """Refuses a plain backbone other than that of the file.
@@ -145,10 +150,21 @@ class Kept:
         resized = resizable and None not in {size, self.size} and size != self.size
         if given == self.sha256 or (resized and fingerprint(*parts, sized=False) == self.unsized):
             return _with(spec, args={**spec.backbone.args, "img_size": list(size or ())}) if resized else spec
-        raise CheckpointError(
-            f"'{path}' was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the "
-            f"frozen weights differ (sha256 {str(self.sha256)[:12]}, given {given[:12]})"
+        raise refusal(
+            path,
+            f"was made on another backbone ({spec.backbone.name}, weights {spec.backbone.weights}): the "
+            f"frozen weights differ (sha256 {str(self.sha256)[:12]}, given {given[:12]})",
         )
+
+
+def _wrong_size(sized: Any) -> str | None:
+    if not isinstance(sized, dict):
+        return f"{SIZED} is a mapping"
+    size, sha256 = sized.get("size"), sized.get("sha256")
+    pair = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    if not pair and size is not None:
+        return f"{SIZED}.size is two whole numbers above 0"
+    return None if sha256 is None or isinstance(sha256, str) else f"{SIZED}.sha256 is a string"
 
 
 def _with(spec: DyTSpec, **changes: object) -> DyTSpec:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dyt.assembly.backbone import check_name, faults, make
 from dyt.assembly.build import build
 from dyt.core.randomness import untouched
-from dyt.errors import CheckpointError
+from dyt.errors import CheckpointError, bounded
 from dyt.model.dynamic import DynamicModel
 from dyt.model.tensors import put, stored
 
@@ -55,6 +55,8 @@ def from_official(
         classes = state["head.weight"].shape[0]
     except KeyError as error:
         raise CheckpointError(f"not a checkpoint of the released DyT code: no tensor {error}") from None
+    except IndexError:
+        raise CheckpointError("not a checkpoint of the released DyT code: its down projection is a number") from None
     check_name(backbone)
     plain = make(backbone, timm_kwargs, num_classes=classes)
     spec = {
@@ -89,5 +91,16 @@ def _state(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_state_dict(str(source), weights_only=True)
     except Exception as error:  # whatever a reader of foreign files raises becomes the one answer, its cause attached
-        raise CheckpointError(f"'{source}' is not a readable weights file: {' '.join(str(error).split())}") from error
+        raise CheckpointError(bounded(f"'{source}' is not a readable weights file: {error}")) from error
+    items = state.items() if isinstance(state, Mapping) else [(type(state).__name__, state)]
+    wrong = next((key for key, value in items if not isinstance(key, str) or not _is_whole(value)), None)
+    if wrong is not None:
+        what = f"'{source}' has something else than a plain tensor with all of its values: {wrong}"
+        raise CheckpointError(bounded(what))
     return state
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a value out of a file is a tensor whose values are all there: one of a few bytes may claim any shape."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dyt.config.base import Spec
-from dyt.config.spec import explain
+from dyt.config.explained import explain
 from dyt.io import tensor_file
 from dyt.model.origin import CHECKSUM, checksum
 from dyt.train.evaluation import Evaluation

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from dyt.config.spec import parse
 from dyt.core.data_config import attached
+from dyt.errors import CheckpointError
 from dyt.io.checkpoint import load
+from dyt.io.foreign import outside
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Task
 from dyt.tasks.described import data_of
@@ -35,6 +37,8 @@ class Saved:
         classes: names, by output; None without a list of them.
         classes_from: where the names are from.
         device: the accelerator when there is one, else the CPU.
+        outside: that the file's data spec names something outside of the data's directory; None where it does not,
+            and where that was trusted.
     """
 
     model: DynamicModel
@@ -42,6 +46,7 @@ class Saved:
     classes: tuple[str, ...] | None
     classes_from: str
     device: torch.device
+    outside: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,7 +76,13 @@ class Saved:
 
         Raises:
             DataError: other classes, or data that cannot be used.
+            CheckpointError: a file that names something outside of the data's directory.
         """
+        if self.outside is not None:
+            raise CheckpointError(
+                f"{self.outside}, which is outside of the data's directory and not opened on a file's word; give "
+                f"--trust-paths (open_saved(..., trust_paths=True)) for a file of your own"
+            )
         names = self.names
         if self.classes is None:
             names = self.task.named(spec, name) or names
@@ -113,13 +124,17 @@ class Saved:
         return images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
 
 
-def open_saved(path: str | Path, classes: Path | None = None, weights: str | None = None) -> Saved:
+def open_saved(
+    path: str | Path, classes: Path | None = None, weights: str | None = None, trust_paths: bool = False
+) -> Saved:
     """Loads a model that `dyt train` or `dyt.save` wrote.
 
     Args:
-        path: the model file; where it does not say so itself, run.yaml and classes.txt are looked for beside it.
+        path: the model file; where it does not say so itself, run.yaml and classes.txt are looked for beside it. They
+            count as your own: the weights file that run.yaml names is opened if the model's file names the same.
         classes: a list of class names, one per line, in place of the model's own.
         weights: where the backbone's weights are now, as for `dyt.load`.
+        trust_paths: open whatever the model's file names, as for `dyt.load`.
 
     Raises:
         CheckpointError: a file that cannot be loaded.
@@ -127,10 +142,12 @@ def open_saved(path: str | Path, classes: Path | None = None, weights: str | Non
         SpecError: a run.yaml that does not validate.
     """
     path = Path(path)
-    model = load(path, weights=weights)
-    run, config = run_of(path), attached(model.backbone)
-    data = None if run is None else run.data
+    model, run = loaded(path, weights, trust_paths), run_of(path)
+    config = attached(model.backbone)
+    data, elsewhere = None if run is None else run.data, None
     if config is not None:
+        known = () if run is None else run.data.model_dump(mode="json").values()
+        elsewhere = None if trust_paths else outside({k: v for k, v in (config.data or {}).items() if v not in known})
         data = data_of(config, model.head.task, "" if run is None else run.data.root, path) or data
     listed = classes or path.parent / CLASSES
     names = None if config is None else config.label_names
@@ -142,4 +159,16 @@ def open_saved(path: str | Path, classes: Path | None = None, weights: str | Non
         origin = str(listed)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     assert device is not None
-    return Saved(model.to(device), data, names, origin, device)
+    return Saved(model.to(device), data, names, origin, device, elsewhere and f"'{path}' says that its {elsewhere}")
+
+
+def loaded(path: str | Path, weights: str | None = None, trust_paths: bool = False) -> DynamicModel:
+    """`dyt.load`, which opens what the file names if a run.yaml beside it, which counts as your own, names the same.
+
+    Raises:
+        CheckpointError, WeightsError: as `dyt.load`.
+        SpecError: a run.yaml that does not validate.
+    """
+    run = None if trust_paths or weights is not None else run_of(Path(path))
+    own = () if run is None else (run.model.backbone.weights, run.model.backbone.name)
+    return load(path, weights=weights, trust_paths=trust_paths or own)

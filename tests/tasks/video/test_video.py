@@ -19,6 +19,7 @@ from dyt.tasks.kinds import TASKS
 from dyt.tasks.video import VideoError, VideoWarning
 from dyt.train import RunSpec, fit
 from dyt.train.named_runs import recipe
+from dyt.train.saved import loaded
 
 from .conftest import film
 
@@ -54,7 +55,7 @@ def test_it_learns_and_counts_all_views(trained: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
     assert result["test"]["images"] == 6
     assert result["test"]["accuracy"] == 1.0
-    model = dyt.load(trained / "model.safetensors")
+    model = loaded(trained / "model.safetensors")
     with dyt.execution(model, "complete"):
         of_one_view = int(dyt.count_macs(model, torch.zeros(1, 3, 3, 16, 16)))
     assert result["test"]["gmacs_complete"] * 1e9 == pytest.approx(2 * of_one_view)
@@ -72,7 +73,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
         with pytest.raises(loop.Interrupted):
             fit(parse(RunSpec, plain), tmp_path / "run", progress=False)
     fit(parse(RunSpec, plain), tmp_path / "run", progress=False)
-    ended, whole = (dyt.load(run / "model.safetensors").state_dict() for run in (tmp_path / "run", trained))
+    ended, whole = (loaded(run / "model.safetensors").state_dict() for run in (tmp_path / "run", trained))
     assert all(torch.equal(ended[key], whole[key]) for key in whole)
 
 
