@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 import dyt
-from dyt.train.state import RunDir
-from dyt.writing import write_text
+from dyt.io import tensor_file
+from dyt.train.state import RunError
+from dyt.writing import whole, write_text
 
 SMALL = {"name": "vit_tiny_patch16_224", "weights": "none", "args": {"depth": 1, "embed_dim": 48, "img_size": 32}}
 SPEC = {"backbone": SMALL, "head": {"num_classes": 4}}
@@ -59,19 +61,19 @@ def of_model(path: Path) -> set[int]:
     return {int(number) for tensor in (head.weight, head.bias) for number in tensor.flatten()}
 
 
-def save_run(path: Path, number: int) -> None:
-    RunDir(path.parent).save({"a": torch.full((99_999,), number), "b": torch.full((9,), number)})
+def save_state(path: Path, number: int) -> None:
+    """As a run saves its state."""
+    with whole(path, RunError) as draft:
+        tensor_file.write({"a": torch.full((99_999,), number), "b": torch.full((9,), number)}, {"a": "b"}, draft)
 
 
-def of_run(path: Path) -> set[int]:
-    state = RunDir(path.parent).saved()
-    assert state is not None
-    return {int(number) for tensor in state.values() for number in tensor.unique()}
+def of_state(path: Path) -> set[int]:
+    return {int(number) for tensor in load_file(path).values() for number in tensor.unique()}
 
 
 WRITERS = {
     "dyt.save": Writer("model.safetensors", save_model, of_model),
-    "resume checkpoint": Writer("resume.pt", save_run, of_run),
+    "a run's state": Writer("resume.safetensors", save_state, of_state),
     "text": Writer(
         "results.csv",
         lambda path, number: write_text(path, f"{number}\n" * LINES),
@@ -138,27 +140,31 @@ def fill(writer: Writer, folder: Path) -> str:
     return f"{'old file intact' if intact else 'WRONG'}; {answer}"
 
 
-def main() -> None:
-    """Prints a table."""
+def main() -> int:
+    """Prints a table; 1 if a file was wrong, or something was left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of each writer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full-disk", type=Path, help="a folder on a disk of about 300 kB, which is filled")
     given = parser.parse_args()
-    rng = random.Random(given.seed)
+    rng, faults = random.Random(given.seed), 0
     print("| writer | kills | saves finished | wrong files | kills that left something | left after the next save |")
     print("|---|---|---|---|---|---|")
     for name, writer in WRITERS.items():
         with tempfile.TemporaryDirectory() as folder:
             row = attack(writer, Path(folder), given.kills, rng)
         print(f"| {name} | {' | '.join(map(str, row))} |", flush=True)
+        faults += row[2] + row[4]
     if given.full_disk is not None:
         print("\n| writer | on a full disk |\n|---|---|")
         for name, writer in WRITERS.items():
-            print(f"| {name} | {fill(writer, given.full_disk)} |", flush=True)
+            answer = fill(writer, given.full_disk)
+            faults += not answer.startswith("old file intact; ") or answer.endswith("; written")
+            print(f"| {name} | {answer} |", flush=True)
+    return int(faults > 0)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     MODEL = dyt.build(SPEC)
-    main()
+    raise SystemExit(main())

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import dyt
 from dyt import DyTError, writing
 from dyt.config import files
+from dyt.io import tensor_file
 from dyt.measure.plots import save_figure
-from dyt.train.state import CHECKPOINT, RunDir, RunError, write_whole
+from dyt.train.state import RunError, write_whole
 from dyt.writing import check_target, whole, write_text
 from laws.models import tiny
 
@@ -229,27 +231,33 @@ def test_no_permission_is_named_whoever_runs_this(tmp_path: Path, monkeypatch: p
         dyt.save(tiny(), tmp_path / "a")
 
 
+def save_tensors(path: Path, count: int) -> None:
+    """As a run saves its state."""
+    with whole(path, RunError) as draft:
+        tensor_file.write({"a": torch.ones(count)}, {"format": "test"}, draft)
+
+
 @posix
 def test_a_disk_that_fills_up_meanwhile(tmp_path: Path) -> None:
     """Simulated by a largest size of files, at which the system's own writes fail in safetensors and torch."""
     import resource
 
-    model, run = tiny(), RunDir(tmp_path)
+    model, other = tiny(), tmp_path / "tensors"
     dyt.save(model, tmp_path / "model")
-    run.save({"step": 1})
+    save_tensors(other, 1)
     before = (tmp_path / "model").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(dyt.CheckpointError, match=r"^cannot write '.*model': File too large; make room"):
             dyt.save(model, tmp_path / "model")
-        with pytest.raises(RunError, match=f"^cannot write '.*{CHECKPOINT}': File too large; make room"):
-            run.save({"step": 2, "tensor": torch.zeros(99_999)})
+        with pytest.raises(RunError, match=r"^cannot write '.*tensors': File too large; make room"):
+            save_tensors(other, 99_999)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", CHECKPOINT]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "tensors"]
     assert (tmp_path / "model").read_bytes() == before
-    assert run.saved() == {"step": 1}
+    assert load_file(other)["a"].tolist() == [1]
 
 
 # Writers that are killed ----------------------------------------------------------------------------------------------
@@ -367,19 +375,13 @@ def test_the_file_and_its_folder_are_brought_to_the_disk(tmp_path: Path, monkeyp
 # Everything that the library writes -----------------------------------------------------------------------------------
 
 
-def test_the_resume_checkpoint_and_figures_are_written_whole(tmp_path: Path) -> None:
+def test_figures_are_written_whole(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
-    RunDir(tmp_path).save({"tensor": torch.ones(3)})
-    saved = RunDir(tmp_path).saved()
-    assert saved is not None
-    assert saved["tensor"].tolist() == [1, 1, 1]
     for ending in ("png", "svg", "pdf"):
         save_figure(Figure(), tmp_path / f"a.{ending}", None)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
-    with pytest.raises(RunError, match="cannot write"):
-        RunDir(tmp_path / "none").save({})
     with pytest.raises(DyTError, match="no directory"):
         save_figure(Figure(), tmp_path / "none" / "a.png")
 
