@@ -22,6 +22,7 @@ from dyt.model.block import DynamicBlock
 from dyt.model.origin import Origin
 from dyt.model.parts import frozen_norms, head_keys, start_head
 from dyt.model.site import Site
+from dyt.model.summary import summary, trainable_line
 from dyt.model.timm_surface import TimmSurface, checkpoint_blocks
 from dyt.model.token_state import TokenReduction
 from dyt.registry import UnknownNameError, executors
@@ -110,6 +111,17 @@ class DynamicModel(TimmSurface):
         for module in frozen_norms(self.backbone, self.spec):
             module.eval()
         return self
+
+    def print_trainable_parameters(self) -> None:
+        """Prints one line, as PEFT does: the parameters that are trained, all of them, and the percentage."""
+        print(trainable_line(self))
+
+    def summary(self) -> str:
+        """A few lines: backbone, variant, sites, dispatchers, adapters, parameters, rate, thresholds. Runs no forward.
+
+        The rate is the one that the training asks for; `dyt.record` tells the one that a forward has.
+        """
+        return summary(self)
 
     def save_refusal(self) -> str | None:
         """Why this model cannot be saved, in words; None when it can. Worth asking before a long training."""
