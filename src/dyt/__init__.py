@@ -30,6 +30,7 @@ from dyt.inference.rewrites import optimize, quantize
 from dyt.inference.thresholds import calibrate_thresholds
 from dyt.io.checkpoint import load, save
 from dyt.io.official import from_official
+from dyt.io.sharing import from_pretrained, push_to_hub, save_pretrained
 from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
 from dyt.objective.step import TuningStep
@@ -86,6 +87,7 @@ __all__ = [
     "families",
     "forced",
     "from_official",
+    "from_pretrained",
     "heads",
     "list",
     "load",
@@ -93,11 +95,13 @@ __all__ = [
     "plain",
     "preset",
     "presets",
+    "push_to_hub",
     "quantize",
     "record",
     "reducers",
     "registry",
     "save",
+    "save_pretrained",
     "supports",
     "testing",
     "tuners",

@@ -63,18 +63,26 @@ def cache_only() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def repository(name: str) -> tuple[str, str] | None:
+    """The repository with the weights of a timm model, and its revision ("" for the newest); None for none known."""
+    scheme, _, rest = name.rpartition(":")
+    found = rest if scheme in SCHEMES else getattr(get_pretrained_cfg(name), "hf_hub_id", None)
+    if not found:
+        return None
+    place, _, revision = found.partition("@")
+    return (f"{place}{name}" if place.endswith("/") else place), revision
+
+
 def cached(name: str) -> bool | None:
     """Whether the pretrained weights of a timm model are in the local cache; None for a model without hub weights."""
-    scheme, _, rest = name.rpartition(":")
-    if scheme in SCHEMES:
-        repository, _, revision = rest.partition("@")
-        return _has(repository, revision, CONFIG) and _has(repository, revision, *WEIGHTS)
-    cfg = get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
+    where = repository(name)
+    if where is None:
         return None
-    repository, _, revision = cfg.hf_hub_id.partition("@")
-    repository = f"{repository}{name}" if repository.endswith("/") else repository
-    return _has(repository, revision, *((cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHTS))
+    if name.rpartition(":")[0] in SCHEMES:
+        return _has(*where, CONFIG) and _has(*where, *WEIGHTS)
+    cfg = get_pretrained_cfg(name)
+    assert cfg is not None, "a repository is known of it"
+    return _has(*where, *((cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHTS))
 
 
 def _has(repository: str, revision: str, *files: str) -> bool:
