@@ -265,3 +265,15 @@ def test_a_file_that_the_cache_turns_out_to_lack_is_asked_for(
     with pytest.raises(dyt.WeightsError, match="the model hub is out of reach and they are not in its cache"):
         dyt.build({"backbone": {"name": HUB_MODEL}})
     assert requests
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("vit_base_patch16_224.augreg_in21k", ("timm/vit_base_patch16_224.augreg_in21k", "")),
+        ("hf-hub:someone/vit@v2", ("someone/vit", "v2")),
+        ("no_such_model", None),
+    ],
+)
+def test_the_repository_of_timm_s_weights(name: str, found: tuple[str, str] | None) -> None:
+    assert hub.repository(name) == found

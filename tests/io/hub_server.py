@@ -15,7 +15,8 @@ COMMIT = "c" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """Attributes: the files of each repository; `asked`, each request as method and path; `writable`, or 403."""
+    """Attributes: the files of each repository; `asked`, each request as method and path; `writable`, or 403;
+    `refused`, the status and the code with which every file is refused."""
 
     daemon_threads = True
 
@@ -24,6 +25,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.asked: list[str] = []
         self.writable = True
+        self.refused: tuple[int, str] | None = None
 
     @property
     def address(self) -> str:
@@ -51,19 +53,26 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {self.path}")
         wanted = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if self.path.startswith("/api/"):
-            return self.missing("RepoNotFound")
-        if wanted is None:
-            return self.answer(200)
-        repo, revision, name = wanted.groups()
+            self.missing("RepoNotFound")
+        elif wanted is None:
+            self.answer(200)
+        elif self.server.refused is not None:
+            status, code = self.server.refused
+            self.answer(status, **({"X_Error_Code": code, "X_Error_Message": code} if code else {}))
+        else:
+            self.file(*wanted.groups())
+
+    def file(self, repo: str, revision: str, name: str) -> None:
         files = self.server.repositories.get(repo)
         if files is None:
-            return self.missing("RepoNotFound")
-        if revision not in {"main", COMMIT}:
-            return self.missing("RevisionNotFound")
-        if name not in files:
-            return self.missing("EntryNotFound")
-        tag = hashlib.sha1(files[name]).hexdigest()
-        return self.answer(200, files[name], ETag=f'"{tag}"', X_Repo_Commit=COMMIT)
+            self.missing("RepoNotFound")
+        elif revision not in {"main", COMMIT}:
+            self.missing("RevisionNotFound")
+        elif name not in files:
+            self.missing("EntryNotFound")
+        else:
+            tag = hashlib.sha1(files[name]).hexdigest()
+            self.answer(200, files[name], ETag=f'"{tag}"', X_Repo_Commit=COMMIT)
 
     def do_GET(self) -> None:
         self.do_HEAD()

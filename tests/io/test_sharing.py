@@ -171,9 +171,32 @@ def test_what_the_hub_has_not_is_told_in_a_line(hub: Hub) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ((403, "GatedRepo"), f"repository '{REPO}' is gated; ask for access on its page, and give token="),
+        ((401, ""), "the transfer failed: HfHubHTTPError: "),
+    ],
+)
+def test_who_may_not_have_it_is_told(hub: Hub, refused: tuple[int, str], said: str) -> None:
+    hub.refused = refused
+    with pytest.raises(dyt.WeightsError, match=re.escape(said)) as caught:
+        dyt.from_pretrained(REPO, token="hf_secret")
+    assert "token=" in str(caught.value)
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_a_hub_that_fails_is_told_with_the_reason(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "reachable", lambda: True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # which fails at once, where a dead hub is asked for long
+    with pytest.raises(dyt.WeightsError, match=r"in the cache; the hub failed: .*; go online") as caught:
+        dyt.from_pretrained(REPO)
+    assert "failed: None" not in str(caught.value)
+
+
 def test_a_hub_out_of_reach_is_told_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(dyt.WeightsError, match="out of reach: go online"):
+    with pytest.raises(dyt.WeightsError, match="the hub was not asked or is out of reach; go online"):
         dyt.from_pretrained(REPO)
     with pytest.raises(dyt.CheckpointError, match="the hub is out of reach"):
         dyt.push_to_hub(tiny(), REPO)

@@ -12,7 +12,7 @@ from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the httpx that it speaks with
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from torch import nn
 
 from dyt.assembly import hub
@@ -155,9 +155,10 @@ def _fetched(
             repo_id, FILE, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local
         )
     except LocalEntryNotFoundError as error:
+        asked = "the hub was not asked or is out of reach" if local else f"the hub failed: {shortened(error.__cause__)}"
         raise WeightsError(
-            f"no folder '{repo_id}', and no '{FILE}' of repository '{at}' in the cache; the hub was not asked or is "
-            f"out of reach: go online without local_files_only and HF_HUB_OFFLINE, or give the path of a folder"
+            f"no folder '{repo_id}', and no '{FILE}' of repository '{at}' in the cache; {asked}; go online without "
+            f"local_files_only and HF_HUB_OFFLINE, try again later, or give the path of a folder"
         ) from error
     except EntryNotFoundError as error:
         raise CheckpointError(
