@@ -392,6 +392,8 @@ ELSEWHERE = {
     "scaffold/__init__.py": {"write_text"},  # in a folder that is moved into place as a whole
     "demo/digits.py": {"save", "write_bytes"},  # images of a hundred bytes, at once
     "tasks/processes.py": {"open"},  # a stream
+    "cli/probe.py": {"fdopen"},  # answers to the parent
+    "train/loop.py": {"save"},  # the keeper's, which writes by `whole`
 }
 """What writes by other means, and why."""
 

@@ -30,13 +30,18 @@ def subclasses(cls: type[Spec]) -> set[type[Spec]]:
     return {cls}.union(*(subclasses(below) for below in cls.__subclasses__()))
 
 
+KEPT = {"dyt.train.record", "dyt.train.resume", "dyt.train.surroundings"}
+"""Modules whose specs nobody writes: what a run keeps of itself."""
+
+
 def test_the_walk_reaches_every_spec_of_the_library() -> None:
     """Registered components, what runs and results are made of; bases are described through what derives from them."""
     for kind in ("dispatchers", "adapters", "variants", "tuners", "reducers", "heads"):
         assert {spec_class(component) for _, component in KINDS[kind].items()} <= set(SPECS)
     ours = {spec for spec in subclasses(Spec) if spec.__module__.startswith("dyt.")}
     covered = {base for spec in SPECS for base in spec.__mro__}
-    assert not {spec.__name__ for spec in ours - covered}
+    kept = {spec for spec in ours if spec.__module__ in KEPT}
+    assert not {spec.__name__ for spec in ours - covered - kept}
 
 
 def test_no_field_is_without_a_description() -> None:

@@ -34,8 +34,8 @@ WORDS = {
     "a class for a block": "sets backbone.args.block_fn, which is no plain value of a vit_tiny_patch16_224; allowed",
     "a call for a layer": "sets backbone.args.norm_layer to __import__",
     "escapes in a name": r"'\x1b[31mred line'",
-    "a wide adapter": "adapter.dim is 2000000, and no tensor in it is that large",
-    "a million experts": "adapter.experts is 1000000",
+    "a wide adapter": "adapter.dim: Input should be less than or equal to",
+    "a million experts": "adapter.experts: Input should be less than or equal to",
     "a backbone of 400 layers": "backbone.args.depth makes 400 layers, and the file has",
     "a wide frozen layer": "its backbone takes",
     "a layer that is not there": "variant.layers: no block 99",
@@ -122,7 +122,7 @@ def test_what_the_file_names_may_be_trusted(base: Path, tmp_path: Path) -> None:
     with pytest.raises(dyt.CheckpointError, match="not opened on a file's word"):
         dyt.load(path, trust_paths=["/no/such"])
     path = changed(base, tmp_path / "b.safetensors", FETCHES["a folder with a model"])
-    with pytest.raises(FileNotFoundError, match=r"/etc/config.json"):
+    with pytest.raises(dyt.CheckpointError, match=r"/etc/config.json"):
         dyt.load(path, trust_paths=True)
 
 

@@ -145,6 +145,7 @@ def test_numbers_are_said_as_numbers(tmp_path: Path) -> None:
     dyt.save(model, tmp_path / "model.safetensors")
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     words = "predict", str(tmp_path / "model.safetensors"), str(tmp_path / "a.png")
+    words = *words, "--weights", str(tmp_path / "tiny.safetensors")
     assert json.loads(said(*words, "--json"))["values"] == [7.5]
     assert said(*words) == f"{tmp_path / 'a.png'}: 7.5\n"
 

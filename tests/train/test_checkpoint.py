@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dyt.io import tensor_file
 from dyt.model.origin import CHECKSUM, checksum
 from dyt.train import RunError, fit, loop
 from dyt.train.keeper import Keeper
@@ -167,18 +168,18 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(
     runs: Runs, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the same run goes on from it to the result of an unbroken one."""
-    run, write, count = runs(), save_file, [0]
+    run, write, count = runs(), tensor_file.write, [0]
 
     def full(*args: Any) -> None:
         count[0] += 1
         if count[0] == 2:
-            Path(args[1]).write_bytes(b"the beginning")
+            Path(args[2]).write_bytes(b"the beginning")
             raise OSError(28, "No space left on device")
         write(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dyt.train.resume.save_file", full)
-        with pytest.raises(RunError, match=r"cannot write the state after step 6 .*No space.* step 3 of 6 is kept in"):
+        patch.setattr(tensor_file, "write", full)
+        with pytest.raises(RunError, match=r"step 6 is lost: cannot write .*No space.* step 3 of 6 is kept in"):
             fit(run, tmp_path / "out", progress=False)
     fit(run, tmp_path / "out", progress=False)
     assert outcome(tmp_path / "out") == outcome(unbroken)

@@ -30,9 +30,9 @@ from dyt.errors import CheckpointError
 from dyt.io.foreign import Trust, check_backbone, check_sizes, check_spec, check_weights
 from dyt.io.header import Header, read_header, read_tensors, refusal
 from dyt.io.kept import Kept
-from dyt.io.trial import floating, tried
+from dyt.io.trial import check_types, floating, tried
 from dyt.model.dynamic import DynamicModel
-from dyt.model.tensors import put
+from dyt.model.tensors import put, stored
 
 BREAK_EVEN = "break_even"
 """The metadata entry with the result of `dyt.calibrate_break_even`, as JSON by site name; absent before it."""
@@ -47,7 +47,7 @@ def load(
     trust_paths: Trust = False,
     allow_nonfinite: bool = False,
 ) -> DynamicModel:
-    """Loads a model that `save` wrote.
+    """Loads a model that `save` wrote. The generators of random numbers are left as they were.
 
     A file from a stranger is safe to load: it runs no code, and reads, writes and fetches nothing but timm's own
     weights of the architecture that it names. Nothing is made before its checksum, names and shapes are known to fit.
@@ -105,6 +105,7 @@ def load(
         if backbone.num_classes != spec.head.classifier:
             reset_classifier(backbone, spec.head.classifier)
         model = apply(plan(spec, backbone))
+        check_types(stored(model, kept.every, kept.also), header)
     put(model, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)

@@ -55,7 +55,9 @@ def tried(
         raise
     except Exception as error:  # whatever torch, timm or a component raises of a stranger's spec becomes the one answer
         raise refusal(path, f"does not fit its spec, which makes no model: {error or type(error).__name__}") from error
-    wrong = faults(wanted, header.tensors) or _other_types(wanted, header.tensors)
+    # peft gives its tensors the layer's dtype where they have memory alone: those are compared in the real model
+    known = {key: t for key, t in wanted.items() if not key.startswith("tuner.")}
+    wrong = faults(wanted, header.tensors) or _other_types(known, header.tensors)
     if wrong:
         raise refusal(path, f"does not fit its spec: tensors {wrong}")
     unknown = sorted(set(sites) - {site.name for site in model.sites})
@@ -85,6 +87,17 @@ def _plain(spec: DyTSpec, header: Header) -> nn.Module:
 def floating(tensors: Mapping[str, Tensor]) -> set[torch.dtype]:
     """The floating dtypes of stored tensors; of thresholds and what counts none."""
     return {t.dtype for key, t in tensors.items() if t.is_floating_point() and not is_threshold(key)}
+
+
+def check_types(wanted: Mapping[str, Tensor], header: Header) -> None:
+    """Refuses a file with tensors of other dtypes than its model's.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    wrong = _other_types(wanted, header.tensors)
+    if wrong:
+        raise refusal(header.path, f"does not fit its spec: tensors {wrong}")
 
 
 def _other_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
