@@ -219,7 +219,8 @@ def _loose(model: Composed) -> list[str]:
 
 
 def _head(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {bare(name): tuple(p.shape) for name, p in backbone.named_parameters() if name in head_keys(backbone)}
+    own = head_keys(backbone)
+    return {bare(name): tuple(p.shape) for name, p in backbone.named_parameters() if name in own}
 
 
 def _pixels(size: tuple[int, int] | None) -> str:
