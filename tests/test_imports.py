@@ -22,7 +22,7 @@ ORDER = (
     ("variants",),
     ("assembly",),
     ("objective", "io"),
-    ("measure",),
+    ("measure", "bank"),
     ("paper",),
     ("inference",),
     ("testing", "tasks"),

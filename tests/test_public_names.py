@@ -40,6 +40,7 @@ FUNCTIONS = {
 CLASSES = {
     *(
         "BackboneSpec",
+        "Bank",
         "CapacitySpec",
         "DyTSpec",
         "DynamicModel",

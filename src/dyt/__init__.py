@@ -19,6 +19,7 @@ from dyt import (
 from dyt.assembly.build import build
 from dyt.assembly.support import Support, supports
 from dyt.assembly.undo import unwrap
+from dyt.bank import Bank
 from dyt.config.presets import preset, presets
 from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
 from dyt.core.context import carry_context
@@ -57,6 +58,7 @@ def list(kind: str) -> builtins.list[str]:
 
 __all__ = [
     "BackboneSpec",
+    "Bank",
     "CapacitySpec",
     "CheckpointError",
     "ContextError",
