@@ -68,13 +68,6 @@ def nearest(given: object, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {said or 'none'}"
 
 
-def bounded(text: str, limit: int = 600) -> str:
-    """A text that may have the words of a stranger's file in it as one line of at most `limit` printable characters."""
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: limit + 1])
-    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
-
-
 class DyTError(ValueError):
     """Bad input: a spec, a file, an image, a plug-in, a command line. The message is one line and complete.
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from dyt.config.base import Spec
 from dyt.config.spec import parse
-from dyt.errors import CheckpointError, SpecError, bounded
+from dyt.errors import CheckpointError, SpecError, shortened
 
 ENTRY = "data_config"
 """The entry of a saved file's metadata, as JSON; absent where it is not known what the model was trained on."""
@@ -101,10 +101,12 @@ def of_file(metadata: Mapping[str, str], path: str | Path, num_classes: int) -> 
     try:
         config = parse(DataConfig, json.loads(metadata[ENTRY]), most=MOST_NAMES)
     except (SpecError, ValueError, RecursionError) as error:
-        raise CheckpointError(bounded(f"'{path}': its {ENTRY} cannot be used: {error}")) from error
+        raise CheckpointError(shortened(f"'{path}': its {ENTRY} cannot be used: {error}", 600)) from error
     unprintable = [name for name in config.label_names or () if any(unicodedata.category(c) == "Cc" for c in name)]
     if unprintable:
-        raise CheckpointError(bounded(f"'{path}': its {ENTRY} has a name with control characters: {unprintable[0]!r}"))
+        raise CheckpointError(
+            shortened(f"'{path}': its {ENTRY} has a name with control characters: {unprintable[0]!r}", 600)
+        )
     if config.label_names is not None and len(config.label_names) != num_classes:
         raise CheckpointError(
             f"'{path}': its {ENTRY} has {len(config.label_names)} label_names for {num_classes} outputs"

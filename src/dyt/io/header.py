@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dyt.errors import CheckpointError, bounded
+from dyt.errors import CheckpointError, shortened
 from dyt.model.origin import CHECKSUM, checksum
 
 FORMAT, VERSION = "dyt", "1"
@@ -41,7 +41,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 def refusal(path: str | Path, what: str) -> CheckpointError:
     """The error about a file, in one bounded line, whatever the file's own words in it are."""
     text = f"'{path}'{what}" if what.startswith(":") else f"'{path}' {what}"
-    return CheckpointError(bounded(text, SAID + len(str(path))))
+    return CheckpointError(shortened(text, SAID + len(str(path))))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dyt.assembly.backbone import check_name, faults, make
 from dyt.assembly.build import build
 from dyt.core.randomness import untouched
-from dyt.errors import CheckpointError, bounded
+from dyt.errors import CheckpointError, shortened
 from dyt.model.dynamic import DynamicModel
 from dyt.model.tensors import put, stored
 
@@ -91,12 +91,12 @@ def _state(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_state_dict(str(source), weights_only=True)
     except Exception as error:  # whatever a reader of foreign files raises becomes the one answer, its cause attached
-        raise CheckpointError(bounded(f"'{source}' is not a readable weights file: {error}")) from error
+        raise CheckpointError(shortened(f"'{source}' is not a readable weights file: {error}", 600)) from error
     items = state.items() if isinstance(state, Mapping) else [(type(state).__name__, state)]
     wrong = next((key for key, value in items if not isinstance(key, str) or not _is_whole(value)), None)
     if wrong is not None:
         what = f"'{source}' has something else than a plain tensor with all of its values: {wrong}"
-        raise CheckpointError(bounded(what))
+        raise CheckpointError(shortened(what, 600))
     return state
 
 

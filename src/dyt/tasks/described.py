@@ -7,7 +7,7 @@ from typing import Any
 
 from dyt.config.spec import parse
 from dyt.core.data_config import DataConfig
-from dyt.errors import CheckpointError, SpecError, bounded
+from dyt.errors import CheckpointError, SpecError, shortened
 from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.tasks.preparation import Preparation
 
@@ -47,5 +47,5 @@ def data_of(config: DataConfig, task: str, root: str, path: object) -> AnyDataSp
     try:
         made: AnyDataSpec = parse(TASKS[task].Spec, {**config.data, "root": root})
     except SpecError as error:
-        raise CheckpointError(bounded(f"'{path}': what it was trained on cannot be used: {error}")) from error
+        raise CheckpointError(shortened(f"'{path}': what it was trained on cannot be used: {error}", 600)) from error
     return made

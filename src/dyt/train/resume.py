@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dyt.config.base import Spec
 from dyt.config.explained import explain
+from dyt.errors import shortened
 from dyt.io import tensor_file
 from dyt.model.origin import CHECKSUM, checksum
 from dyt.train.evaluation import Evaluation
@@ -166,7 +167,7 @@ def read_state(path: Path, infinite: frozenset[str] = frozenset()) -> State:
             metadata: dict[str, str] = file.metadata() or {}
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise broken(path, f"is not a safetensors file, or is cut off ({_short(error)})") from error
+        raise broken(path, f"is not a safetensors file, or is cut off ({shortened(error)})") from error
     if metadata.get("format") != FORMAT:
         raise broken(path, "is not a resume checkpoint")
     if metadata.get("version") != VERSION:
@@ -184,7 +185,7 @@ def read_state(path: Path, infinite: frozenset[str] = frozenset()) -> State:
         raise broken(path, f"has no {error}") from error
     except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         reason = explain(error) if isinstance(error, ValidationError) else error
-        raise broken(path, f"does not fit its schema ({_short(reason)})") from error
+        raise broken(path, f"does not fit its schema ({shortened(reason)})") from error
     return _state(path, header, flat, infinite)
 
 
@@ -202,7 +203,7 @@ def _state(path: Path, header: Header, flat: dict[str, Tensor], infinite: frozen
         optimizer = put_together(header.optimizer, "optimizer", flat)
         scaler = put_together(header.scaler, "scaler", flat)
     except (ValueError, RecursionError) as error:
-        raise broken(path, f"has a state that cannot be used ({_short(error)})") from error
+        raise broken(path, f"has a state that cannot be used ({shortened(error)})") from error
     if sums is None or flat or not isinstance(optimizer, dict) or not isinstance(scaler, dict | None):
         raise broken(path, "has tensors that are missing, or of no known use")
     return State(header, tensors, sums, optimizer, scaler)
@@ -226,7 +227,3 @@ def _crc(tensor: Tensor) -> int:
     """CRC-32 of shape, dtype and memory of a contiguous tensor on the CPU."""
     head = zlib.crc32(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
     return zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, head) if tensor.numel() else head
-
-
-def _short(reason: object) -> str:
-    return " ".join(str(reason).split())[:200]
