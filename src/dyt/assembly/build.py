@@ -151,5 +151,7 @@ def _freeze(backbone: nn.Module, spec: DyTSpec, tuner: Tuner | None) -> None:
     for module in backbone.modules():
         if isinstance(module, (Site, TokenReduction)):
             module.requires_grad_(True)
+        if isinstance(module, Site):
+            module.dispatcher.requires_grad_(spec.objective.router_gradient != "none")
     for head in classifiers(backbone):
         head.requires_grad_(True)

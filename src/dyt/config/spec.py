@@ -201,6 +201,14 @@ class ObjectiveSpec(Spec):
     """What keeps the activation rate at its target. `loss`: the squared penalty alone, as in the paper; `threshold`: a
     threshold on the logits of all sites, moved after every step to where the target share of the step's tokens lies
     above it, so that routers learn which tokens matter and not how many."""
+    router_gradient: Literal["all", "sampled", "active", "none"] = "all"
+    """Which tokens' branches tell the dispatchers how to change. `all`: every token's, so that inactive ones are computed
+    as well, as in the paper; `sampled`: those of active tokens and of a random share of the others; `active`: those of
+    active tokens; `none`: dispatchers stay as they start, and inactive tokens cost nothing. `control: threshold` then
+    keeps the rate."""
+    router_sample: Rate = 0.1
+    """With `router_gradient: sampled`: the probability with which an inactive token is computed. Its gradient is divided
+    by it, which leaves the expected gradient that of `all`."""
     complete_share: Rate = 1.0
     """Share of each batch, its first images and at least one, on which the complete pass is run; the terms are means
     over these images. Below 1 saves time, which the paper does not do."""
@@ -225,6 +233,11 @@ class ObjectiveSpec(Spec):
             raise ValueError(
                 "complete_share and complete_every leave images without the complete pass that `features` compares all "
                 "of them with; leave them out, or use teacher: pretrained"
+            )
+        if self.router_gradient == "none" and self.rate_weight > 0:
+            raise ValueError(
+                "router_gradient: none leaves dispatchers as they are, so that no penalty moves the rate; set "
+                "rate_weight: 0 and control: threshold"
             )
         if self.asked is not None:
             self.asked.towards(self.rate)

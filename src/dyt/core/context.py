@@ -106,6 +106,9 @@ class ForwardContext:
         penalties: lists that each forward appends the loss terms of its reducers to.
         plain: adapters add nothing and reducers reduce nothing: with `complete`, what the backbone computed before.
         shared_prefix: what the passes of one tuning step share; None where each computes everything.
+        told: of how many inactive tokens' branches the gate is told by which dispatchers learn: the probability with
+            which it is told of each, whose gradient is divided by it. With 1 it is told of all, with 0 of active tokens
+            alone; with None there is no gate.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
         generators: those that entered it, which have to be running (`dyt.core.nesting`).
@@ -120,6 +123,7 @@ class ForwardContext:
     penalties: tuple[list[Tensor], ...] = ()
     plain: bool = False
     shared_prefix: SharedPrefix | None = None
+    told: float | None = 1.0
     counting: bool = False
     progress: float = 0.0
     generators: tuple[int, ...] = ()

@@ -6,7 +6,7 @@ Shapes: B images, N tokens (prefix included), P = N - prefix patch tokens (paddi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class Route:
         prefix: number of prefix tokens (class, register, distillation), first in order.
         gate: (B, N) float32 equal to `active` in value, carrying the straight-through gradient to the router; None when
             nothing is to be learned from this route (inference, forced, complete, a dispatcher without weights).
+        told: (B, N) float32, what the gradient that the gate has of each token's branch is multiplied by; where it is
+            0, nothing asks for the branch of an inactive token. None for 1 everywhere.
         padding: (B, N) bool, True at padding tokens; None when there are none.
         logits: (B, P) float32, the router's logits before noise, detached; None when no threshold decided.
         dense: True when it is known without looking that every token is active, so that no executor needs to select.
@@ -71,6 +73,7 @@ class Route:
     site: str = ""
     raster: Tensor | None = None
     entered: Tensor | None = None
+    told: Tensor | None = None
 
     def summary(self) -> Tensor:
         """(B, C) float32: what stands for an image in the tokens that entered: the class token, or the mean patch."""
@@ -91,7 +94,10 @@ class Route:
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(B, N, 1) in `dtype`: the multiplier M of the branch's output, with the straight-through gradient if any."""
-        return (self.active if self.gate is None else self.gate).to(dtype).unsqueeze(-1)
+        if self.gate is None or self.told is None:
+            return (self.active if self.gate is None else self.gate).to(dtype).unsqueeze(-1)
+        told = self.gate.detach() + (self.gate - self.gate.detach()) * self.told
+        return told.to(dtype).unsqueeze(-1)
 
     def counts(self) -> tuple[Tensor, Tensor]:
         """((B,) active patch tokens, differentiable with a gate; (B,) patch tokens), float32, padding left out."""
@@ -128,6 +134,18 @@ class SharedPrefix:
         if images == len(self.entered):
             return self
         return SharedPrefix(self.entered[:images], {name: found[:images] for name, found in self.branches.items()})
+
+
+def told(route: Route, share: float | None) -> Route:
+    """The route whose gate is told of active tokens' branches, and of each inactive token's with this probability.
+
+    The gradient of those that are drawn is divided by it, so that the gate's expected gradient is that of all; with 0
+    none is drawn. With None the gate is left out.
+    """
+    if share is None or route.gate is None:
+        return replace(route, gate=None)
+    drawn = torch.rand(route.active.shape, device=route.active.device) < share
+    return replace(route, told=torch.where(route.active, 1.0, drawn / share if share else 0.0))
 
 
 def activation_rate(routes: Sequence[Route]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from dyt.core import context
 from dyt.core.breakeven import BreakEven
 from dyt.core.context import DecisionContext
 from dyt.core.execution import Executor, Pointwise, ResidualBranch, TokenCapacity
-from dyt.core.route import Route
+from dyt.core.route import Route, told
 from dyt.core.scores import by_place
 from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.errors import DyTError, UnsupportedError
@@ -116,6 +116,8 @@ class Site(nn.Module):
             route = Route(self._forced(now.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
             route = self._decided(x, padding, hidden, now.progress, attention, scores)
+            if now.told != 1 and route.gate is not None:
+                route = told(route, now.told)
         return self._recorded(route, x, now)
 
     def prefix_route(self, x: Tensor) -> Route:

@@ -63,8 +63,13 @@ class Whole:
     variance: Tensor | None = None
 
 
-def rows(route: Route, patches: bool) -> Tensor:
-    """(M, C) float32: what features are compared by: what stands for each image, or every patch token."""
+def rows(route: Route | Tensor, patches: bool) -> Tensor:
+    """(M, C) float32: what features are compared by: what stands for each image, or every patch token.
+
+    A teacher's may be given as such rows already.
+    """
+    if isinstance(route, Tensor):
+        return route
     return route.patches() if patches else route.summary()
 
 
@@ -75,7 +80,7 @@ def counted(routes: Sequence[Route]) -> Tensor:
 
 
 @torch.no_grad()
-def sums(routes: Sequence[Route], teacher: Sequence[Route] = (), patches: bool = False) -> Sums:
+def sums(routes: Sequence[Route], teacher: Sequence[Route | Tensor] = (), patches: bool = False) -> Sums:
     """Of the routes of a dynamic pass, and where features are compared those of its teacher's."""
     scatters = []
     for route, other in zip(routes, teacher, strict=True) if teacher else ():
@@ -134,7 +139,7 @@ def shared(own: Tensor, whole: Tensor, count: Tensor, copies: int) -> Tensor:
 
 
 def feature_distance(
-    dynamic: Sequence[Route], teacher: Sequence[Route], patches: bool = False, whole: Whole | None = None
+    dynamic: Sequence[Route], teacher: Sequence[Route | Tensor], patches: bool = False, whole: Whole | None = None
 ) -> Tensor:
     """() float32: how far the dynamic pass's features are from those of a teacher's pass, which is detached.
 
@@ -145,7 +150,7 @@ def feature_distance(
 
     Args:
         dynamic: routes of the dynamic pass that kept their tokens.
-        teacher: of the teacher's pass of the same images.
+        teacher: of the teacher's pass of the same images; or the rows (M, C) of each site that it gave.
         patches: compare every patch token.
         whole: of the step that these images are a part of; None where they are all that this rank has of it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class _Ran(NamedTuple):
     logits: Any
     penalties: list[Tensor]
     complete: Any
-    teacher: list[Route]
+    teacher: Sequence[Route | Tensor]
 
 
 def _held(model: nn.Module) -> DynamicModel:
@@ -97,7 +98,12 @@ class TuningStep(nn.Module):
         self.train(model.training)
 
     def forward(
-        self, images: Tensor, labels: Any, progress: float | None = None, step: int | None = None
+        self,
+        images: Tensor,
+        labels: Any,
+        progress: float | None = None,
+        step: int | None = None,
+        teacher: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the loss of a batch.
 
@@ -106,6 +112,8 @@ class TuningStep(nn.Module):
             labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
             step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
+            teacher: with `teacher: pretrained` what its pass of these images gave at each site, (M, C) float32
+                (`TeacherFeatures.rows`), so that it is not run again.
 
         Returns:
             The loss (), and its parts, all () float32: `cls` (the head's loss), `complete`, `distill`, `features` and
@@ -127,19 +135,23 @@ class TuningStep(nn.Module):
             raise DyTError("the batch is empty, and a mean over no images is no loss; leave it out")
         turns = self._turns
         if turns is None:
-            return self._loss(images, labels, self._progress(progress), self._due(step), ALONE)
+            return self._loss(images, labels, self._progress(progress), self._due(step), ALONE, teacher)
         now = self._progress(turns.progress if progress is None else progress)
         due = self._due(turns.step if step is None else step)
         if turns.looking:
             needed = self._joins(now) and not turns.alone
-            turns.look(images, (lambda: self._looked(images, now, due)) if needed else None)
+            turns.look(images, (lambda: self._looked(images, now, due, teacher)) if needed else None)
             return torch.zeros(()), {}
         with turns.turn(images) as turn:
-            return self._loss(images, labels, now, due, turn)
+            return self._loss(images, labels, now, due, turn, teacher)
 
     @contextmanager
     def accumulating(
-        self, parts: Iterable[Any], progress: float | None = None, step: int | None = None
+        self,
+        parts: Iterable[Any],
+        progress: float | None = None,
+        step: int | None = None,
+        teachers: Iterable[Sequence[Tensor] | None] | None = None,
     ) -> Iterator[None]:
         """Inside, forwards are those of the parts of one step, in order: their losses' mean is the whole step's loss.
 
@@ -163,6 +175,7 @@ class TuningStep(nn.Module):
                 part is the step itself, and costs nothing.
             progress: as for `forward`, of the whole step; that of forwards inside may be left out.
             step: likewise.
+            teachers: for each part what `forward` is given as `teacher`; None for nothing.
 
         Raises:
             DyTError: inside another one, no parts, parts of unequal size, or other forwards inside than one for each.
@@ -173,8 +186,8 @@ class TuningStep(nn.Module):
         turns = self._turns = Turns(self.model, progress, step, alone)
         try:
             with torch.no_grad(), uncounted(self.model):
-                for images in parts:
-                    self(images, None)
+                for images, teacher in zip(parts, repeat(None) if teachers is None else teachers, strict=False):
+                    self(images, None, teacher=teacher)
             torch.clear_autocast_cache()  # older versions of torch keep what was cast here, cut off from its gradient
             turns.begin()
             yield
@@ -184,10 +197,12 @@ class TuningStep(nn.Module):
         if turns.values:
             self._follow(turns.values, self._progress(progress))
 
-    def _loss(self, images: Any, labels: Any, now: float, due: bool, turn: Turn) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, images: Any, labels: Any, now: float, due: bool, turn: Turn, teacher: Sequence[Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         o, head = self.objective, self.model.head
         count, weight = turn.complete(image_count(images), o.complete_share)
-        ran = self._run(images, now, due, count)
+        ran = self._run(images, now, due, count, teacher)
         parts = {"cls": head.loss(ran.logits, labels)}
         zero = parts["cls"].new_zeros(())
         parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
@@ -215,20 +230,21 @@ class TuningStep(nn.Module):
             loss = loss + parts["reducer"]
         return loss, {**parts, "total": loss}
 
-    def _run(self, images: Any, now: float, due: bool, count: int) -> _Ran:
+    def _run(self, images: Any, now: float, due: bool, count: int, given: Sequence[Tensor] | None) -> _Ran:
         """The passes of a step, or of a part of it; the complete one of the first `count` images."""
         o, head, features = self.objective, self.model.head, at(self.objective.features, now)
         run = Passes(self.model, images, share=self.economical and head.shares_prefix)
         penalties: list[Tensor] = []
         complete: Any = None
-        teacher: list[Route] = []
-        with context.changed(self.model.key, progress=now, keep_tokens=features > 0):
+        teacher: Sequence[Route | Tensor] = ()
+        told = {"all": 1.0, "sampled": o.router_sample, "active": 0.0, "none": None}[o.router_gradient]
+        with context.changed(self.model.key, progress=now, keep_tokens=features > 0, told=told):
             logits, routes = self._recorded(run, penalties=(penalties,), executor=self._executor())
             reads_complete = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
             if due and reads_complete and count:
                 complete, teacher = self._recorded(partial(run, count), complete=True)
             if features > 0 and o.teacher == "pretrained":
-                teacher = self._pretrained(run, images)
+                teacher = self._pretrained(run, images) if given is None else given
         return _Ran(routes, logits, penalties, complete, teacher)
 
     def _recorded(self, run: Callable[[], Any], **changes: Any) -> tuple[Any, list[Route]]:
@@ -246,11 +262,11 @@ class TuningStep(nn.Module):
         compared = at(self.objective.features, now) > 0
         return sums(ran.routes, ran.teacher if compared else (), self.model.head.reads_patches)
 
-    def _looked(self, images: Any, now: float, due: bool) -> Sums:
+    def _looked(self, images: Any, now: float, due: bool, teacher: Sequence[Tensor] | None) -> Sums:
         """Of a part that is looked at: the dynamic pass alone, or with the teacher's where features are compared."""
         if at(self.objective.features, now) > 0:
             count = image_count(images) if self.objective.teacher == "complete" else 0
-            return self._sums(self._run(images, now, due, count), now)
+            return self._sums(self._run(images, now, due, count, teacher), now)
         _, routes = self._recorded(partial(self.model, images), progress=now, executor=self._executor())
         return sums(routes)
 

@@ -61,6 +61,11 @@ class Examples(Dataset[tuple[Any, Any]]):
     """Examples -> (inputs, targets) of a batch; None for torch's own."""
 
     @property
+    def fixed(self) -> bool:
+        """Whether an example's input is the same whatever the seed."""
+        return False
+
+    @property
     def cached(self) -> bool:
         """Whether the examples are in memory, so that no loader process is needed."""
         return False

@@ -76,6 +76,10 @@ class Images(Examples):
         return image, torch.zeros(self.split.count).index_fill_(0, torch.tensor(label, dtype=torch.int64), 1.0)
 
     @property
+    def fixed(self) -> bool:
+        return self.spec.augment == "none"
+
+    @property
     def cached(self) -> bool:
         return self.store is not None
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dyt.objective.teacher import TeacherFeatures
 from dyt.tasks.loading import seeded
 from dyt.train.inference import Inference
 from dyt.train.randomness import derived
 from dyt.train.targets import Targets
 
-Batch = tuple[Tensor, Any]
-"""Images as the loader gives them, and labels."""
+
+class Batch(NamedTuple):
+    """A part of a step.
+
+    Attributes:
+        images: as the loader gives them.
+        labels: likewise.
+        teacher: what a kept teacher gave of the images at each site, (M, C) float32; None where the step runs its own.
+    """
+
+    images: Tensor
+    labels: Any
+    teacher: Sequence[Tensor] | None = None
 
 
 class Batches:
@@ -33,10 +46,19 @@ class Batches:
 
         torch's generators are seeded for the part's forward.
         """
-        images, labels = batch
+        images, labels = batch.images, batch.labels
         seed = derived(self.inference.run.train.seed, "step", step, part, self.rank)
         images = self.inference.normalized(images)
         with seeded(seed):
             images, targets = self.targets(images, self.inference.task.to(labels, self.inference.accelerator.device))
         torch.manual_seed(seed)
         return images, targets
+
+    def taught(
+        self, loaded: Iterable[Any], plan: Iterable[list[tuple[int, int]]], kept: TeacherFeatures | None
+    ) -> Iterator[Batch]:
+        """The loader's batches, of the examples (position, seed) of the plan, with what a kept teacher gave of them."""
+        device = self.inference.accelerator.device
+        for (images, labels), keys in zip(loaded, plan, strict=True):
+            rows = None if kept is None else kept.rows([position for position, _ in keys], device)
+            yield Batch(images, labels, rows)

@@ -108,7 +108,7 @@ class Inference:
         images = self.task.sample(self.run.data, split, self.preparation)
         chosen = permutation(len(images), self.run.train.seed, "calibration")[:count]
         world = 1 if alike else self.world
-        held = [found for found, _ in self._batches(images, chosen, batch, alike)]
+        held = [found for found, _ in self.batches(images, chosen, batch, alike)]
         with self.bar.task(what, None) as task:
 
             def prepared() -> Iterator[Tensor]:
@@ -130,11 +130,11 @@ class Inference:
                 self.check()
 
             task, device = self.task, self.accelerator.device
-            batches = self._batches(images, range(len(images)), task.batch)
+            batches = self.batches(images, range(len(images)), task.batch)
             pairs = ((self.normalized(batch), task.to(targets, device)) for batch, targets in batches)
             return evaluate(self.model, pairs, advance, task, self.run.data, classes)
 
-    def _batches(self, images: Examples, positions: Sequence[int], size: int, alike: bool = False) -> Iterator[Any]:
+    def batches(self, images: Examples, positions: Sequence[int], size: int, alike: bool = False) -> Iterator[Any]:
         """This process's share of these images, or all of them, as they come from the loader."""
         mine = [(i, 0) for i in (positions if alike else positions[self.rank :: self.world])]
         plan = [mine[i : i + size] for i in range(0, len(mine), size)]

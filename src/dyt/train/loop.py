@@ -17,6 +17,7 @@ from dyt.core.data_config import attach
 from dyt.core.ranks import summed
 from dyt.io.checkpoint import put, save, stored
 from dyt.objective.step import TuningStep
+from dyt.objective.teacher import TeacherFeatures
 from dyt.tasks.base import Examples
 from dyt.tasks.data import Data
 from dyt.tasks.described import described
@@ -38,6 +39,7 @@ from dyt.train.spec import RunSpec
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
 from dyt.train.surroundings import surroundings
 from dyt.train.targets import Targets
+from dyt.train.teacher import kept_teacher
 from dyt.train.together import agreed, answering
 from dyt.train.watch import Sums, floats, in_words
 
@@ -132,6 +134,7 @@ class _Run:
         self.sums = Sums(self.model, accelerator.device)
         self.losses = LossCheck(accelerator.device, self.world, self.keeper)
         self.done, self.seconds = 0, 0.0
+        self.kept: TeacherFeatures | None = None
         self.batches = Batches(self.inference, Targets(self.train, self.model.num_classes), self.rank)
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -146,6 +149,7 @@ class _Run:
                 self.bar.say(f"routers started from importance: they tell {mean:.0%} of it")
             if self.done < self.steps:
                 images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)
+                self.kept = kept_teacher(self.inference, images, self.directory.path)
                 with self.bar.task("training", self.steps, self.done) as task:
                     while self.done < self.steps:
                         self._epoch(images, task)
@@ -157,7 +161,8 @@ class _Run:
         plan = list(
             epoch_batches(len(images), t.batch_size, t.seed, epoch, t.accumulate, self.rank, self.world, start=first)
         )
-        batches = self._awaited(loader(images, plan, self.inference.workers), self._stop)
+        loaded = self._awaited(loader(images, plan, self.inference.workers), self._stop)
+        batches = self.batches.taught(loaded, plan, self.kept)
         self.step.train()
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
@@ -182,7 +187,7 @@ class _Run:
         if len(held) == 1:
             return nullcontext()
         images = (self.batches.prepared(batch, self.done, part)[0] for part, batch in enumerate(held))
-        return self.tuning.accumulating(images, self.done / self.steps, self.done)
+        return self.tuning.accumulating(images, self.done / self.steps, self.done, [batch.teacher for batch in held])
 
     def _part(self, batch: Batch, part: int) -> None:
         """One forward and backward: the step, or one of `accumulate` parts of it."""
@@ -190,7 +195,7 @@ class _Run:
         images, targets = self.batches.prepared(batch, self.done, part)
         with self.accelerator.accumulate(self.step):
             with self.sums.watching(targets) as seen:
-                loss, parts = self.step(images, targets, self.done / self.steps, self.done)
+                loss, parts = self.step(images, targets, self.done / self.steps, self.done, batch.teacher)
                 seen.update(parts)
             self.losses.add(loss, self.done + 1)
             self.accelerator.backward(loss)

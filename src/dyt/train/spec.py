@@ -74,6 +74,10 @@ class TrainSpec(Spec):
     """Epochs between evaluations on the test split; 0 evaluates at the end only."""
     checkpoint_every: Count | None = None
     """Optimiser steps between checkpoints from which the run resumes. Null writes one per epoch."""
+    keep_teacher: bool | None = None
+    """Whether the features of `objective.teacher: pretrained` are computed once, and kept in memory or in a file beside
+    the run; `true` is refused where images are augmented or mixed. Null does so for images that are the same in every
+    epoch, where the features take at most 8 GiB."""
     timeout: Positive = 1800.0
     """Seconds that a process of several waits for the others in a step, after which the run ends with an error. It
     must be longer than the slowest of them ever takes alone, to read a batch say; torch's own is 1800 with gloo and
