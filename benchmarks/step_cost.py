@@ -3,7 +3,9 @@
 All models share one timm architecture with random weights; a step is the forward and backward of `dyt.TuningStep`. The
 static adapter runs one pass, DyT (preset `dyt_vtab`) the dynamic and the complete pass. `plain` computes both passes in
 full; `DyT` computes their shared prefix once and skips the backward pass of inactive tokens' branches. `default recipe`
-is the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient.
+is the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient,
+whose features are kept from before the first step where images are not augmented ("teacher kept"). Then the same with
+fewer tokens that tell the routers (`router_gradient`), down to none, where inactive tokens cost nothing.
 The activations are the bytes that autograd keeps between the forward and the backward of a step.
 """
 
@@ -13,31 +15,49 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 import dyt
 from dyt.measure import paired
 from dyt.measure.activations import saved_bytes
+from dyt.objective.teacher import teacher_rows
 from dyt.train import recipe
+from dyt.train.importance import start_routers
 
-STATIC, PLAIN, DYT, DEFAULT = "static adapter", "DyT, plain", "DyT", "DyT, default recipe"
+STATIC, PLAIN, DYT, DEFAULT = "static adapter", "DyT, plain", "DyT", "default recipe's objective"
+TOLD = ("all", "sampled", "active", "none")
 
 
 def step_of(
-    model_spec: dict[str, object], backbone: str, images: torch.Tensor, labels: torch.Tensor, economical: bool = True
+    model_spec: dict[str, Any],
+    backbone: str,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    economical: bool = True,
+    told: str | None = None,
 ) -> tuple[Callable[[], None], int]:
-    """The forward and backward of one step, and the bytes of activations that it keeps."""
+    """The forward and backward of one step, and the bytes of activations that it keeps.
+
+    Args:
+        told: `router_gradient`, with features of the teacher that were computed before; None leaves both as they are.
+    """
     spec = model_spec | {"backbone": {"name": backbone, "weights": "none"}, "head": {"num_classes": 100}}
+    if told is not None:
+        spec["objective"] = spec["objective"] | {"router_gradient": told}
     model = dyt.build(spec).train()
+    if model.spec.objective.control == "threshold":  # as a run begins, so that the rate is held from the first step on
+        start_routers(model, [images], model.spec.objective.rate)
     step = dyt.TuningStep(model, economical=economical)
+    rows = None if told is None else teacher_rows(model, images)
 
     def run() -> None:
         model.zero_grad(set_to_none=True)
-        loss, _ = step(images, labels, 1.0, 0)
+        loss, _ = step(images, labels, 1.0, 0, rows)
         loss.backward()
 
-    return run, saved_bytes(lambda: step(images, labels, 1.0, 0), model)
+    return run, saved_bytes(lambda: step(images, labels, 1.0, 0, rows), model)
 
 
 def main() -> None:
@@ -60,6 +80,9 @@ def main() -> None:
         DYT: step_of(of["dyt_vtab"], options.backbone, images, labels),
         DEFAULT: step_of(recipe("default")["model"], options.backbone, images, labels),
     }
+    for told in TOLD:
+        model = recipe("default")["model"]
+        steps[f"teacher kept, {told}"] = step_of(model, options.backbone, images, labels, told=told)
     clock = time.process_time if options.cpu_time else time.perf_counter
     found = paired({name: run for name, (run, _) in steps.items()}, pairs=options.pairs, clock=clock)
     print(f"{options.backbone}, batch {options.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -67,7 +90,7 @@ def main() -> None:
     print(f"load of the machine's last minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, (_, kept) in steps.items():
         ratio = found.speedup(STATIC, over=name)
-        print(f"{name:20} best {found.best(name):7.3f} s, {ratio} of the static adapter's, {kept / 2**20:7.1f} MiB")
+        print(f"{name:26} best {found.best(name):7.3f} s, {ratio} of the static adapter's, {kept / 2**20:7.1f} MiB")
     print(f"median and {ratio.coverage:.0%} interval of {ratio.pairs} paired ratios")
 
 

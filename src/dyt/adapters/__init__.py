@@ -2,6 +2,7 @@
 
 from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
 from dyt.adapters.bottleneck import Bottleneck, BottleneckSpec
+from dyt.adapters.low_rank import LowRank, LowRankSpec
 from dyt.adapters.moe import MoE, MoESpec
 from dyt.adapters.none import NoAdapter, NoAdapterSpec
 from dyt.adapters.projection import Projection, ProjectionSpec
@@ -11,6 +12,8 @@ __all__ = [
     "AdapterSpec",
     "Bottleneck",
     "BottleneckSpec",
+    "LowRank",
+    "LowRankSpec",
     "MoE",
     "MoESpec",
     "NoAdapter",

@@ -99,7 +99,7 @@ def check(
         reason = family.attention_refusal(backbone)
         _refuse(f"dispatcher '{spec.dispatcher.type}' is not available for {given}", reason)
     bare = [branch for branch in variant.dispatched if branch not in family.norms]
-    if bare and getattr(spec.adapter, "input", "block") == "normalised":
+    if bare and "normalised" in {getattr(each, "input", "block") for each in (spec.adapter, spec.stand_in)}:
         reason = f"its {bare[0]} branch does not start with a norm of its own; use input: block"
         _refuse(f"adapter.input: normalised is not available for {given}", reason)
     if tuner is not None and spec.tuner is not None:

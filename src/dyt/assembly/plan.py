@@ -102,6 +102,7 @@ def _sites(
 ) -> dict[str, dict[str, Site]]:
     """The sites of every dynamic block by its path and their branches, on the devices of the blocks."""
     dispatcher, adapter = registry.dispatchers.get(spec.dispatcher.type), registry.adapters.get(spec.adapter.type)
+    stand_in = None if spec.stand_in is None else registry.adapters.get(spec.stand_in.type)
     train_executor, eval_executor = (registry.executors.get(name)() for name in DEFAULT_EXECUTORS)
     prefix = family.prefix_tokens(backbone) + (0 if tuner is None else tuner.prompts)
     paths = dynamic_paths(family.blocks(backbone), spec.variant)
@@ -116,7 +117,8 @@ def _sites(
             context = BuildContext(dim, index / max(count - 1, 1), rate)
             parts = dispatcher(spec.dispatcher, context), adapter(spec.adapter, dim)
             executors, name = (train_executor, eval_executor), f"{path}.{branch}"
-            site = Site(index, name, *parts, prefix, key, executors, rate, raster, capacities[index])
+            place = None if stand_in is None else stand_in(spec.stand_in, dim)
+            site = Site(index, name, *parts, prefix, key, executors, rate, raster, capacities[index], place)
             sites[branch] = site.to(device=like.device, dtype=like.dtype)
             if index == 0 and like.device.type == "cpu":  # before the others are made
                 check_memory(nbytes(site) * count, f"adapter '{spec.adapter.type}' at {count} sites")

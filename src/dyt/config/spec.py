@@ -202,13 +202,13 @@ class ObjectiveSpec(Spec):
     threshold on the logits of all sites, moved after every step to where the target share of the step's tokens lies
     above it, so that routers learn which tokens matter and not how many."""
     router_gradient: Literal["all", "sampled", "active", "none"] = "all"
-    """Which tokens' branches tell the dispatchers how to change. `all`: every token's, so that inactive ones are computed
-    as well, as in the paper; `sampled`: those of active tokens and of a random share of the others; `active`: those of
-    active tokens; `none`: dispatchers stay as they start, and inactive tokens cost nothing. `control: threshold` then
-    keeps the rate."""
+    """Which tokens' branches tell the dispatchers how to change. `all`: every token's, so that inactive ones are
+    computed as well, as in the paper; `sampled`: those of active tokens and of a random share of the others; `active`:
+    those of active tokens; `none`: dispatchers stay as they start, and inactive tokens cost nothing. The rate is then
+    kept by `control: threshold`."""
     router_sample: Rate = 0.1
-    """With `router_gradient: sampled`: the probability with which an inactive token is computed. Its gradient is divided
-    by it, which leaves the expected gradient that of `all`."""
+    """With `router_gradient: sampled`: the probability with which an inactive token is computed. Its gradient is
+    divided by it, which leaves the expected gradient that of `all`."""
     complete_share: Rate = 1.0
     """Share of each batch, its first images and at least one, on which the complete pass is run; the terms are means
     over these images. Below 1 saves time, which the paper does not do."""
@@ -299,6 +299,9 @@ class DyTSpec(Spec):
         default={"type": "bottleneck"}, validate_default=True
     )
     """What is added at every token, active or not (paper, eq. 1)."""
+    stand_in: Annotated[ComponentSpec, Slot("adapters")] | None = None
+    """What takes the place of the branch at inactive tokens, (1 - M) * StandIn(X): an adapter of its own, so that what
+    a token adds depends less on whether others are skipped. Null for nothing, as in the paper."""
     tuner: Annotated[ComponentSpec, Slot("tuners")] | None = None
     """How the backbone itself is tuned: LoRA, prompts or biases, the paper's baselines. Null for not at all."""
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -333,6 +336,12 @@ class DyTSpec(Spec):
     def _consistent(self) -> DyTSpec:
         if self.objective.teacher == "pretrained" and not self.keeps_pretrained:
             raise ValueError(NO_PRETRAINED)
+        return self
+
+    @model_validator(mode="after")
+    def _stands_in_place(self) -> DyTSpec:
+        if getattr(self.stand_in, "placement", "parallel") != "parallel":
+            raise ValueError("stand_in reads what its branch reads; its placement is parallel, so leave that out")
         return self
 
     @model_validator(mode="after")

@@ -33,6 +33,7 @@ class Site(nn.Module):
         rate: the activation rate that is asked of it, where the objective tells rates per layer.
         raster: the order of its patch tokens, as `Route.raster`.
         capacity: how many of its tokens executors with static shapes make room for; None for all.
+        stand_in: what takes the branch's place at inactive tokens; None for nothing.
 
     Attributes:
         break_even: from which activity on eval mode computes every token and masks; None (always skip) unless
@@ -57,10 +58,11 @@ class Site(nn.Module):
         rate: float = 1.0,
         raster: Tensor | None = None,
         capacity: TokenCapacity | None = None,
+        stand_in: Adapter | None = None,
     ) -> None:
         super().__init__()
         self.index, self.name, self.prefix, self.key = index, name, prefix, key
-        self.dispatcher, self.adapter = dispatcher, adapter
+        self.dispatcher, self.adapter, self.stand_in = dispatcher, adapter, stand_in
         self.executors, self.rate, self.raster, self.capacity = executors, rate, raster, capacity
         self.break_even, self.fixed_route = None, False
         self.register_buffer("threshold", torch.zeros(()))
@@ -207,12 +209,20 @@ class Site(nn.Module):
         return self.executor(route).onto(branch, x, route, out)
 
     def adapted(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise) -> Tensor:
-        """out + Adapter(X), (B, N, C), for out = M * Branch(X) (paper eq. 2).
+        """out + (1 - M) * StandIn(X) + Adapter(X), (B, N, C), for out = M * Branch(X) (paper eq. 2).
 
         `norm` is the branch's own, for adapters that read normalised tokens. A sequential adapter reads X + out.
         """
         if context.current(self.key).plain:
             return out
+        out = self.stood_in(out, x, route, norm)
         seen = x + out if self.adapter.placement == "sequential" else x
         delta = self.adapter(norm(seen) if self.adapter.input == "normalised" else seen, route.padding)
         return out if delta is None else out + delta
+
+    def stood_in(self, out: Tensor, x: Tensor, route: Route, norm: Pointwise) -> Tensor:
+        """out + (1 - M) * StandIn(X), (B, N, C); nothing is computed where every token is known to be active."""
+        if self.stand_in is None or route.dense:
+            return out
+        delta = self.stand_in(norm(x) if self.stand_in.input == "normalised" else x, route.padding)
+        return out if delta is None else out + (1 - route.mask(delta.dtype)) * delta

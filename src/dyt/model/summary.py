@@ -50,6 +50,7 @@ def summary(model: Composed) -> str:
         "sites": f"{len(names)} ({names[0]} to {names[-1]})" if len(names) > 1 else f"{len(names)} {' '.join(names)}",
         "dispatchers": component(spec.dispatcher),
         "adapters": component(spec.adapter),
+        **({} if spec.stand_in is None else {"stand-ins": component(spec.stand_in)}),
         **({} if spec.tuner is None else {"tuner": component(spec.tuner)}),
         **({} if spec.reducer is None else {"reducer": component(spec.reducer)}),
         "parameters": f"{trained:,d} trained of {every:,d} ({share(trained, every):.2f} %)",

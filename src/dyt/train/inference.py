@@ -22,6 +22,7 @@ from dyt.train.importance import start_routers
 from dyt.train.progress import Bar
 from dyt.train.randomness import derived, permutation
 from dyt.train.spec import RunSpec
+from dyt.train.stand_in import start_stand_ins
 from dyt.train.workers import worker_count
 
 CALIBRATION_IMAGES = 1024
@@ -97,6 +98,12 @@ class Inference:
         with self._held(split, count, batch, "starting the routers", alike=True) as batches:
             seed = derived(self.run.train.seed, "importance", 0)
             return start_routers(self.model, batches, rate, seed=seed, alike=True)
+
+    def stood_in(self, split: Split) -> dict[str, float]:
+        """Starts the stand-ins on images of the split, as `started` does the routers; by site, how much they tell."""
+        count = START_IMAGES // self.frames
+        with self._held(split, count, self.task.batch, "starting the stand-ins", alike=True) as batches:
+            return start_stand_ins(self.model, batches, alike=True)
 
     @contextmanager
     def _held(self, split: Split, count: int, batch: int, what: str, alike: bool = False) -> Iterator[Iterable[Tensor]]:

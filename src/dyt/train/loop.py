@@ -147,6 +147,10 @@ class _Run:
                 explained = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
                 mean = sum(explained.values()) / max(len(explained), 1)
                 self.bar.say(f"routers started from importance: they tell {mean:.0%} of it")
+            if self.done == 0 and self.train.stand_in_start == "fitted":
+                told = self.inference.stood_in(self.data.train)
+                mean = sum(told.values()) / max(len(told), 1)
+                self.bar.say(f"stand-ins fitted to their branches: they tell {mean:.0%} of them")
             if self.done < self.steps:
                 images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)
                 self.kept = kept_teacher(self.inference, images, self.directory.path)

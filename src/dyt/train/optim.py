@@ -15,16 +15,21 @@ from dyt.train.spec import TrainSpec
 
 
 def groups(model: DynamicModel, spec: TrainSpec) -> list[dict[str, Any]]:
-    """Parameter groups: head (and backbone when it is trained), adapters and what a tuner trains, dispatchers;
-    what is not decayed apart.
+    """Parameter groups: head (and backbone when it is trained), adapters and what a tuner trains, stand-ins,
+    dispatchers; what is not decayed apart.
 
     `lr_scale` is what timm's schedules multiply a group's learning rate by.
     """
     part_of = {id(p): "dispatcher" for site in model.sites for p in site.dispatcher.parameters()}
     part_of |= {id(p): "adapter" for site in model.sites for p in site.adapter.parameters()}
+    part_of |= {id(p): "stand_in" for site in model.sites if site.stand_in for p in site.stand_in.parameters()}
     tuned = tuned_keys(model.backbone, model.tuner)
     part_of |= {id(p): "adapter" for name, p in model.backbone.named_parameters() if name in tuned}
-    scales = {"dispatcher": spec.router_lr_scale, "adapter": spec.adapter_lr_scale}
+    scales = {
+        "dispatcher": spec.router_lr_scale,
+        "adapter": spec.adapter_lr_scale,
+        "stand_in": spec.stand_in_lr_scale,
+    }
     decays = {} if spec.router_weight_decay is None else {"dispatcher": spec.router_weight_decay}
     found: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -40,6 +40,8 @@ class TrainSpec(Spec):
     as timm does."""
     adapter_lr_scale: Positive = 1.0
     """Factor on the learning rate of adapters and of what a tuner trains."""
+    stand_in_lr_scale: Positive = 1.0
+    """Factor on the learning rate of stand-ins."""
     router_lr_scale: Positive = 1.0
     """Factor on the learning rate of dispatchers."""
     router_weight_decay: NotNegative | None = None
@@ -47,6 +49,9 @@ class TrainSpec(Spec):
     router_start: Literal["random", "importance"] = "random"
     """How routers start. `random`: truncated normal, as in the paper; `importance`: fitted to training images before
     the first step, to what each token's branch is worth to the pretrained features, at the first target rate."""
+    stand_in_start: Literal["zero", "fitted"] = "zero"
+    """How stand-ins start. `zero`: they add nothing; `fitted`: as the linear map of their rank that is nearest to what
+    the branch gives of a token in the pretrained model, on the images that start the routers; of `low_rank` alone."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after a linear warm-up from 0, updated every step: `cosine` down to `min_lr`, or `constant`."""
     warmup_epochs: NotNegative = 0

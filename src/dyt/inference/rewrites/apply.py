@@ -134,6 +134,8 @@ def _site_left_alone(site: Site) -> str | None:
         return "its dispatcher reads the class token's attention"
     if type(site.adapter) is Bottleneck and not (is_linear(site.adapter.down) and is_linear(site.adapter.up)):
         return "another library's modules are in its adapter"
+    if site.stand_in is not None and site.stand_in.input != "block":
+        return f"its stand-in reads {site.stand_in.input} tokens"
     if (site.adapter.placement, site.adapter.input) != ("parallel", "block"):
         return f"its adapter is {site.adapter.placement} and reads {site.adapter.input} tokens"
     return None

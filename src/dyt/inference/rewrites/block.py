@@ -8,7 +8,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from dyt.adapters.none import NoAdapter
-from dyt.core.route import ALL_TOKENS
+from dyt.core.route import ALL_TOKENS, Route
 from dyt.errors import UnsupportedError
 from dyt.families.attention import mask_for
 from dyt.families.base import Family
@@ -76,7 +76,8 @@ class RewrittenBlock(nn.Module):
         if not isinstance(adapter, FoldedAdapter):
             route = site(after, padding)
             delta = adapter(after, padding)
-            return site.onto(self.mlp, after, route, after if delta is None else after + delta)
+            added = after if delta is None else after + delta
+            return site.onto(self.mlp, after, route, self._stood_in(added, after, route))
         out, logits = adapter.added(after)
 
         def scores() -> Tensor:
@@ -84,7 +85,11 @@ class RewrittenBlock(nn.Module):
             return adapter.scores(after[:, patches]) if logits is None else logits[:, patches]
 
         route = site(after, padding, scores=None if adapter.router is None else scores)
-        return site.onto(self.mlp, after, route, out)
+        return site.onto(self.mlp, after, route, self._stood_in(out, after, route))
+
+    def _stood_in(self, out: Tensor, after: Tensor, route: Route) -> Tensor:
+        """With the stand-in, which reads the tokens as they are, at inactive tokens."""
+        return self.site.stood_in(out, after, route, nn.Identity())
 
 
 class LeadingBlock(RewrittenBlock):
