@@ -26,6 +26,7 @@ FUNCTIONS = {
     "calibrate_break_even": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
+    "from_adaptformer": "(source, backbone='vit_base_patch16_224', scale=0.1, **timm_kwargs)",
     "from_peft": "(folder, backbone, *, allow_nonfinite=False)",
     "to_peft": "(model, folder)",
     "merge": "(model)",

@@ -30,6 +30,7 @@ from dyt.inference.break_even import calibrate, calibrate_break_even
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
 from dyt.inference.thresholds import calibrate_thresholds
+from dyt.io.adaptformer import from_adaptformer
 from dyt.io.checkpoint import load, save
 from dyt.io.from_peft import from_peft
 from dyt.io.official import from_official
@@ -91,6 +92,7 @@ __all__ = [
     "executors",
     "families",
     "forced",
+    "from_adaptformer",
     "from_official",
     "from_peft",
     "from_pretrained",

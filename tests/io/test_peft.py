@@ -154,7 +154,7 @@ def test_what_was_done_to_the_model_past_its_spec_is_refused(tmp_path: Path) -> 
             with pytest.raises(dyt.CheckpointError, match=f"cannot save this model .*{words}"):
                 dyt.save(each, tmp_path / "a.safetensors", whole=True)
     (tmp_path / "file").touch()
-    with pytest.raises(dyt.CheckpointError, match="no folder '.*file' can be made"):
+    with pytest.raises(dyt.CheckpointError, match=r"no folder '.*file' can be made"):
         dyt.to_peft(lora(), tmp_path / "file")
     with pytest.raises(dyt.UnsupportedError, match="rewritten for inference or taken apart"):
         dyt.to_peft(dyt.optimize(lora()), tmp_path / "a")
@@ -282,7 +282,7 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         "adapts 'patch_embed.proj', which is in no block",
     ),
     "a NaN": ({A: torch.full((4, 32), torch.nan)}, "has infinities or NaNs in base_model.model.blocks.0.attn.qkv"),
-    "no layer at all": (dict.fromkeys((x.replace("_A", f"_{y}") for x in (A, B) for y in "AB")), "no low-rank update"),
+    "no layer at all": (dict.fromkeys(x.replace("_A", f"_{y}") for x in (A, B) for y in "AB"), "no low-rank update"),
 }
 
 
@@ -328,11 +328,11 @@ def test_nothing_that_a_folder_names_is_opened(folder: Path) -> None:
 
 def test_folders_and_backbones_that_are_none(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
-    with pytest.raises(dyt.CheckpointError, match="no file 'adapter_config.json' in folder"):
+    with pytest.raises(dyt.CheckpointError, match=r"no file 'adapter_config\.json' in folder"):
         dyt.from_peft(other, backbone=CASE.backbone())
     (other / CONFIG).write_bytes((folder / CONFIG).read_bytes())
     torch.save({}, other / "adapter_model.bin")
-    with pytest.raises(dyt.CheckpointError, match="its 'adapter_model.bin' is a pickle, which is not read"):
+    with pytest.raises(dyt.CheckpointError, match=r"its 'adapter_model\.bin' is a pickle, which is not read"):
         dyt.from_peft(other, backbone=CASE.backbone())
     for given in (other / "absent", other / CONFIG, "\0"):
         with pytest.raises(dyt.CheckpointError, match="no folder"):

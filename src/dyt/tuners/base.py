@@ -60,7 +60,7 @@ class Tuner(ABC):
         return None
 
     def save_refusal(self, backbone: nn.Module) -> str | None:
-        """Why a file could not bring the tuned backbone back: what was done to it is in no tensor. None when it could."""
+        """Why a file could not bring this backbone back, for what is in none of its tensors; None when it could."""
         return None
 
     def merge_refusal(self) -> str | None:
