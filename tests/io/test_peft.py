@@ -363,3 +363,21 @@ def test_an_unwrapped_backbone_is_plain_to_peft() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         peft.get_peft_model(backbone, peft.LoraConfig(target_modules=["qkv"]))
+
+
+def test_models_of_transformers_are_left_to_peft_itself(folder: Path, tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    plain = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=5))
+    with pytest.raises(dyt.CheckpointError, match="takes a timm model, not one of transformers"):
+        dyt.from_peft(folder, backbone=plain)
+    blocks = dyt.build({"head": {"num_classes": 5}}, backbone=copy.deepcopy(plain)).backbone
+    layer = next(name for name, _ in blocks.named_modules() if name.endswith(("query", "q_proj")))
+    target = layer.partition("layer.0.")[2] or layer.partition("layers.0.")[2]
+    model = lora(plain, tuner={"type": "lora", "targets": [target]})
+    with pytest.raises(dyt.UnsupportedError, match="stands on a model of transformers, whose layers PEFT calls other"):
+        dyt.to_peft(model, tmp_path / "a")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        close(dyt.merge(model)(x), model(x), atol=1e-5, rtol=1e-5)

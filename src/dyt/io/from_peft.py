@@ -36,8 +36,9 @@ def from_peft(folder: str | Path, backbone: nn.Module, *, allow_nonfinite: bool 
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        backbone: the plain timm model that was adapted, with its weights; changed in place. Its classifier is replaced
-            by that in the folder, and stays where there is none in it.
+        backbone: the plain timm model that was adapted, with its weights and in the dtype of the folder's tensors
+            (float32, unless PEFT was told otherwise); changed in place. Its classifier is replaced by that in the
+            folder, and stays where there is none in it.
         allow_nonfinite: load tensors with infinities and NaNs as well.
 
     Returns:
@@ -128,25 +129,27 @@ def _targets(layers: Collection[str], backbone: nn.Module, path: Path) -> list[s
         CheckpointError: none, one outside of the blocks, or one that other blocks do not have.
     """
     found: dict[str, set[str]] = {block: set() for block in known_family(backbone).blocks(backbone)}
+    deepest = max(block.count(".") for block in found) + 1
     for layer in layers:
         parts = layer.split(".")
-        ends = (end for end in range(1, len(parts)) if ".".join(parts[:end]) in found)
+        ends = (end for end in range(1, min(len(parts), deepest + 1)) if ".".join(parts[:end]) in found)
         end = next(ends, None)
         if end is None:
             raise refusal(path, f"adapts {quoted(layer)}, which is in no block; tuner lora adapts layers of blocks")
         found[".".join(parts[:end])].add(".".join(parts[end:]))
+    every: set[str] = set().union(*found.values())
     for block, targets in found.items():
-        for other, more in found.items():
-            missing = sorted(more - targets)
-            if missing:
-                raise refusal(
-                    path,
-                    f"adapts {quoted(missing[0])} in {other} and not in {block}; tuner lora adapts the same layers of "
-                    f"every block",
-                )
+        missing = min(every - targets, default=None)
+        if missing is not None:
+            other = next(name for name, more in found.items() if missing in more)
+            raise refusal(
+                path,
+                f"adapts {quoted(missing)} in {other} and not in {block}; tuner lora adapts the same layers of every "
+                f"block",
+            )
     if not layers:
         raise refusal(path, f"has no low-rank update ('{PREFIX}...lora_A.weight')")
-    return sorted(next(iter(found.values())))
+    return sorted(every)
 
 
 def _modules(config: LoRAConfig, tensors: Sequence[str], backbone: nn.Module, path: Path) -> list[str]:
