@@ -26,6 +26,10 @@ FUNCTIONS = {
     "calibrate_break_even": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "from_official": "(source, backbone='vit_base_patch16_224', **timm_kwargs)",
+    "from_adaptformer": "(source, backbone='vit_base_patch16_224', scale=0.1, **timm_kwargs)",
+    "from_peft": "(folder, backbone, *, allow_nonfinite=False)",
+    "to_peft": "(model, folder)",
+    "merge": "(model)",
     "save_pretrained": "(model, folder, *, whole=None, license=None)",
     "from_pretrained": "(folder_or_repo_id, revision=None, token=None, cache_dir=None, local_files_only=False, "
     "backbone=None, weights=None, trust_paths=False, allow_nonfinite=False)",

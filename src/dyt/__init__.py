@@ -17,6 +17,7 @@ from dyt import (
     variants,
 )
 from dyt.assembly.build import build
+from dyt.assembly.merging import merge
 from dyt.assembly.support import Support, supports
 from dyt.assembly.undo import unwrap
 from dyt.bank import Bank
@@ -29,9 +30,12 @@ from dyt.inference.break_even import calibrate, calibrate_break_even
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
 from dyt.inference.thresholds import calibrate_thresholds
+from dyt.io.adaptformer import from_adaptformer
 from dyt.io.checkpoint import load, save
+from dyt.io.from_peft import from_peft
 from dyt.io.official import from_official
 from dyt.io.sharing import from_pretrained, push_to_hub, save_pretrained
+from dyt.io.to_peft import to_peft
 from dyt.measure.macs import count_macs
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
 from dyt.objective.step import TuningStep
@@ -88,11 +92,14 @@ __all__ = [
     "executors",
     "families",
     "forced",
+    "from_adaptformer",
     "from_official",
+    "from_peft",
     "from_pretrained",
     "heads",
     "list",
     "load",
+    "merge",
     "optimize",
     "plain",
     "preset",
@@ -106,6 +113,7 @@ __all__ = [
     "save_pretrained",
     "supports",
     "testing",
+    "to_peft",
     "tuners",
     "unwrap",
     "variants",

@@ -1,13 +1,14 @@
 """`dyt export` writes the file and says how far it is from the model."""
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import dyt
 from dyt.cli.main import app
-from laws.models import tiny
+from laws.models import TINY, shaken, tiny
 
 
 def run(*args):
@@ -17,6 +18,42 @@ def run(*args):
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch):
     monkeypatch.delenv("DYT_DEBUG", raising=False)
+
+
+def test_a_merged_model_as_timm_s_weights(model, tmp_path):
+    file = tmp_path / "plain.safetensors"
+    result = run(model, "--timm", file)
+    assert result.exit_code == 2
+    assert "dispatcher 'learned' may skip tokens; adapter 'bottleneck' adds a branch" in result.stderr
+    assert not file.exists()
+    small = {"name": "vit_tiny_patch16_224", "weights": "none", "args": TINY}
+    spec = {"backbone": small, "head": {"num_classes": 5}, "dispatcher": "always", "adapter": "none"}
+    linear = shaken(dyt.build({**spec, "modules_to_save": ["norm"]}))
+    dyt.save(linear, tmp_path / "linear.safetensors", whole=True)
+    result = run(tmp_path / "linear.safetensors", "--timm", file)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{file}: largest difference 0.00e+00")
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=5, checkpoint_path=str(file), **TINY).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), linear(x), atol=1e-5, rtol=1e-5)
+    assert run(tmp_path / "linear.safetensors", "--timm", tmp_path / "plain.pth").exit_code == 2
+
+
+def test_lora_as_a_folder_of_peft(tmp_path):
+    pytest.importorskip("peft")
+    small = {"name": "vit_tiny_patch16_224", "weights": "none", "args": TINY}
+    spec = {"backbone": small, "head": {"num_classes": 5}, "dispatcher": "always", "adapter": "none", "tuner": "lora"}
+    dyt.save(dyt.build(spec), tmp_path / "lora.safetensors", whole=True)
+    result = run(tmp_path / "lora.safetensors", "--peft", tmp_path / "folder")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    result = run(tmp_path / "lora.safetensors", "--peft", tmp_path / "folder", "--dtype", "bfloat16")
+    assert result.exit_code == 2
+    assert "leave --dtype out" in result.stderr
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def load_weights(model: nn.Module, path: str | Path) -> bool:
     if filter_fn is not None:
         state = filter_fn(state, model)
     state = _with_channels(model, state)
-    wanted, head, named = model.state_dict(), head_keys(model), _head_names(model)
+    wanted, head, named = model.state_dict(), head_keys(model), head_names(model)
     new_head = not head or not all(k in state and state[k].shape == wanted[k].shape for k in head)
     if new_head:
         state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in named}
@@ -220,7 +220,7 @@ def faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     )
 
 
-def _head_names(model: nn.Module) -> tuple[str, ...]:
+def head_names(model: nn.Module) -> tuple[str, ...]:
     """The classifiers' module names as timm's description of the model has them, also when the model has none."""
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     names = cfg.get("classifier") or ()

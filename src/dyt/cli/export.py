@@ -25,6 +25,12 @@ def export(
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Write ONNX here; needs pip install 'dyt\\[export]'.")] = None,
     pt2: Annotated[Path | None, typer.Option(help="Write torch.export's format here.")] = None,
+    timm: Annotated[
+        Path | None, typer.Option(help="Write a plain timm model's .safetensors here, if nothing is skipped or added.")
+    ] = None,
+    peft: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write LoRA as a folder of Hugging Face's PEFT here.")
+    ] = None,
     executor: Annotated[
         str, typer.Option(help="capacity, masked, complete, or sparse where only MLPs are dispatched.")
     ] = "capacity",
@@ -41,15 +47,17 @@ def export(
     import torch
 
     import dyt
-    from dyt.io.export import difference, to_onnx, to_pt2
+    from dyt.io.export import difference, to_onnx, to_pt2, to_timm
     from dyt.train.saved import loaded
 
-    if onnx is None and pt2 is None:
-        raise dyt.DyTError("nothing to write: give --onnx FILE or --pt2 FILE, or both")
+    if not any((onnx, pt2, timm, peft)):
+        raise dyt.DyTError("nothing to write: give --onnx FILE, --pt2 FILE, --timm FILE or --peft FOLDER, or several")
     if calibrate and not images:
         raise dyt.DyTError("--calibrate needs images: give files after the model")
     if onnx is not None and dtype is not Dtype.float32:
         raise dyt.DyTError("--onnx is written in float32, of which onnxruntime has every operator; use --pt2")
+    if peft is not None and dtype is not Dtype.float32:
+        raise dyt.DyTError("--peft is written as the model has it; PEFT converts it when it loads; leave --dtype out")
     dynamic = loaded(model, weights, trust_paths)
     inputs, what = _inputs(dynamic, images or [], model)
     if calibrate:
@@ -63,6 +71,12 @@ def export(
         if path is not None:
             found = difference(dynamic, write(converted, path, inputs.to(kind), executor), compared, kind)
             typer.echo(f"{path}: {found}; a batch of {len(compared)} ({what}), executor {executor}, {dtype.value}")
+    if timm is not None:
+        found = difference(dynamic, to_timm(converted, timm), compared, kind)
+        typer.echo(f"{timm}: {found}; a batch of {len(compared)} ({what}), merged, {dtype.value}")
+    if peft is not None:
+        dyt.to_peft(dynamic, peft)
+        typer.echo(f"{peft}: PeftModel.from_pretrained(timm_model, '{peft}') loads it")
 
 
 def _inputs(model: DynamicModel, paths: list[Path], trained: Path) -> tuple[Tensor, str]:

@@ -51,13 +51,22 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
         UnsupportedError: a tensor that cannot be stored: without values, or packed by a quantisation.
     """
     inside = dynamic_of(model)
+    check_flat(model)
+    with all_at_hand(inside):
+        _save(inside, Path(path), whole)
+
+
+def check_flat(model: nn.Module) -> None:
+    """Refuses a model whose parameters cannot be told apart, for what writes them.
+
+    Raises:
+        UnsupportedError: naming torch's other ways.
+    """
     if flat(model):
         raise UnsupportedError(
             "save: parameters are in the flat shards of FullyShardedDataParallel; shard with torch's fully_shard, or "
             "save .module of a model wrapped as a whole inside FullyShardedDataParallel.summon_full_params(model)"
         )
-    with all_at_hand(inside):
-        _save(inside, Path(path), whole)
 
 
 def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:

@@ -1,6 +1,6 @@
-"""A dynamic model as a file that runs without this library: torch.export's .pt2, or ONNX. The batch size is dynamic.
+"""A dynamic model as a file that runs without this library: torch.export's .pt2, ONNX, or the weights of a timm model.
 
-The file contains the routers and one executor, the one that it was exported with.
+The first two contain the routers and one executor, the one that they were exported with; their batch size is dynamic.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from dyt.assembly.merging import merge
 from dyt.core import context
 from dyt.core.execution import Executor
-from dyt.core.offloading import refuse_absent
+from dyt.core.offloading import plain_tensor, refuse_absent
 from dyt.errors import DyTError, UnsupportedError
+from dyt.io.tensor_file import write
 from dyt.model.block import POINTWISE
 from dyt.model.dynamic import COMPLETE, DynamicModel, dynamic_of, execution
 from dyt.registry import executors
@@ -118,6 +120,22 @@ def to_onnx(model: nn.Module, path: str | Path, images: Tensor, executor: str = 
     return run
 
 
+def to_timm(model: nn.Module, path: str | Path) -> Run:
+    """Writes `path` (.safetensors), the state dict of `dyt.merge(model)`; what merge refuses is refused.
+
+    `timm.create_model(name, num_classes=..., checkpoint_path=path)` loads it.
+
+    Returns:
+        The merged model.
+    """
+    path = _writable(path, ".safetensors")
+    merged: nn.Module = merge(model)
+    tensors = {key: plain_tensor(tensor, key).clone() for key, tensor in merged.state_dict().items()}
+    with whole(path) as draft:
+        write(tensors, {"format": "pt"}, draft)
+    return merged
+
+
 def _writable(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
@@ -158,7 +176,7 @@ def difference(model: nn.Module, run: Run, images: Tensor, dtype: torch.dtype = 
 
     Args:
         model: in eval mode; the model before any conversion, to include the difference made by the conversion.
-        run: the exported file, as returned by `to_pt2` or `to_onnx`.
+        run: the exported file, as returned by `to_pt2`, `to_onnx` or `to_timm`.
         images: (B, 3, H, W), in the model's dtype; B other than `TRACED`, to check that the batch size is dynamic.
         dtype: the dtype that `run` takes.
 

@@ -78,14 +78,23 @@ class Header:
         text = self.metadata.get(entry, default)
         if text is None:
             raise refusal(self.path, f": its {entry} cannot be used: there is none")
-        try:
-            if len(text) > LONGEST:
-                raise ValueError(f"it has {len(text)} characters; at most {LONGEST}")
-            return _shallow(json.loads(text, parse_constant=_no_number, parse_float=_finite))
-        except RecursionError as error:
-            raise refusal(self.path, f": its {entry} cannot be used: it is nested too deep") from error
-        except ValueError as error:
-            raise refusal(self.path, f": its {entry} cannot be used: {error}") from error
+        return decoded(text, entry, self.path)
+
+
+def decoded(text: str, entry: str, path: str | Path) -> Any:
+    """The JSON that a file has as its `entry`.
+
+    Raises:
+        CheckpointError: no JSON; or one that is too long, too deep, or has numbers that are not finite.
+    """
+    try:
+        if len(text) > LONGEST:
+            raise ValueError(f"it has {len(text)} characters; at most {LONGEST}")
+        return _shallow(json.loads(text, parse_constant=_no_number, parse_float=_finite))
+    except RecursionError as error:
+        raise refusal(path, f": its {entry} cannot be used: it is nested too deep") from error
+    except ValueError as error:
+        raise refusal(path, f": its {entry} cannot be used: {error}") from error
 
 
 def _no_number(name: str) -> Any:
@@ -114,6 +123,22 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: no file, no safetensors file, not from `dyt.save`, or of another version.
     """
+    header = read_any_header(path)
+    metadata = header.metadata
+    if metadata.get("format") != FORMAT:
+        raise refusal(path, "was not written by dyt.save; plain weights go into backbone.weights of a spec")
+    if metadata.get("version") != VERSION:
+        given = str(metadata.get("version"))[:20]
+        raise refusal(path, f"has format version {given}, this dyt reads {VERSION}; upgrade dyt")
+    return header
+
+
+def read_any_header(path: Path) -> Header:
+    """The header of a safetensors file, whoever wrote it; none of its tensors is read.
+
+    Raises:
+        CheckpointError: no file, no safetensors file, or tensors of a dtype that no model has.
+    """
     if not path.is_file():
         raise CheckpointError(f"no file '{path}'")
     try:
@@ -123,11 +148,6 @@ def read_header(path: Path) -> Header:
             shapes = {key: (tuple(each.get_shape()), each.get_dtype()) for key, each in said.items()}
     except (SafetensorError, OSError) as error:
         raise refusal(path, f"is not a safetensors file, or is cut off: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise refusal(path, "was not written by dyt.save; plain weights go into backbone.weights of a spec")
-    if metadata.get("version") != VERSION:
-        given = str(metadata.get("version"))[:20]
-        raise refusal(path, f"has format version {given}, this dyt reads {VERSION}; upgrade dyt")
     for key, (_, dtype) in shapes.items():
         if dtype not in DTYPES:
             raise refusal(path, f"has a tensor of dtype {dtype} ({key}); allowed: {', '.join(DTYPES)}")
@@ -141,15 +161,23 @@ def read_tensors(header: Header) -> dict[str, Tensor]:
     Raises:
         CheckpointError: another file by now, or a checksum that does not match.
     """
-    path = header.path
-    try:
-        with safe_open(path, "pt") as file:
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in header.tensors}
-    except (SafetensorError, OSError) as error:
-        raise refusal(path, f"is not a safetensors file, or is cut off: {error}") from error
+    tensors = read_any_tensors(header)
     if header.metadata.get(CHECKSUM) != checksum(tensors, header.metadata):
-        raise refusal(path, "is damaged: its checksum does not match; copy or download it again")
+        raise refusal(header.path, "is damaged: its checksum does not match; copy or download it again")
     return tensors
+
+
+def read_any_tensors(header: Header) -> dict[str, Tensor]:
+    """As `read_tensors`, of a file that has no checksum.
+
+    Raises:
+        CheckpointError: another file by now.
+    """
+    try:
+        with safe_open(header.path, "pt") as file:
+            return {key: file.get_tensor(key) for key in header.tensors}
+    except (SafetensorError, OSError) as error:
+        raise refusal(header.path, f"is not a safetensors file, or is cut off: {error}") from error
 
 
 def is_threshold(key: str) -> bool:

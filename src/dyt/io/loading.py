@@ -6,7 +6,7 @@ the backbone and its weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def load(
         raise CheckpointError(f"'{path}': give backbone= or weights=, not both; a backbone has its weights")
     tensors = read_tensors(header)
     if not allow_nonfinite:
-        _check_finite(tensors, header)
+        check_finite(tensors, header)
     if backbone is None:
         spec = kept.with_weights(spec, weights, path)
         known = ":" not in spec.backbone.name  # else it is no architecture before its description has been fetched
@@ -97,16 +97,11 @@ def load(
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
         kept.check(backbone, spec, path)
     else:
-        known, backbone = False, _given(backbone, spec)
+        known, backbone = False, given_backbone(backbone, spec)
         spec = kept.check(backbone, spec, path, resizable=True)
     if not known:
         tried(spec, header, kept.every, kept.also, backbone, said.break_evens)
-    with rollback(backbone):
-        if backbone.num_classes != spec.head.classifier:
-            reset_classifier(backbone, spec.head.classifier)
-        model = apply(plan(spec, backbone))
-        check_types(stored(model, kept.every, kept.also), header)
-    put(model, tensors, kept.every, kept.also)
+    model = filled(spec, backbone, header, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)
     for site in model.sites:
@@ -114,6 +109,28 @@ def load(
     if said.config is not None:
         data_config.attach(model.backbone, said.config)
     return model.eval()
+
+
+def filled(
+    spec: DyTSpec,
+    backbone: nn.Module,
+    header: Header,
+    tensors: Mapping[str, Tensor],
+    every: bool = False,
+    also: Collection[str] = (),
+) -> DynamicModel:
+    """The model of a spec on a plain backbone, changed in place, with a file's tensors by stored key in it.
+
+    Raises:
+        CheckpointError: tensors of other dtypes than the model's. The backbone is then as it was.
+    """
+    with rollback(backbone):
+        if backbone.num_classes != spec.head.classifier:
+            reset_classifier(backbone, spec.head.classifier)
+        model = apply(plan(spec, backbone))
+        check_types(stored(model, every, also), header)
+    put(model, tensors, every, also)
+    return model
 
 
 @dataclass(frozen=True)
@@ -151,7 +168,12 @@ class Contents:
         return Contents(spec, kept, _break_evens(header), config)
 
 
-def _given(backbone: nn.Module, spec: DyTSpec) -> nn.Module:
+def given_backbone(backbone: nn.Module, spec: DyTSpec) -> nn.Module:
+    """A backbone that is handed over for a file, with timm's interface.
+
+    Raises:
+        CheckpointError: it is dynamic already, or no plain model whose blocks a family knows.
+    """
     if is_dynamic(backbone):
         raise CheckpointError(
             f"the given backbone, a {type(backbone).__name__}, is already dynamic; give the plain timm model that the "
@@ -182,13 +204,17 @@ def _break_even(each: Mapping[str, Any]) -> BreakEven:
     return BreakEven(tuple(batches), tuple(shares), expected)
 
 
-def _check_finite(tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Refuses infinities and NaNs: no calibration and no sound training writes one, in thresholds either."""
+def check_finite(tensors: Mapping[str, Tensor], header: Header, function: str = "load") -> None:
+    """Refuses infinities and NaNs: no calibration and no sound training writes one, in thresholds either.
+
+    Raises:
+        CheckpointError: naming the tensor, and how to have it from the public `function` all the same.
+    """
     for key, tensor in tensors.items():
         wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch asks no float8 whether it is finite
         if tensor.is_floating_point() and not torch.isfinite(wide).all():
             raise refusal(
                 header.path,
                 f"has infinities or NaNs in {key}: its training has diverged, or it was made by something else; "
-                f"load(..., allow_nonfinite=True) loads it all the same",
+                f"{function}(..., allow_nonfinite=True) loads it all the same",
             )

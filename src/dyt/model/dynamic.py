@@ -127,6 +127,9 @@ class DynamicModel(TimmSurface):
         """Why this model cannot be saved, in words; None when it can. Worth asking before a long training."""
         if self.pruned:
             return "layers were taken out by prune_intermediate_layers, which no spec tells"
+        reason = None if self.tuner is None else self.tuner.save_refusal(self.backbone)
+        if reason is not None:
+            return reason
         return None if self.origin is None else self.origin.refusal(self)
 
     def plain_refusal(self) -> str | None:

@@ -59,6 +59,10 @@ class Tuner(ABC):
         """Why features between the blocks are not available; None if they are."""
         return None
 
+    def save_refusal(self, backbone: nn.Module) -> str | None:
+        """Why a file could not bring this backbone back, for what is in none of its tensors; None when it could."""
+        return None
+
     def merge_refusal(self) -> str | None:
         """Why the tuned backbone cannot be merged into a plain one; None if `merge` does it."""
         return "its tuner does not say how to merge what it trained into a plain backbone"

@@ -94,6 +94,21 @@ class LoRA(Tuner):
     def stored(self, name: str) -> str:
         return name.replace(f".{ADAPTER}.weight", ".weight")
 
+    def save_refusal(self, backbone: nn.Module) -> str | None:
+        from peft.tuners.lora import LoraLayer
+
+        scale = (self.spec.alpha or self.spec.rank) / self.spec.rank
+        for name, layer in backbone.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            if layer.merged:
+                return f"the update of '{name}' was merged by hand; undo that (its unmerge())"
+            if layer.disable_adapters:
+                return f"the update of '{name}' is off; switch it on (its enable_adapters(True))"
+            if layer.scaling != {ADAPTER: scale}:
+                return f"the update of '{name}' is scaled by another factor than its spec's alpha / rank; undo that"
+        return None
+
     def merge_refusal(self) -> str | None:
         return None
 
@@ -103,6 +118,8 @@ class LoRA(Tuner):
 
         layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
         for name, layer in layers.items():
-            layer.merge()
+            if not (layer.merged or layer.disable_adapters):  # by hand, through peft's own layer
+                layer.merge()
             parent, _, child = name.rpartition(".")
             setattr(backbone.get_submodule(parent), child, layer.get_base_layer())
+        vars(backbone).pop("peft_config", None)  # put there by peft, which would take the backbone for an adapted one
