@@ -90,6 +90,9 @@ class ModelKey:
     traced: ForwardContext | None = None
     """The forward context inside a context that torch.compile is tracing; None at all other times."""
 
+    def __init__(self) -> None:
+        self.traced = None  # there from the start: code that was compiled without it would be compiled anew with it
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardContext:
@@ -108,6 +111,7 @@ class ForwardContext:
         shared_prefix: what the passes of one tuning step share; None where each computes everything.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
+        groups: of a bank's model, which images are of which tasks (`dyt.bank.shared.Group`).
         generators: those that entered it, which have to be running (`dyt.core.nesting`).
     """
 
@@ -122,6 +126,7 @@ class ForwardContext:
     shared_prefix: SharedPrefix | None = None
     counting: bool = False
     progress: float = 0.0
+    groups: tuple[Any, ...] = ()
     generators: tuple[int, ...] = ()
 
     @property
