@@ -162,6 +162,18 @@ def test_room_grows_and_classifiers_are_views() -> None:
         assert_close(bank(X, "c"), models["c"](X) - before.bias, atol=1e-5, rtol=1e-5)
 
 
+def test_tasks_added_in_inference_mode_can_be_replaced_outside() -> None:
+    models = {name: tuned(seed, 2, SMALL) for seed, name in enumerate("ab")}
+    bank = dyt.Bank(SMALL, room=1)
+    bank.add("a", models["a"])
+    with torch.inference_mode():
+        bank.add("b", models["b"])  # the room grows
+    models["a"] = tuned(5, 4, SMALL)
+    bank.add("a", models["a"])
+    bank.remove("b")
+    assert_each_alone(bank(X, bank.indices(list("aaaaaa"))), "aaaaaa", models)
+
+
 def test_indices_that_are_none() -> None:
     bank = small_bank({name: tuned(seed, 2, SMALL) for seed, name in enumerate("ab")})
     stale = bank.indices("b")

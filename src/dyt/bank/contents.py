@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dyt.adapters.bottleneck import Bottleneck
 from dyt.bank.shared import Group, TaskAdapters, TaskPart
-from dyt.bank.stack import Classifiers, Rows, SiteKind, Stack, kind_of
+from dyt.bank.stack import Classifiers, Rows, SiteKind, Stack, kind_of, outside_inference_mode
 from dyt.core.calls import bare
 from dyt.model.dynamic import DynamicModel
 
@@ -66,7 +66,8 @@ class Contents(nn.Module):
         self._kinds: dict[Kind, str] = {}
         self.sole: str | None = None
         self.default_classes: int | None = None
-        self.register_buffer("default_row", torch.zeros((), dtype=torch.int64, device=self._like().device))
+        with torch.inference_mode(False):
+            self.register_buffer("default_row", torch.zeros((), dtype=torch.int64, device=self._like().device))
 
     def put(self, name: str, tuned: DynamicModel) -> None:
         """Copies a task's parts from its model; where the name is there, in its place."""
@@ -83,6 +84,7 @@ class Contents(nn.Module):
         self._vacate(self.places.pop(name))
         self._tidy()
 
+    @outside_inference_mode
     def choose(self, name: str) -> None:
         """Makes a task the one of images whose task is not said; written in place, for compiled code."""
         place = self.places[name]
@@ -139,9 +141,9 @@ class Contents(nn.Module):
         part = self._kinds[kind] if kind in self._kinds else self._new_stack(tuned, kind)
         head, stacks = self.heads[part], [parts[part] for parts in self._parts()]
         assert isinstance(head, Classifiers)
-        while row >= head.room:
-            for rows in (head, *stacks):
-                assert isinstance(rows, Rows)
+        for rows in (*stacks, head):
+            assert isinstance(rows, Rows)
+            while row >= rows.room:
                 rows.grow(2 * rows.room)
         for stack, site in zip(stacks, tuned.sites, strict=True):
             assert isinstance(stack, Stack)

@@ -23,6 +23,8 @@ from dyt.dispatchers.base import Decision
 from dyt.dispatchers.learned import Learned
 from dyt.model.site import Site
 
+outside_inference_mode = torch.inference_mode(False)
+"""For what makes or writes rows: else those that are made inside could not be written outside."""
 Index = int | Tensor | None
 """The rows of a group of images: a row of the stack, (), or (G,) int64; None for what is no stack."""
 
@@ -76,6 +78,7 @@ class Rows(nn.Module):
         new = like.new_full((self.room, *shape), self.empty)
         self.register_parameter(name, nn.Parameter(new, requires_grad=False))
 
+    @outside_inference_mode
     @torch.no_grad()
     def grow(self, room: int) -> None:
         """Makes room for so many rows. What was in them stays."""
@@ -109,6 +112,7 @@ class Stack(Rows):
     up_weight: Tensor
     up_bias: Tensor
 
+    @outside_inference_mode
     def __init__(self, kind: SiteKind, dim: int, room: int, like: Tensor) -> None:
         super().__init__(room)
         self.level, self.activation = kind.level, kind.activation
@@ -130,6 +134,7 @@ class Stack(Rows):
             setattr(self, name, before.to(getattr(self, name).device))
         return self
 
+    @outside_inference_mode
     @torch.no_grad()
     def write(self, row: int, site: Site) -> None:
         """Copies a task's parts, of this stack's kind, into its row."""
@@ -179,11 +184,13 @@ class Classifiers(Rows):
     weight: nn.Parameter
     bias: nn.Parameter
 
+    @outside_inference_mode
     def __init__(self, first: nn.Linear, room: int, like: Tensor) -> None:
         super().__init__(room)
         self._stack("weight", like, *first.weight.shape)
         self._stack("bias", like, first.out_features)
 
+    @outside_inference_mode
     @torch.no_grad()
     def write(self, row: int, classifier: nn.Linear) -> None:
         """Copies a classifier into its row; widens all where it has more classes than any before."""
@@ -197,6 +204,7 @@ class Classifiers(Rows):
         self.bias[row].fill_(float("-inf"))
         self.bias[row, :classes].copy_(torch.zeros(()) if classifier.bias is None else classifier.bias)
 
+    @outside_inference_mode
     @torch.no_grad()
     def clear(self, row: int) -> None:
         """Makes a row one of no task."""
