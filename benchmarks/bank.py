@@ -13,6 +13,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 import dyt
-from dyt.bank.stack import Rows, Stack
+from dyt.bank.stack import Rows, SiteKind, Stack
+from dyt.core.context import DecisionContext
 from dyt.measure import paired
 from gpu_parts.banks import BANK, COMPILED, SEPARATE, SWAPPED, Tasks, apart, tasks
 from gpu_parts.setting import synchronised
@@ -40,6 +42,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--compile", action="store_true", help="the bank compiled, too; on a CPU it takes minutes")
+    parser.add_argument("--sites", action="store_true", help="time one site alone: the gather, and task by task")
     parser.add_argument("--memory", action="store_true", help="print the memory and time nothing")
     return parser.parse_args()
 
@@ -84,6 +87,47 @@ def timed(made: Tasks, options: argparse.Namespace, folder: Path) -> None:
                 print(f"the throughput of '{of}' over '{name}': {found.speedup(of, over=name)}")
 
 
+def sites(pairs: int) -> None:
+    """Prints, for one site's router and adapter alone, the speed of the gather over that of going task by task."""
+    context = DecisionContext(False)
+    for dim in (192, 768):
+        stack = Stack(SiteKind(8, torch.nn.functional.relu, "token"), dim, 8, torch.zeros(()))
+        for tensor in (*stack.parameters(), *stack.buffers()):
+            torch.nn.init.normal_(tensor.unsqueeze(-1), std=0.05)
+        for batch in (8, 32):
+            x = torch.randn(batch, 197, dim)
+            for count in (1, 2, 4, 8):
+                index = torch.arange(batch) % count
+                calls = {
+                    "gather": partial(_site, stack, x, context, index),
+                    "by task": partial(_by_task, stack, x, context, index.tolist()),
+                    "one row": partial(_site, stack, x, context, 0),
+                }
+                assert torch.allclose(calls["gather"](), calls["by task"](), atol=1e-5)
+                found = paired(calls, pairs)
+                over = [str(found.speedup("gather", over=name)) for name in ("by task", "one row")]
+                print(
+                    f"{dim} channels, batch {batch} of {count} tasks: the gather over task by task {over[0]}, over "
+                    f"one task for all {over[1]}, {found.best('gather') * 1e3:.2f} ms",
+                    flush=True,
+                )
+
+
+def _site(stack: Stack, x: Tensor, context: DecisionContext, index: Tensor | int) -> Tensor:
+    stack.decided(x[:, 1:], context, index)
+    return stack.delta(x, None, index)
+
+
+def _by_task(stack: Stack, x: Tensor, context: DecisionContext, names: list[int]) -> Tensor:
+    active, out = torch.zeros(len(x), x.shape[1] - 1, dtype=torch.bool), torch.zeros_like(x)
+    rows = {task: torch.tensor([i for i, name in enumerate(names) if name == task]) for task in dict.fromkeys(names)}
+    for task, own in rows.items():
+        active[own] = stack.decided(x.index_select(0, own)[:, 1:], context, task).active
+    for task, own in rows.items():
+        out[own] = stack.delta(x.index_select(0, own), None, task)
+    return out
+
+
 def memory(bank: dyt.Bank) -> None:
     """Prints what tasks take, in two dtypes, as shares of the backbone."""
     assert bank.contents is not None
@@ -124,6 +168,11 @@ def main() -> None:
     options = parsed()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.sites:
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+        with torch.no_grad():
+            sites(options.pairs)
+        return
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     made = tasks(options.backbone, 1 if options.memory else options.tasks, options.batch, device, dtype)
     if not options.memory:
