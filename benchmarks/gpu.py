@@ -9,6 +9,7 @@ Nothing but torch, timm, triton and this package is needed: weights and images a
     speed     against dense timm run in the same way (compiled, or CUDA graphs alone), in paired turns: the ratio, its
               interval, and the share of what the multiply-accumulates promise
     train     a training step over that of a static adapter, in paired turns
+    bank      eight tasks in a batch of eight: a bank, eager and compiled, over swapping and over a model for each task
     profile   the kernels of one forward, of dense timm and of the optimised model, by their time
 
 Every finished point is a line of the file and is not measured again, so that an interrupted run resumes when it is
@@ -33,7 +34,7 @@ from typing import Any
 import timm
 import torch
 
-from gpu_parts import checks, forwards, products, steps
+from gpu_parts import banks, checks, forwards, products, steps
 from gpu_parts.setting import Point, Setting
 from gpu_parts.tables import tables
 
@@ -43,6 +44,7 @@ PARTS: Mapping[str, Callable[[Setting], Iterator[Point]]] = {
     "correct": checks.points,
     "speed": forwards.speed_points,
     "train": steps.train_points,
+    "bank": banks.bank_points,
     "profile": products.profile_points,
 }
 

@@ -40,3 +40,14 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
         for name, found in steps.items():
             for who, row in found.items():
                 yield f"| {name} | {who} | {row['ms']:.1f} | {Interval(**row['of static'])} |"
+        yield ""
+    yield from _bank_rows({key.partition(": ")[2]: found for key, found in results.items() if key.startswith("bank: ")})
+
+
+def _bank_rows(results: Mapping[str, Any]) -> Iterator[str]:
+    if results:
+        yield "| Bank of eight tasks | Over | ms | Speed-up |"
+        yield "|---|---|---|---|"
+    for name, found in results.items():
+        for who, speedup in found.get("speedup", {}).items():
+            yield f"| {name} | {who} | {found['ms'][who]:.2f} | {Interval(**speedup)} |"

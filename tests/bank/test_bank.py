@@ -137,7 +137,10 @@ def test_what_a_bank_cannot_have(three: dict[str, dyt.DynamicModel], fields: dic
 def test_thresholds_stay_float32_in_half_precision(three: dict[str, dyt.DynamicModel]) -> None:
     bank = bank_of(three).to(torch.bfloat16)
     bank.add("again", three["pets"])
-    assert {name.rpartition(".")[2] for name, t in bank.named_buffers() if t.dtype == torch.float32} == {"threshold"}
+    assert {name.rpartition(".")[2] for name, t in bank.named_buffers() if t.dtype == torch.float32} == {
+        "threshold",
+        "scale",
+    }
     (logits,) = bank(X[:1].bfloat16(), ["again"])
     assert logits.dtype == torch.bfloat16
 

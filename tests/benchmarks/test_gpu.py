@@ -66,6 +66,8 @@ def test_tables_have_a_row_for_each_rate(script: dict[str, Any]) -> None:
     speedup = {"median": 1.25, "low": 1.2, "high": 1.3, "coverage": 0.98, "pairs": 11}
     row = {"form": "kernels", "active": 0.5, "ms": 2.0, "speedup": speedup, "promised": 1.5, "share": 0.5}
     lines = list(script["tables"]({"speed: ViT-B": {"dense ms": 2.5, "rows": [row]}}))
+    bank = {"ms": {"swapped": 4.0}, "speedup": {"swapped": speedup}}
+    assert list(script["tables"]({"bank: eager": bank}))[-1] == "| eager | swapped | 4.00 | 1.25 [1.20, 1.30] |"
     assert lines[2] == "| ViT-B | 2.500 | kernels | 0.50 | 2.000 | 1.25 [1.20, 1.30] | 1.50 | 50% |"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from dyt import families
 from dyt.assembly.build import build
 from dyt.assembly.compatibility import is_dynamic
-from dyt.bank.shared import Group, TaskAdapters, TaskDispatchers, TaskPart, grouped
+from dyt.bank.contents import Contents
+from dyt.bank.refusals import differences, reasons
+from dyt.bank.shared import Group, TaskAdapters, TaskDispatchers
+from dyt.core import context
 from dyt.core.interop import bridged
 from dyt.errors import DyTError, UnsupportedError, nearest, quoted
-from dyt.heads import Classifier
 from dyt.io.foreign import Trust
 from dyt.io.loading import load
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.model.origin import fingerprint
 from dyt.model.tensors import plain_state
+
+NO_TASKS = "the bank has no tasks; add one: bank.add(name, model)"
 
 
 class Bank(nn.Module):
@@ -37,13 +41,16 @@ class Bank(nn.Module):
     Args:
         backbone: the plain timm model (or that of transformers, as for `dyt.build`) that all tasks were tuned on. It is
             not changed, and its tensors are shared, not copied.
+        room: for how many alike tasks there is room at first; doubled where there are more.
 
     Raises:
-        DyTError: a dynamic model, or one that no family knows.
+        DyTError: a dynamic model, or one that no family knows; a room below 1.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, room: int = 8) -> None:
         super().__init__()
+        if isinstance(room, bool) or not isinstance(room, int) or room < 1:
+            raise DyTError(f"Bank: room is a number of tasks, 1 or more; given {quoted(room)}")
         if is_dynamic(backbone):
             raise DyTError(
                 "Bank takes the plain timm model that the tasks were tuned on; dyt.unwrap makes it one again"
@@ -54,17 +61,23 @@ class Bank(nn.Module):
         self._plain = (plain,)  # in a tuple: its tensors are the model's
         self._sha256: str = fingerprint(plain)
         self.model: DynamicModel | None = None
-        self.classifiers = nn.ModuleDict()
+        self.contents: Contents | None = None
         self.default: str | None = None
+        self._room = room
         self.eval()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks, in the order in which they were added."""
-        return tuple(self.classifiers)
+        return () if self.contents is None else tuple(self.contents.places)
+
+    @property
+    def classifiers(self) -> dict[str, nn.Module]:
+        """Each task's classifier, by name: of the bank's own tensors, not copies."""
+        return {} if self.contents is None else {name: self.contents.classifier(name) for name in self.tasks}
 
     def __len__(self) -> int:
-        return len(self.classifiers)
+        return len(self.tasks)
 
     def __contains__(self, name: object) -> bool:
         return name in self.tasks
@@ -104,16 +117,11 @@ class Bank(nn.Module):
         reason = self._refusal(tuned)
         if reason is not None:
             raise UnsupportedError(f"task '{name}' cannot be in this bank: {reason}")
-        parts = [TaskPart(copy.deepcopy(site)).eval().requires_grad_(False) for site in tuned.sites]
-        classifier = _classifier(copy.deepcopy(tuned.backbone.get_classifier()))
-        if self.model is None:
+        if self.model is None or self.contents is None:
             self.model = self._host(tuned)
-        like = next(self.model.parameters())
-        for site, part in zip(self.model.sites, parts, strict=True):
-            assert isinstance(site.adapter, TaskAdapters)
-            site.adapter.parts[name] = part.to(like)
-        self.classifiers[name] = classifier.eval().requires_grad_(False).to(like)
-        self.default = name if self.default is None else self.default
+            self.contents = Contents(self.model, self._room)
+        self.contents.put(name, tuned)
+        self._choose(name if self.default is None else self.default)
 
     def remove(self, name: str) -> None:
         """Removes a task. The tasks that are left go on.
@@ -122,13 +130,9 @@ class Bank(nn.Module):
             DyTError: no such task.
         """
         self._known(name)
-        assert self.model is not None
-        for site in self.model.sites:
-            assert isinstance(site.adapter, TaskAdapters)
-            del site.adapter.parts[name]
-        del self.classifiers[name]
-        if self.default == name:
-            self.default = next(iter(self.tasks), None)
+        assert self.contents is not None
+        self.contents.remove(name)
+        self._choose(next(iter(self.tasks), None) if self.default == name else self.default)
 
     def switch(self, name: str) -> None:
         """Makes a task the one of images whose task is not said; at first that is the one that was added first.
@@ -137,51 +141,122 @@ class Bank(nn.Module):
             DyTError: no such task.
         """
         self._known(name)
-        self.default = name
+        self._choose(name)
+
+    def indices(self, names: str | Sequence[str]) -> Tensor:
+        """Names as a tensor on the bank's device, in place of which the bank takes it: the form for torch.compile.
+
+        They are right for as long as the tasks are there, whatever is added, removed or replaced beside them.
+
+        Args:
+            names: one for all images, or one for each.
+
+        Returns:
+            () int64 for one name, (B,) int64 for several.
+
+        Raises:
+            DyTError: no such task.
+            UnsupportedError: the parts of the bank's tasks are not all alike.
+        """
+        for name in dict.fromkeys([names] if isinstance(names, str) else names):
+            self._known(name)
+        assert self.contents is not None
+        self._sole()
+        places, device = self.contents.places, self.contents.default_row.device
+        if isinstance(names, str):
+            return torch.tensor(places[names].row, device=device)
+        return torch.tensor([places[name].row for name in names], dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, tasks: str | Sequence[str] | None = None) -> Any:
+    def forward(self, images: Tensor, tasks: str | Sequence[str] | Tensor | None = None) -> Any:
         """Images (B, 3, H, W) of their tasks -> the logits of each.
 
         Args:
             images: a batch.
-            tasks: the task of all images, or one name for each; None for the one that `switch` named.
+            tasks: the task of all images, or one name for each; None for the one that `switch` named; or a tensor of
+                `indices`, which torch.compile compiles once for all mixes.
 
         Returns:
-            (B, K) for one name or None; for one name an image a list of B tensors (K_i,), of its task's classes.
+            (B, K) for one name or None; for one name an image a list of B tensors (K_i,), of its task's classes; for
+            `indices` (B, K) of the task that has most, -inf past the classes of an image's own.
 
         Raises:
             DyTError: no such task, or another number of names than images.
+            UnsupportedError: indices, and the parts of the bank's tasks are not all alike.
         """
+        contents = self.contents
+        if isinstance(tasks, Tensor):
+            return self._by_index(images, tasks)
         if tasks is None:
+            if contents is not None and contents.sole is not None and torch.compiler.is_compiling():
+                logits = self._logits(images, [Group(contents.sole, None, contents.default_row)])[0]
+                return logits[:, : contents.default_classes]
             if self.default is None:
-                raise DyTError("the bank has no tasks; add one: bank.add(name, model)")
+                raise DyTError(NO_TASKS)
             tasks = self.default
         if isinstance(tasks, str):
             self._known(tasks)
-            return self._logits(images, [Group(tasks, None)])[0]
+            assert contents is not None
+            return self._logits(images, [contents.group(tasks)])[0][:, : contents.places[tasks].classes]
         if len(tasks) != len(images):
             raise DyTError(f"give a task for each image: {len(tasks)} names for {len(images)} images")
         for name in dict.fromkeys(tasks):
             self._known(name)
         if not len(images):
             return []
-        groups = [
-            Group(name, torch.tensor([i for i, task in enumerate(tasks) if task == name], device=images.device))
-            for name in dict.fromkeys(tasks)
-        ]
-        out: list[Tensor | None] = [None] * len(images)
-        for group, logits in zip(groups, self._logits(images, groups), strict=True):
-            assert group.rows is not None
-            for i, row in zip(group.rows.tolist(), logits, strict=True):
-                out[i] = row
-        return out
+        assert contents is not None
+        groups = list(contents.groups(tasks, images.device))
+        out: dict[int, Tensor] = {}
+        for (_, members), logits in zip(groups, self._logits(images, [group for group, _ in groups]), strict=True):
+            for i, row in zip(members, logits, strict=True):
+                out[i] = row[: contents.places[tasks[i]].classes]
+        return [out[i] for i in range(len(images))]
+
+    def _by_index(self, images: Tensor, index: Tensor) -> Tensor:
+        part = self._sole()
+        fits = index.ndim == 0 or (index.ndim == 1 and len(index) == len(images))
+        if index.dtype != torch.int64 or not fits:
+            raise DyTError(
+                f"tasks as a tensor are those of bank.indices(names), int64 of shape () or ({len(images)},); given "
+                f"{index.dtype} of shape {tuple(index.shape)}"
+            )
+        assert self.contents is not None
+        if index.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+            known = {place.row for place in self.contents.places.values()}
+            unknown = set(index.flatten().tolist()) - known
+            if unknown:
+                raise DyTError(f"no task has index {min(unknown)}; bank.indices(names) gives those of the bank's tasks")
+        return self._logits(images, [Group(part, None, index)])[0]
 
     def _logits(self, images: Tensor, groups: Sequence[Group]) -> list[Tensor]:
         assert self.model is not None
-        with grouped(groups):
+        assert self.contents is not None
+        with context.changed(self.model.key, groups=tuple(groups)):
             features = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-        return [self.classifiers[group.task](group.of(features)) for group in groups]
+        heads = self.contents.heads
+        return [
+            heads[group.part](group.of(features))
+            if group.index is None
+            else heads[group.part](group.of(features), group.index)
+            for group in groups
+        ]
+
+    def _choose(self, name: str | None) -> None:
+        self.default = name
+        if name is not None and self.contents is not None:
+            self.contents.choose(name)
+
+    def _sole(self) -> str:
+        """The stack that has all tasks."""
+        contents = self.contents
+        if contents is None or contents.sole is None:
+            if not self.tasks:
+                raise DyTError(NO_TASKS)
+            raise UnsupportedError(
+                "indices are for tasks whose parts are alike (bottleneck adapters of one dim and activation, learned "
+                "dispatchers, classifiers with classes); give the bank names"
+            )
+        return contents.sole
 
     def _known(self, name: object) -> None:
         if name not in self.tasks:
@@ -189,10 +264,10 @@ class Bank(nn.Module):
 
     def _refusal(self, tuned: DynamicModel) -> str | None:
         """Why a model cannot be one of the tasks; None when it can."""
-        reason = next(_reasons(tuned), None)
+        reason = next(reasons(tuned), None)
         if reason is None and fingerprint(tuned.backbone) != self._sha256:
             reason = "it was tuned on another backbone: the frozen weights differ"
-        return reason if reason is not None or self.model is None else next(_differences(self.model, tuned), None)
+        return reason if reason is not None or self.model is None else next(differences(self.model, tuned), None)
 
     def _host(self, tuned: DynamicModel) -> DynamicModel:
         """A dynamic model of that variant, on the bank's own tensors, whose sites ask the tasks."""
@@ -208,39 +283,7 @@ class Bank(nn.Module):
             tensor.data = tensors[name].data
         for site, own in zip(host.sites, tuned.sites, strict=True):
             parts = nn.ModuleDict()
-            site.dispatcher, site.adapter = TaskDispatchers(parts), TaskAdapters(parts, own.adapter)
+            site.dispatcher = TaskDispatchers(parts, host.key)
+            site.adapter = TaskAdapters(parts, own.adapter, host.key)
             site.dispatcher.needs_attention = own.dispatcher.needs_attention  # type: ignore[misc]
         return host.eval().requires_grad_(False)
-
-
-def _reasons(tuned: DynamicModel) -> Iterator[str]:
-    """What keeps a model from being in any bank."""
-    spec = tuned.spec
-    if type(tuned) is not DynamicModel:
-        yield f"it is a {type(tuned).__name__}; give the model that it was made from"
-    if tuned.tuner is not None or spec.reducer is not None or spec.trainable == "full" or spec.modules_to_save:
-        yield "it tunes the backbone itself or reduces tokens (tuner, reducer, modules_to_save or trainable: full)"
-    if spec.stand_in is not None:
-        yield "it has stand-ins at its sites"
-    if type(tuned.head) is not Classifier:
-        yield f"its head is a {type(tuned.head).__name__}, and not the backbone's classifier"
-    if _classifier(tuned.backbone.get_classifier()) is None:
-        yield "its classifier is not one linear layer"
-
-
-def _differences(host: DynamicModel, tuned: DynamicModel) -> Iterator[str]:
-    """What keeps a model from being beside the tasks that are there."""
-    windows = host.spec.backbone.window_size, tuned.spec.backbone.window_size
-    if tuned.spec.variant != host.spec.variant or windows[0] != windows[1]:
-        yield f"its variant is {tuned.spec.variant.type}, with other fields or another than the other tasks'"
-    for site, own in zip(host.sites, tuned.sites, strict=True):
-        mine, theirs = site.adapter, own.adapter
-        if (mine.placement, mine.input) != (theirs.placement, theirs.input):
-            yield f"its adapters are {theirs.placement} and read {theirs.input} tokens, the others' differ"
-        if own.dispatcher.needs_attention and not site.dispatcher.needs_attention:
-            yield "its dispatcher reads the class token's attention, the others' do not"
-
-
-def _classifier(found: Any) -> Any:
-    """A model's classifier where it is one linear layer, or none; None of any other."""
-    return found if type(found) in {nn.Linear, nn.Identity} else None

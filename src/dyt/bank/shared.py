@@ -1,13 +1,12 @@
 """What stands in a site of a bank: the dispatchers and the adapters of all tasks, each for the images of its task.
 
-Which images are of which task is told by a context, for the time of one forward; so threads never disturb one another.
+Which images are of which task the forward context says, so that threads never disturb one another, and torch.compile
+follows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dyt.adapters.base import Adapter
-from dyt.core.context import DecisionContext
+from dyt.bank.stack import Index, Stack
+from dyt.core import context
+from dyt.core.context import DecisionContext, ModelKey
 from dyt.core.scores import by_place
 from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.errors import DyTError
@@ -24,41 +25,30 @@ from dyt.model.site import Site
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The images of one task in a batch.
+    """Images of a batch that one part of each site computes: a task's own, or a stack of tasks.
 
     Attributes:
-        task: its name.
+        part: the part's key in each site, and that of its classifier.
         rows: (G,) int64, which images; None for all of them.
+        index: of a stack, which row of it each image's task has.
     """
 
-    task: str
+    part: str
     rows: Tensor | None
+    index: Index = None
 
     def of(self, values: Tensor) -> Tensor:
         """The rows (G, ...) of values (B, ...)."""
         return values if self.rows is None else values.index_select(0, self.rows)
 
 
-_groups: ContextVar[Sequence[Group]] = ContextVar("dyt_bank_groups", default=())
-
-
-@contextmanager
-def grouped(groups: Sequence[Group]) -> Iterator[None]:
-    """Inside, forwards of the bank's model have these images of these tasks."""
-    token = _groups.set(tuple(groups))
-    try:
-        yield
-    finally:
-        _groups.reset(token)
-
-
-def current() -> Sequence[Group]:
+def current(key: ModelKey) -> tuple[Group, ...]:
     """The groups of the present forward.
 
     Raises:
         DyTError: the bank's model is run by itself.
     """
-    groups = _groups.get()
+    groups = context.current(key).groups
     if not groups:
         raise DyTError("a bank's model does not know which task an image is of; call the bank: bank(images, tasks)")
     return groups
@@ -81,7 +71,7 @@ class TaskPart(nn.Module):
         self.threshold = threshold.to(self.threshold.device)
         return self
 
-    def decided(self, patches: Tensor, context: DecisionContext) -> Decision:
+    def decided(self, patches: Tensor, context: DecisionContext, index: Index = None) -> Decision:
         """Its dispatcher's decision for patch tokens (G, P, C), by its own threshold."""
         threshold = self.threshold.float()
         if self.dispatcher.level == "token":
@@ -89,23 +79,29 @@ class TaskPart(nn.Module):
         decision: Decision = self.dispatcher(patches, replace(context, threshold=threshold))
         return decision
 
+    def delta(self, x: Tensor, padding: Tensor | None, index: Index = None) -> Tensor | None:
+        """Its adapter's delta (G, N, C) of tokens x (G, N, C)."""
+        delta: Tensor | None = self.adapter(x, padding)
+        return delta
+
 
 class TaskDispatchers(Dispatcher):
     """Each image's decision is that of its task's dispatcher.
 
     Args:
-        parts: by task; those of the site's adapters, so that what is added later is known here.
+        parts: by `Group.part`; those of the site's adapters, so that what is added later is known here.
+        key: the identity of the bank's model.
     """
 
-    def __init__(self, parts: nn.ModuleDict) -> None:
+    def __init__(self, parts: nn.ModuleDict, key: ModelKey) -> None:
         nn.Module.__init__(self)
-        self.level = "token"
+        self.level, self.key = "token", key
         self._parts = (parts,)  # in a tuple: they are the adapter's children
 
     def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
-        groups, parts = current(), self._parts[0]
-        found = [(group, _decided(parts[group.task], group, tokens, context)) for group in groups]
-        if len(found) == 1 and groups[0].rows is None:
+        groups, parts = current(self.key), self._parts[0]
+        found = [(group, _decided(parts[group.part], group, tokens, context)) for group in groups]
+        if groups[0].rows is None:
             return found[0][1]
         if all(decision.dense for _, decision in found):
             return Decision(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), dense=True)
@@ -116,14 +112,14 @@ class TaskDispatchers(Dispatcher):
 
 
 def _decided(part: nn.Module, group: Group, tokens: Tensor, context: DecisionContext) -> Decision:
-    assert isinstance(part, TaskPart)
+    assert isinstance(part, (TaskPart, Stack))
     own = replace(
         context,
         padding=None if context.padding is None else group.of(context.padding),
         attention=_rows(context.attention, group),
         scores=None,
     )
-    return part.decided(group.of(tokens), own)
+    return part.decided(group.of(tokens), own, group.index)
 
 
 def _rows(attention: Callable[[], Tensor] | None, group: Group) -> Callable[[], Tensor] | None:
@@ -134,25 +130,26 @@ class TaskAdapters(Adapter):
     """Each image's delta is that of its task's adapter.
 
     Args:
-        parts: by task.
+        parts: by `Group.part`.
         like: an adapter whose placement and input all of them have.
+        key: the identity of the bank's model.
     """
 
-    def __init__(self, parts: nn.ModuleDict, like: Adapter) -> None:
+    def __init__(self, parts: nn.ModuleDict, like: Adapter, key: ModelKey) -> None:
         nn.Module.__init__(self)
-        self.placement, self.input, self.parts = like.placement, like.input, parts
+        self.placement, self.input, self.parts, self.key = like.placement, like.input, parts, key
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor | None:
-        groups, deltas = current(), []
+        groups, deltas = current(self.key), []
         for group in groups:
-            part = self.parts[group.task]
-            assert isinstance(part, TaskPart)
-            delta = part.adapter(group.of(x), None if padding is None else group.of(padding))
+            part = self.parts[group.part]
+            assert isinstance(part, (TaskPart, Stack))
+            delta = part.delta(group.of(x), None if padding is None else group.of(padding), group.index)
             if delta is not None:
                 deltas.append((group, delta))
         if not deltas:
             return None
-        if len(groups) == 1 and groups[0].rows is None:
+        if groups[0].rows is None:
             only: Tensor = deltas[0][1]
             return only
         out = torch.zeros_like(x)

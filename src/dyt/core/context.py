@@ -90,6 +90,9 @@ class ModelKey:
     traced: ForwardContext | None = None
     """The forward context inside a context that torch.compile is tracing; None at all other times."""
 
+    def __init__(self) -> None:
+        self.traced = None  # there from the start: code that was compiled without it would be compiled anew with it
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardContext:
@@ -111,6 +114,7 @@ class ForwardContext:
             alone; with None there is no gate.
         counting: the head leaves out what is not counted as the model's (`Head.counted`).
         progress: fraction of the training that is done, in [0, 1]; schedules of the spec are read at it.
+        groups: of a bank's model, which images are of which tasks (`dyt.bank.shared.Group`).
         generators: those that entered it, which have to be running (`dyt.core.nesting`).
     """
 
@@ -126,6 +130,7 @@ class ForwardContext:
     told: float | None = 1.0
     counting: bool = False
     progress: float = 0.0
+    groups: tuple[Any, ...] = ()
     generators: tuple[int, ...] = ()
 
     @property

@@ -54,7 +54,10 @@ def linear_scores(router: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def by_place(threshold: Tensor, patches: int) -> Tensor:
-    """(P,) float32: what the logits of the patch tokens at each place are compared with, for a threshold ()."""
+    """(P,) float32: what the logits of the patch tokens at each place are compared with, for a threshold ().
+
+    (B, P) for each image's own (B, 1).
+    """
     threshold = threshold.float()
     # |t + sign t| is 1 + |t|, and 0 at 0
     return torch.addcmul(threshold, (threshold + threshold.sign()).abs(), _offsets(patches, threshold))
