@@ -19,11 +19,11 @@ from dyt.errors import UnsupportedError
 class Functions:
     """What the methods call: `dyt.save_pretrained`, `dyt.from_pretrained` and `dyt.push_to_hub`."""
 
-    save: Callable[..., None]
-    load: Callable[..., Any]
-    push: Callable[..., str]
+    save_pretrained: Callable[..., None]
+    from_pretrained: Callable[..., Any]
+    push_to_hub: Callable[..., str]
     loads: type[nn.Module]
-    """The class of what `load` returns."""
+    """The class of what `from_pretrained` returns."""
 
 
 class Shareable(nn.Module):
@@ -43,7 +43,7 @@ class Shareable(nn.Module):
             CheckpointError: a folder that cannot be made or written to, or what `dyt.save` refuses.
             DyTError, UnsupportedError: as for `dyt.save`.
         """
-        self._sharing.save(self, folder, whole=whole, license=license)
+        self._sharing.save_pretrained(self, folder, whole=whole, license=license)
 
     @classmethod
     def from_pretrained(
@@ -83,7 +83,7 @@ class Shareable(nn.Module):
                 f"{cls.__name__}.from_pretrained: a file is loaded as a {cls._sharing.loads.__name__}, not as its "
                 f"subclass; call {cls._sharing.loads.__name__}.from_pretrained or dyt.from_pretrained"
             )
-        model: Self = cls._sharing.load(
+        model: Self = cls._sharing.from_pretrained(
             folder_or_repo_id,
             revision,
             token,
@@ -127,7 +127,7 @@ class Shareable(nn.Module):
             CheckpointError: a name that no repository has, a model that cannot be saved, or a hub that refuses it.
             DyTError, UnsupportedError: as for `dyt.save`.
         """
-        return self._sharing.push(
+        return self._sharing.push_to_hub(
             self,
             repo_id,
             revision=revision,
