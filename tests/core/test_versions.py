@@ -56,6 +56,21 @@ def test_the_floor_has_the_declared_lower_bounds() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_upper_bounds_have_their_reasons() -> None:
+    """The table of docs/compatibility.md, and only that."""
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| \| Below \| Why \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    told = {cells[1].strip(): cells[2].strip() for cells in (row.split("|") for row in table.splitlines())}
+    bounds = {
+        requirement.name: each.version
+        for requirement in declared().values()
+        for each in requirement.specifier
+        if each.operator != ">="
+    }
+    assert bounds == told
+    assert all(each.operator in {">=", "<"} for requirement in declared().values() for each in requirement.specifier)
+
+
 def test_the_locked_versions_are_allowed_and_complete() -> None:
     """Also the tools of the extra `dev`, which `.ci/run` must take from the lock."""
     locked = pinned("dev.txt")
