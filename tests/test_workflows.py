@@ -70,11 +70,55 @@ def test_every_part_is_a_section_of_the_script() -> None:
     assert "no part 'nothing'" in done.stderr
 
 
-def test_a_tag_that_is_not_the_version_is_refused() -> None:
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """What the package says of its release, as it is to be when it is tagged: with nothing under *Unreleased*."""
+    for file in ("src/dyt/__init__.py", "CITATION.cff", "CHANGELOG.md"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    notes = tmp_path / "CHANGELOG.md"
+    text = re.sub(r"(?s)(^## \[Unreleased\]\n).*?(?=^## \[\d)", r"\1\n", notes.read_text("utf-8"), flags=re.MULTILINE)
+    notes.write_text(text, "utf-8")
+    return tmp_path
+
+
+def test_a_tag_that_is_not_the_version_is_refused(release: Path) -> None:
     faults = runpy.run_path(str(ROOT / "scripts" / "check_release.py"))["faults"]
-    assert faults(f"v{dyt.__version__}") == []
-    assert len(faults(dyt.__version__)) == 3
-    assert faults("v9.0.0")[0] == f"the tag is v9.0.0, and src/dyt/__init__.py has {dyt.__version__}"
+    assert faults(f"v{dyt.__version__}", release) == []
+    assert len(faults(dyt.__version__, release)) == 4
+    assert faults("v9.0.0", release)[0] == f"the tag is v9.0.0, and src/dyt/__init__.py has {dyt.__version__}"
+    assert faults("v9.0", release)[0] == "the tag is 'v9.0'; allowed: v1.2.3, or v1.2.3rc1"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("CHANGELOG.md", r"(\[\d.+\]) - .*", r"\1", "write '## ["),
+        ("CHANGELOG.md", r"(\[\d.+\]) - .*", r"\1 - 2026-13-01", "write '## ["),
+        ("CHANGELOG.md", r"(\[\d.+\]) - .*", r"\1 - 2020-01-02", "has the date '2020-01-02', and CITATION.cff has 2"),
+        ("CITATION.cff", r"date-released: .*\n", "", "CITATION.cff has no date-released"),
+        ("CITATION.cff", r"\nversion: .*", "\nversion: 9", "and CITATION.cff has 9"),
+        ("CHANGELOG.md", r"(?<=\[Unreleased\]\n)", "\n- more\n", "has entries under [Unreleased]"),
+        ("CHANGELOG.md", r"## \[\d", "## [x", "and CHANGELOG.md has no version"),
+    ],
+)
+def test_a_release_that_contradicts_itself_is_refused(release: Path, file: str, old: str, new: str, said: str) -> None:
+    faults = runpy.run_path(str(ROOT / "scripts" / "check_release.py"))["faults"]
+    path = release / file
+    text, changed = re.subn(old, new, path.read_text("utf-8"), count=0 if "x" in new else 1)
+    assert changed
+    path.write_text(text, "utf-8")
+    assert any(said in fault for fault in faults(f"v{dyt.__version__}", release))
+
+
+def test_the_dates_of_the_changelog_are_its_links() -> None:
+    """The links at its end lead to its headings, as the documentation site names them."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    headings = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", text, re.MULTILINE)
+    links = dict(re.findall(r"^\[(.+)\]: #(.+)$", text, re.MULTILINE))
+    assert links == {
+        version: "-".join(filter(None, [version.replace(".", "").lower(), date])) for version, date in headings
+    }
 
 
 def test_the_hooks_have_the_locked_ruff() -> None:

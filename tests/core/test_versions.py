@@ -1,5 +1,6 @@
 """The declared lower bounds are those that are proved, and what differs between versions is the same on both sides."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOOLS = "dev"
 """The extra whose packages develop the library: locked in constraints/dev.txt, without lower bounds that are proved."""
+
+BUILDS = {"editables", "hatchling", "setuptools", "tomlkit", "trove-classifiers"}
+"""What builds the package, and setuptools, which `pip freeze` leaves out of constraints/dev.txt."""
 
 
 def pinned(file: str) -> dict[str, Version]:
@@ -52,6 +56,21 @@ def test_the_floor_has_the_declared_lower_bounds() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_upper_bounds_have_their_reasons() -> None:
+    """The table of docs/compatibility.md, and only that."""
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| \| Below \| Why \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    told = {cells[1].strip(): cells[2].strip() for cells in (row.split("|") for row in table.splitlines())}
+    bounds = {
+        requirement.name: each.version
+        for requirement in declared().values()
+        for each in requirement.specifier
+        if each.operator != ">="
+    }
+    assert bounds == told
+    assert all(each.operator in {">=", "<"} for requirement in declared().values() for each in requirement.specifier)
+
+
 def test_the_locked_versions_are_allowed_and_complete() -> None:
     """Also the tools of the extra `dev`, which `.ci/run` must take from the lock."""
     locked = pinned("dev.txt")
@@ -60,6 +79,37 @@ def test_the_locked_versions_are_allowed_and_complete() -> None:
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"constraints/dev.txt has no {requirement.name}"
         assert version in requirement.specifier, f"constraints/dev.txt has {version}, asked for is {requirement}"
+
+
+def hashed() -> dict[str, tuple[Requirement, set[str]]]:
+    """Name -> (requirement, its hashes) of constraints/dev.lock; a line that says anything else is an error."""
+    text = (ROOT / "constraints" / "dev.lock").read_text(encoding="utf-8")
+    entries = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    found: dict[str, tuple[Requirement, set[str]]] = {}
+    for entry in entries:
+        line, *hashes = re.split(r"\s+--hash=sha256:", entry)
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"{name} twice"
+        assert all(re.fullmatch(r"[0-9a-f]{64}", each) for each in hashes), entry
+        found[name] = requirement, set(hashes)
+    return found
+
+
+def test_the_hashed_lock_has_the_locked_versions() -> None:
+    """And beside them only what pip needs a hash for as well; where they differ, `.ci/lock hashes` writes it anew."""
+    locked, lock = pinned("dev.txt"), hashed()
+    assert {name: str(requirement.specifier) for name, (requirement, _) in lock.items() if name in locked} == {
+        name: f"=={version}" for name, version in locked.items()
+    }
+    assert all(hashes for _, hashes in lock.values())
+    others = {name: requirement for name, (requirement, _) in lock.items() if name not in locked}
+    unmarked = {name for name, requirement in others.items() if requirement.marker is None}
+    assert unmarked == BUILDS, "a package of every platform belongs in dev.txt"
+    linux = [name for name in others if name.startswith(("nvidia-", "cuda-")) or name == "triton"]
+    assert linux
+    assert all(not others[name].marker.evaluate({"sys_platform": "darwin"}) for name in linux)  # type: ignore[union-attr]
+    assert "://" not in (ROOT / "constraints" / "dev.lock").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", ["floor.txt", "dev.txt"])

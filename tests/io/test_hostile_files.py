@@ -164,14 +164,14 @@ def test_the_guard_notices_the_system(folder: str) -> None:
 
 
 def test_changed_bytes_are_refused_or_change_nothing(base: Path, request: pytest.FixtureRequest) -> None:
-    count = 2000 if request.config.getoption("--full") else 300
+    count = 2000 if request.config.getoption("--full") else 100
     found = ATTACK["attacked"](base, ATTACK["byte_mutants"](base.read_bytes(), count, seed=1))
     assert (found.mutations, found.wrong, found.foreign) == (count, 0, 0), found.examples
     assert found.refused > 0.9 * count
 
 
 def test_changed_words_are_refused_or_loaded_as_they_are(base: Path, request: pytest.FixtureRequest) -> None:
-    count = 400 if request.config.getoption("--full") else 30
+    count = 400 if request.config.getoption("--full") else 10
     found = ATTACK["attacked"](base, ATTACK["word_mutants"](base, count, seed=2))
     assert (found.mutations, found.wrong, found.foreign) == (count, 0, 0), found.examples
     assert found.refused > 0

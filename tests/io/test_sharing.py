@@ -2,14 +2,12 @@
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from hub_server import COMMIT, Hub, serving
+from hub_server import COMMIT, Hub
 from huggingface_hub import ModelCard, constants
 
 import dyt
@@ -19,22 +17,6 @@ from laws.models import tiny
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 REPO = "someone/flowers"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """The hub that huggingface_hub speaks with, and an empty cache."""
-    with serving() as server:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        huggingface_hub.close_session()
-        yield server
-        huggingface_hub.close_session()
 
 
 def same(a: dyt.DynamicModel, b: dyt.DynamicModel) -> bool:

@@ -203,7 +203,8 @@ def test_a_run_s_directory_stands_for_its_model(trained: Path, images: Path, tmp
     assert "1 images" in said("plot", folder, image, "--out", str(tmp_path / "activity.png"))
     assert f"stored in {tmp_path / 'run' / 'model.safetensors'}" in said("calibrate", folder, "--batch", "1")
     bench = ("--pairs", "1", "--batch", "1", "--no-peers")
-    for verb in (("export", folder, "--pt2", str(tmp_path / "x.pt2")), ("bench", "--model", folder, *bench)):
+    export = ("export", folder, "--pt2", str(tmp_path / "x.pt2"), "--executor", "masked")
+    for verb in (export, ("bench", "--model", folder, *bench)):
         done = CliRunner().invoke(app, verb)
         assert done.exit_code == 0, done.output
 

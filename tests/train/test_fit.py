@@ -248,7 +248,8 @@ def test_gradients_are_clipped_over_all_parts_of_a_step(
             assert norms == pytest.approx([clip] * 3, rel=1e-2)
 
 
-def test_a_step_s_noise_is_another_on_each_rank_step_and_part(runs: Runs) -> None:
+def test_a_step_s_noise_is_another_in_each_step_and_part(runs: Runs) -> None:
+    """What mixes is so on each rank as well; what the forward draws is alike there, and divided (`dyt.core.draws`)."""
     inference = SimpleNamespace(
         run=runs(),
         normalized=lambda images: images,
@@ -263,7 +264,11 @@ def test_a_step_s_noise_is_another_on_each_rank_step_and_part(runs: Runs) -> Non
 
     assert noise(0) == noise(0)
     drawn = [noise(0), noise(1), noise(2), noise(0, step=1), noise(0, part=1), noise(1, step=1)]
-    for place in range(6):
+    for place in range(3):
+        assert len({each[place] for each in drawn}) == len(drawn)
+    assert noise(0)[3:] == noise(1)[3:] == noise(2)[3:]
+    drawn = [noise(0), noise(0, step=1), noise(0, part=1)]
+    for place in range(3, 6):
         assert len({each[place] for each in drawn}) == len(drawn)
 
 

@@ -31,5 +31,6 @@ class Bottleneck(Projection):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        delta: Tensor = self.up(self.dropout(self.activation(self.down(x)))) * self.scale
+        hidden = self.activation(self.down(x))
+        delta: Tensor = self.up(self.dropout(hidden) if self.dropout.training else hidden) * self.scale
         return delta

@@ -11,6 +11,7 @@ from timm.layers import get_act_fn  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
+from dyt.core.draws import Dropout
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", "elu", "leaky_relu", "tanh"]
 """timm's names of activations."""
@@ -50,9 +51,10 @@ class Projection(Adapter):
         assert isinstance(spec, ProjectionSpec)
         self.scale = nn.Parameter(torch.tensor(spec.scale)) if spec.scale_learnable else spec.scale
         self.activation: Callable[[Tensor], Tensor] = get_act_fn(spec.activation)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
 
     def delta(self, x: Tensor, down: Callable[[Tensor], Tensor], up: Callable[[Tensor], Tensor]) -> Tensor:
         """The delta (B, N, C) of x (B, N, C), for projections down to (B, N, d) and up from it."""
-        delta: Tensor = up(self.dropout(self.activation(down(x)))) * self.scale
+        hidden = self.activation(down(x))
+        delta: Tensor = up(self.dropout(hidden) if self.dropout.training else hidden) * self.scale
         return delta

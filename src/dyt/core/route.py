@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dyt.core import draws
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -144,7 +146,8 @@ def told(route: Route, share: float | None) -> Route:
     """
     if share is None or route.gate is None:
         return replace(route, gate=None)
-    drawn = torch.rand(route.active.shape, device=route.active.device) < share
+    device = route.active.device
+    drawn = draws.share(lambda shape: torch.rand(tuple(shape), device=device), route.active.shape) < share
     return replace(route, told=torch.where(route.active, 1.0, drawn / share if share else 0.0))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dyt.config.base import ComponentSpec
 from dyt.config.spec import Rate
 from dyt.core.context import BuildContext, DecisionContext
+from dyt.core.draws import share
 from dyt.core.route import mean_token
 from dyt.registry import dispatchers
 
@@ -91,7 +92,7 @@ class Dispatcher(nn.Module, ABC):
 
 def bernoulli(tokens: Tensor, rate: float) -> Tensor:
     """(B, P) bool, each True with probability `rate`, for tokens (B, P, C)."""
-    return torch.rand(tokens.shape[:2], device=tokens.device) < rate
+    return share(lambda shape: torch.rand(tuple(shape), device=tokens.device), tokens.shape[:2]) < rate
 
 
 dispatchers.accepts(Dispatcher, ComponentSpec)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyt.core.draws import share
+
 
 def gumbel_difference(like: Tensor) -> Tensor:
     """G1 - G2 for independent G1, G2 ~ Gumbel(0, 1): noise in the shape, dtype and device of `like`.
@@ -14,8 +16,8 @@ def gumbel_difference(like: Tensor) -> Tensor:
     The one function of the library that draws router noise. `like` is (B, P) at token level and (B, 1) at sample level.
     """
     tiny = torch.finfo(like.dtype).tiny
-    first = torch.empty_like(like).exponential_().clamp_min_(tiny)
-    second = torch.empty_like(like).exponential_().clamp_min_(tiny)
+    first = share(lambda shape: like.new_empty(shape).exponential_(), like.shape).clamp_min_(tiny)
+    second = share(lambda shape: like.new_empty(shape).exponential_(), like.shape).clamp_min_(tiny)
     return second.log_().sub_(first.log_())
 
 

@@ -30,6 +30,7 @@ from dyt.io.card import card
 from dyt.io.checkpoint import save
 from dyt.io.foreign import Trust
 from dyt.io.loading import load
+from dyt.model import sharing
 from dyt.model.dynamic import DynamicModel, dynamic_of
 from dyt.writing import write_text
 
@@ -238,3 +239,6 @@ def _reason(at: str, error: Exception) -> str:
         return f"the hub has no repository '{at}' that you may see; check the name, or give token= for a private one"
     said = shortened(getattr(error, "server_message", None) or error)
     return f"the transfer failed: {type(error).__name__}: {said}; check token=, the network and the disk, and try again"
+
+
+sharing.provide(sharing.Functions(save_pretrained, from_pretrained, push_to_hub, DynamicModel))

@@ -21,6 +21,7 @@ from dyt.heads import Classifier, Head
 from dyt.model.block import DynamicBlock
 from dyt.model.origin import Origin
 from dyt.model.parts import frozen_norms, head_keys, start_head
+from dyt.model.sharing import Shareable
 from dyt.model.site import Site
 from dyt.model.summary import summary, trainable_line
 from dyt.model.timm_surface import TimmSurface, checkpoint_blocks
@@ -32,7 +33,7 @@ COMPLETE = "complete"
 """The execution that is a policy, not a mechanism: every token active, no dispatcher."""
 
 
-class DynamicModel(TimmSurface):
+class DynamicModel(Shareable, TimmSurface):
     """A timm model with dispatched branches. Forwards timm's methods; `model(images)` returns what timm returns.
 
     Made by `dyt.build` or `dyt.load`. Not supported: `torch.jit.script`. Functions that take a model also take what

@@ -44,14 +44,14 @@ class Batches:
     def prepared(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Any]:
         """Images (B, 3, H, W) and targets of a part of a step, from a batch that is left as it was.
 
-        torch's generators are seeded for the part's forward.
+        torch's generators are seeded for the part's forward, alike on all processes (`dyt.core.draws`).
         """
         images, labels = batch.images, batch.labels
         seed = derived(self.inference.run.train.seed, "step", step, part, self.rank)
         images = self.inference.normalized(images)
         with seeded(seed):
             images, targets = self.targets(images, self.inference.task.to(labels, self.inference.accelerator.device))
-        torch.manual_seed(seed)
+        torch.manual_seed(derived(self.inference.run.train.seed, "step", step, part, 0))
         return images, targets
 
     def taught(

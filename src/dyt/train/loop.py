@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from dyt.assembly.build import build
 from dyt.assembly.image_size import sized
 from dyt.core.data_config import attach
+from dyt.core.draws import divided
 from dyt.core.ranks import summed
 from dyt.io.checkpoint import put, save, stored
 from dyt.objective.step import TuningStep
@@ -171,7 +172,7 @@ class _Run:
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
             held = [next(batches) for _ in range(t.accumulate)]  # all, so that no wait is in the midst of a step
-            with self._accumulating(held):
+            with divided(self.rank, self.world), self._accumulating(held):
                 for part, batch in enumerate(held):
                     self._part(batch, part)
             self.done += 1
