@@ -18,7 +18,7 @@ from dyt.objective.shared_prefix import Passes
 from dyt.tasks.images import ImageError
 from dyt.train import Result, RunError, evaluate, fit, loop, optim
 from dyt.train.accelerator import forget_accelerator
-from dyt.train.batches import Batches
+from dyt.train.batches import Batch, Batches
 from dyt.train.saved import open_saved
 from dyt.train.state import differences
 
@@ -259,7 +259,7 @@ def test_a_step_s_noise_is_another_in_each_step_and_part(runs: Runs) -> None:
 
     def noise(rank: int, step: int = 0, part: int = 0) -> list[float]:
         batches = Batches(inference, lambda images, labels: (images + torch.rand(3), labels), rank)  # type: ignore[arg-type]
-        images, _ = batches.prepared((torch.zeros(3), torch.zeros(3)), step, part)
+        images, _ = batches.prepared(Batch(torch.zeros(3), torch.zeros(3)), step, part)
         return [*images.tolist(), *torch.rand(3).tolist()]
 
     assert noise(0) == noise(0)

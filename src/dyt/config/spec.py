@@ -66,6 +66,9 @@ def _number_or_ramp(value: Any) -> str:
     return "ramp" if isinstance(value, (dict, Ramp)) else "number"
 
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
 Schedule = Annotated[
     Annotated[float, Tag("number")] | Annotated[Ramp, Tag("ramp")],
     Discriminator(_number_or_ramp),  # so that a wrong value gets one error, for the kind it was meant to be
@@ -197,6 +200,10 @@ class ObjectiveSpec(Spec):
     paper."""
     asked: Descent | None = None
     """How the target rate falls to `rate` over training. Null for `rate` from the first step on, as in the paper."""
+    spread: Rate | None = None
+    """The highest target rate of a step, where each step has its own: from `rate` (as `asked` has it) to this, evenly
+    over the steps, so that one model serves at any of these rates. `control: threshold` sets them, and the thresholds
+    of `rate` are set at the end of a run. Null for the same target at every step."""
     control: Literal["loss", "threshold"] = "loss"
     """What keeps the activation rate at its target. `loss`: the squared penalty alone, as in the paper; `threshold`: a
     threshold on the logits of all sites, moved after every step to where the target share of the step's tokens lies
@@ -239,6 +246,13 @@ class ObjectiveSpec(Spec):
                 "router_gradient: none leaves dispatchers as they are, so that no penalty moves the rate; set "
                 "rate_weight: 0 and control: threshold"
             )
+        if self.spread is not None:
+            if self.control != "threshold" or self.layer_rates is not None:
+                raise ValueError(
+                    "spread gives each step a target rate by thresholds; set control: threshold, without layer_rates"
+                )
+            if self.spread < self.rate:
+                raise ValueError(f"spread ({self.spread:g}) is the highest target rate, and below rate ({self.rate:g})")
         if self.asked is not None:
             self.asked.towards(self.rate)
         if self.layer_rates is not None:
@@ -256,9 +270,16 @@ class ObjectiveSpec(Spec):
             raise ValueError("features must not be below 0")
         return value
 
-    def asked_rate(self, progress: float) -> float:
-        """The target rate at `progress` in [0, 1] of the training."""
-        return self.asked_of(self.rate, progress)
+    def asked_rate(self, progress: float, step: int | None = None) -> float:
+        """The target rate at `progress` in [0, 1] of the training; with `spread` that of the step of this number.
+
+        Steps of consecutive numbers have rates far apart, and any number of them cover the range evenly: multiples of
+        the golden ratio, modulo 1.
+        """
+        lowest = self.asked_of(self.rate, progress)
+        if self.spread is None or step is None:
+            return lowest
+        return lowest + max(self.spread - lowest, 0.0) * math.fmod((step + 1) * _GOLDEN, 1.0)
 
     def asked_of(self, rate: float, progress: float) -> float:
         """The target at `progress` in [0, 1] of the training, of a rate that is to be `rate` at its end."""

@@ -111,7 +111,7 @@ class TuningStep(nn.Module):
             images: (B, C, H, W).
             labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
-            step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1.
+            step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1, and `spread`.
             teacher: with `teacher: pretrained` what its pass of these images gave at each site, (M, C) float32
                 (`TeacherFeatures.rows`), so that it is not run again.
 
@@ -128,22 +128,22 @@ class TuningStep(nn.Module):
 
         Raises:
             DyTError: an empty batch; labels that the head's loss does not take; progress missing though the spec has
-                schedules, or outside [0, 1]; step missing though `complete_every` is above 1; `control: threshold` with
-                a dispatcher that scores nothing.
+                schedules, or outside [0, 1]; step missing though `complete_every` is above 1, or with `spread`;
+                `control: threshold` with a dispatcher that scores nothing.
         """
         if image_count(images) == 0:
             raise DyTError("the batch is empty, and a mean over no images is no loss; leave it out")
         turns = self._turns
         if turns is None:
-            return self._loss(images, labels, self._progress(progress), self._due(step), ALONE, teacher)
+            return self._loss(images, labels, self._progress(progress), step, ALONE, teacher)
         now = self._progress(turns.progress if progress is None else progress)
-        due = self._due(turns.step if step is None else step)
+        step = turns.step if step is None else step
         if turns.looking:
             needed = self._joins(now) and not turns.alone
-            turns.look(images, (lambda: self._looked(images, now, due, teacher)) if needed else None)
+            turns.look(images, (lambda: self._looked(images, now, step, teacher)) if needed else None)
             return torch.zeros(()), {}
         with turns.turn(images) as turn:
-            return self._loss(images, labels, now, due, turn, teacher)
+            return self._loss(images, labels, now, step, turn, teacher)
 
     @contextmanager
     def accumulating(
@@ -195,14 +195,14 @@ class TuningStep(nn.Module):
             self._turns = None
         turns.end()
         if turns.values:
-            self._follow(turns.values, self._progress(progress))
+            self._follow(turns.values, self._progress(progress), step)
 
     def _loss(
-        self, images: Any, labels: Any, now: float, due: bool, turn: Turn, teacher: Sequence[Tensor] | None
+        self, images: Any, labels: Any, now: float, step: int | None, turn: Turn, teacher: Sequence[Tensor] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         o, head = self.objective, self.model.head
         count, weight = turn.complete(image_count(images), o.complete_share)
-        ran = self._run(images, now, due, count, teacher)
+        ran = self._run(images, now, self._due(step), count, teacher)
         parts = {"cls": head.loss(ran.logits, labels)}
         zero = parts["cls"].new_zeros(())
         parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
@@ -214,13 +214,13 @@ class TuningStep(nn.Module):
         features, whole = at(o.features, now), turn.whole
         if ran.routes:
             whole = joined([self._sums(ran, now)]) if whole is None else whole
-            parts["rate"], parts["active_rate"] = self._rate(ran.routes, whole, now)
+            parts["rate"], parts["active_rate"] = self._rate(ran.routes, whole, now, step)
             if features > 0:
                 parts["features"] = feature_distance(ran.routes, ran.teacher, head.reads_patches, whole)
             if o.control == "threshold" and self.training:
                 values = [thresholds_of(r, s) for r, s in zip(ran.routes, self.model.sites, strict=True)]
                 if turn.values is None:
-                    self._follow([values], now)
+                    self._follow([values], now, step)
                 else:
                     turn.values.append(values)
         loss = parts["cls"] + o.complete_every * (o.complete * parts["complete"] + o.distill * parts["distill"])
@@ -262,21 +262,21 @@ class TuningStep(nn.Module):
         compared = at(self.objective.features, now) > 0
         return sums(ran.routes, ran.teacher if compared else (), self.model.head.reads_patches)
 
-    def _looked(self, images: Any, now: float, due: bool, teacher: Sequence[Tensor] | None) -> Sums:
+    def _looked(self, images: Any, now: float, step: int | None, teacher: Sequence[Tensor] | None) -> Sums:
         """Of a part that is looked at: the dynamic pass alone, or with the teacher's where features are compared."""
         if at(self.objective.features, now) > 0:
             count = image_count(images) if self.objective.teacher == "complete" else 0
-            return self._sums(self._run(images, now, due, count, teacher), now)
+            return self._sums(self._run(images, now, self._due(step), count, teacher), now)
         _, routes = self._recorded(partial(self.model, images), progress=now, executor=self._executor())
         return sums(routes)
 
-    def _rate(self, routes: Sequence[Route], whole: Whole, now: float) -> tuple[Tensor, Tensor]:
+    def _rate(self, routes: Sequence[Route], whole: Whole, now: float, step: int | None) -> tuple[Tensor, Tensor]:
         """The rate term, and the rate itself, detached."""
         o, (active, total), copies = self.objective, whole.counts, whole.copies
         own, number = counted(routes)[0], total.sum().clamp_min(1)
         rate = shared(own.sum(), active.sum(), number, copies)
         if o.layer_rates is None:
-            return (rate - o.asked_rate(now)) ** 2, rate.detach()
+            return (rate - o.asked_rate(now, step)) ** 2, rate.detach()
         each = shared(own, active, total.clamp_min(1), copies)
         return (each - each.new_tensor(self._targets(now))).square().mean(), rate.detach()
 
@@ -284,11 +284,12 @@ class TuningStep(nn.Module):
         """The target rate of each site, at this progress."""
         return [self.objective.asked_of(rate, now) for rate in self.rates]
 
-    def _follow(self, values: Sequence[Sequence[Tensor]], now: float) -> None:
-        """Moves the thresholds, by what each part's sites gave."""
+    def _follow(self, values: Sequence[Sequence[Tensor]], now: float, step: int | None) -> None:
+        """Moves the thresholds to the next step's target, by what each part's sites gave."""
         by_site = [torch.cat(list(site)) for site in zip(*values, strict=True)]
-        o = self.objective
-        set_thresholds(self.model, by_site, o.asked_rate(now) if o.layer_rates is None else self._targets(now))
+        o, following = self.objective, None if step is None else step + 1
+        rate = o.asked_rate(now, following) if o.layer_rates is None else self._targets(now)
+        set_thresholds(self.model, by_site, rate)
 
     def _executor(self) -> Executor | None:
         """The executor of the dynamic pass: the one that a context around the step names, or else the step's own."""
@@ -299,6 +300,8 @@ class TuningStep(nn.Module):
     def _due(self, step: int | None) -> bool:
         """Whether the complete pass is run at this step."""
         every = self.objective.complete_every
+        if step is None and self.objective.spread is not None:
+            raise DyTError("spread gives each step its own rate: pass step, the number of the training step, from 0")
         if every == 1:
             return True
         if step is None:

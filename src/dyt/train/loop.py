@@ -200,7 +200,8 @@ class _Run:
         images, targets = self.batches.prepared(batch, self.done, part)
         with self.accelerator.accumulate(self.step):
             with self.sums.watching(targets) as seen:
-                loss, parts = self.step(images, targets, self.done / self.steps, self.done, batch.teacher)
+                given = {} if batch.teacher is None else {"teacher": batch.teacher}
+                loss, parts = self.step(images, targets, self.done / self.steps, self.done, **given)
                 seen.update(parts)
             self.losses.add(loss, self.done + 1)
             self.accelerator.backward(loss)
@@ -241,7 +242,8 @@ class _Run:
         t, objective = self.train, self.run.model.objective
         training = self.sums.report()
         rates = objective.rate if objective.layer_rates is None else self.tuning.rates
-        reached = self.inference.calibrated(self.data.train, rates) if t.calibrate else None
+        last = t.calibrate or objective.spread is not None  # whose last step had a rate of its own
+        reached = self.inference.calibrated(self.data.train, rates) if last else None
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))

@@ -1,4 +1,4 @@
-"""`router_gradient`: which tokens' branches tell the dispatchers; inactive ones that tell nothing are not computed."""
+"""`router_gradient`: whose branches tell the dispatchers; `spread`: a target rate for each step."""
 
 from typing import Any
 
@@ -127,3 +127,34 @@ def test_the_rate_s_penalty_reaches_all_logits(how: str) -> None:
 def test_a_penalty_that_moves_nothing_is_refused() -> None:
     with pytest.raises(dyt.SpecError, match=r"router_gradient: none .* rate_weight: 0"):
         dyt.build({"objective": {"router_gradient": "none"}})
+
+
+def test_each_step_has_a_rate_of_its_own_and_the_thresholds_follow() -> None:
+    """Over many steps they cover the range evenly; the rate of each is reached by the thresholds of the step before."""
+    objective = dyt.ObjectiveSpec(rate=0.2, spread=0.9, control="threshold", rate_weight=0.0)
+    asked = [objective.asked_rate(0.5, step) for step in range(200)]
+    for k in range(7):
+        low = 0.2 + 0.1 * k
+        assert sum(low <= rate < low + 0.1 for rate in asked) == pytest.approx(200 / 7, abs=3)
+    assert objective.asked_rate(0.5) == 0.2
+    made = model(complete=0.0, distill=0.0, rate=0.2, spread=0.9, control="threshold", rate_weight=0.0)
+    step = dyt.TuningStep(made)
+    with pytest.raises(dyt.DyTError, match="pass step"):
+        step(IMAGES, LABELS)
+    for number in range(6):
+        _, parts = step(IMAGES, LABELS, step=number)
+        if number:  # the images are the same, and nothing is learned between
+            assert float(parts["active_rate"]) == pytest.approx(objective.asked_rate(0.0, number), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"control": "loss"}, "control: threshold"),
+        ({"layer_rates": [0.5, 0.5]}, "without layer_rates"),
+        ({"spread": 0.3}, "below rate"),
+    ],
+)
+def test_a_spread_that_cannot_be_kept_is_refused(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(dyt.SpecError, match=why):
+        dyt.build({"objective": {"spread": 0.9, "control": "threshold"} | changes})
