@@ -131,13 +131,13 @@ def test_a_penalty_that_moves_nothing_is_refused() -> None:
 
 def test_each_step_has_a_rate_of_its_own_and_the_thresholds_follow() -> None:
     """Over many steps they cover the range evenly; the rate of each is reached by the thresholds of the step before."""
-    objective = dyt.ObjectiveSpec(rate=0.2, spread=0.9, control="threshold", rate_weight=0.0)
+    objective = dyt.ObjectiveSpec(rate=0.3, spread=(0.2, 0.9), control="threshold", rate_weight=0.0)
     asked = [objective.asked_rate(0.5, step) for step in range(200)]
     for k in range(7):
         low = 0.2 + 0.1 * k
         assert sum(low <= rate < low + 0.1 for rate in asked) == pytest.approx(200 / 7, abs=3)
-    assert objective.asked_rate(0.5) == 0.2
-    made = model(complete=0.0, distill=0.0, rate=0.2, spread=0.9, control="threshold", rate_weight=0.0)
+    assert objective.asked_rate(0.5) == 0.3
+    made = model(rate=0.3, spread=[0.2, 0.9], control="threshold")
     step = dyt.TuningStep(made)
     with pytest.raises(dyt.DyTError, match="pass step"):
         step(IMAGES, LABELS)
@@ -151,10 +151,10 @@ def test_each_step_has_a_rate_of_its_own_and_the_thresholds_follow() -> None:
     ("changes", "why"),
     [
         ({"control": "loss"}, "control: threshold"),
-        ({"layer_rates": [0.5, 0.5]}, "without layer_rates"),
-        ({"spread": 0.3}, "below rate"),
+        ({"layer_rates": [0.5, 0.5]}, "no layer_rates"),
+        ({"spread": [0.6, 0.9]}, "with rate between"),
     ],
 )
 def test_a_spread_that_cannot_be_kept_is_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(dyt.SpecError, match=why):
-        dyt.build({"objective": {"spread": 0.9, "control": "threshold"} | changes})
+        dyt.build({"objective": {"spread": [0.2, 0.9], "control": "threshold"} | changes})

@@ -200,10 +200,10 @@ class ObjectiveSpec(Spec):
     paper."""
     asked: Descent | None = None
     """How the target rate falls to `rate` over training. Null for `rate` from the first step on, as in the paper."""
-    spread: Rate | None = None
-    """The highest target rate of a step, where each step has its own: from `rate` (as `asked` has it) to this, evenly
-    over the steps, so that one model serves at any of these rates. `control: threshold` sets them, and the thresholds
-    of `rate` are set at the end of a run. Null for the same target at every step."""
+    spread: tuple[Rate, Rate] | None = None
+    """The lowest and the highest target rate of a step, where each step has its own, evenly between, so that one model
+    serves at any of them. `asked` lets the lowest fall. `control: threshold` sets the rates; at the end of a run the
+    thresholds are those of `rate`, which lies between. Null for the same target at every step."""
     control: Literal["loss", "threshold"] = "loss"
     """What keeps the activation rate at its target. `loss`: the squared penalty alone, as in the paper; `threshold`: a
     threshold on the logits of all sites, moved after every step to where the target share of the step's tokens lies
@@ -247,12 +247,11 @@ class ObjectiveSpec(Spec):
                 "rate_weight: 0 and control: threshold"
             )
         if self.spread is not None:
+            low, high = self.spread
             if self.control != "threshold" or self.layer_rates is not None:
-                raise ValueError(
-                    "spread gives each step a target rate by thresholds; set control: threshold, without layer_rates"
-                )
-            if self.spread < self.rate:
-                raise ValueError(f"spread ({self.spread:g}) is the highest target rate, and below rate ({self.rate:g})")
+                raise ValueError("spread is kept by thresholds of all sites; set control: threshold, no layer_rates")
+            if not low <= self.rate <= high:
+                raise ValueError(f"spread is [lowest, highest] with rate between; rate is {self.rate:g}")
         if self.asked is not None:
             self.asked.towards(self.rate)
         if self.layer_rates is not None:
@@ -276,10 +275,10 @@ class ObjectiveSpec(Spec):
         Steps of consecutive numbers have rates far apart, and any number of them cover the range evenly: multiples of
         the golden ratio, modulo 1.
         """
-        lowest = self.asked_of(self.rate, progress)
         if self.spread is None or step is None:
-            return lowest
-        return lowest + max(self.spread - lowest, 0.0) * math.fmod((step + 1) * _GOLDEN, 1.0)
+            return self.asked_of(self.rate, progress)
+        low, high = self.asked_of(self.spread[0], progress), self.spread[1]
+        return low + max(high - low, 0.0) * math.fmod((step + 1) * _GOLDEN, 1.0)
 
     def asked_of(self, rate: float, progress: float) -> float:
         """The target at `progress` in [0, 1] of the training, of a rate that is to be `rate` at its end."""

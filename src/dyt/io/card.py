@@ -60,6 +60,7 @@ def card(model: DynamicModel, path: Path, repo_id: str | None = None, license: s
         "Variant": component(spec.variant),
         "Dispatcher": component(spec.dispatcher),
         "Adapter": component(spec.adapter),
+        **({} if spec.stand_in is None else {"Stand-in": component(spec.stand_in)}),
         **({} if spec.tuner is None else {"Tuner": component(spec.tuner)}),
         **({} if spec.reducer is None else {"Reducer": component(spec.reducer)}),
         "Trained parameters": f"{trained:,d} of {every:,d} ({share(trained, every):.2f} %)",
