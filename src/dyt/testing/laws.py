@@ -237,7 +237,7 @@ def spec_survives(plain: Mapping[str, Any]) -> None:
     require(DyTSpec.model_validate_json(spec.model_dump_json()) == spec, "not the same spec again from its JSON")
     require(parse_yaml(dump_yaml(dumped)) == dumped, f"not the same data again from YAML of {dumped}")
     require(json.loads(json.dumps(dumped, allow_nan=False)) == dumped, f"not the same data again from JSON of {dumped}")
-    for slot in ("variant", "dispatcher", "adapter", "tuner", "reducer", "head"):
+    for slot in ("variant", "dispatcher", "adapter", "stand_in", "tuner", "reducer", "head"):
         same = type(getattr(parse(DyTSpec, dumped), slot)) is type(getattr(spec, slot))
         require(same, f"the {slot}'s spec comes back as another class")
 
