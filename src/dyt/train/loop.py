@@ -242,6 +242,8 @@ class _Run:
         training = self.sums.report()
         rates = objective.rate if objective.layer_rates is None else self.tuning.rates
         reached = self.inference.calibrated(self.data.train, rates) if t.calibrate else None
+        if t.budgets:
+            self.inference.find_budgets(self.data.train)
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
