@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 
 from dyt.core.scores import LEAST
 from dyt.errors import DyTError, quoted
@@ -14,6 +14,10 @@ MOST_RATES = 1000
 """Rows of a table at most."""
 LARGEST = 1e30
 """No threshold is larger, so that none of its sums is infinite."""
+_ROUNDING = 1e-6
+"""Of rates in float32."""
+_BELOW = 10
+"""How many times the spread of a site's thresholds, and 1, that of rate 1 is below the last of them."""
 _ALL = 0.999
 """What stands for a rate of 1 where thresholds are interpolated."""
 
@@ -78,29 +82,29 @@ class BudgetTable:
         return self.rates[0], self.rates[-1]
 
     def check(self, rate: float) -> float:
-        """The rate, where there are thresholds for it.
+        """The rate, where there are thresholds for it; one that rounding put outside is the nearest inside.
 
         Raises:
             DyTError: with the range that is allowed.
         """
         low, high = self.range
-        if not low <= rate <= high:
+        if not low - _ROUNDING <= rate <= high + _ROUNDING:
             raise DyTError(
                 f"budget is {rate:g}; allowed are rates from {low:g} to {high:g}, those that were calibrated; for "
                 f"others: dyt.calibrate_budgets(model, batches, rates)"
             )
-        return rate
+        return min(max(rate, low), high)
 
     def thresholds(self, rate: float) -> dict[str, float]:
         """The threshold of each site at a rate; never 0, so that ties are broken, and never ascending with the rate.
 
-        Between two rows it is a straight line in log(rate / (1 - rate)), which the quantiles of bell-shaped logits
-        nearly are. At 1 it is below all logits that were seen, by as much as they spread and 1.
+        Between two rows it is a straight line in the rate's normal quantile, as that of normal logits is. At 1 it is
+        far below all logits that were seen.
 
         Raises:
             DyTError: a rate outside of the table's range.
         """
-        self.check(rate)
+        rate = self.check(rate)
         upper = next(i for i, each in enumerate(self.rates) if rate <= each)
         lower = max(upper - 1, 0)
         low, high = _place(self.rates[lower]), _place(self.rates[upper])
@@ -110,11 +114,10 @@ class BudgetTable:
             above, below = site.thresholds[lower], site.thresholds[upper]
             threshold = below if rate == self.rates[upper] else above + part * (below - above)
             if rate == 1:
-                threshold -= 1 + site.thresholds[0] - site.thresholds[-1]
+                threshold -= _BELOW * (1 + site.thresholds[0] - site.thresholds[-1])
             found[name] = threshold or LEAST
         return found
 
 
 def _place(rate: float) -> float:
-    rate = min(rate, _ALL)
-    return math.log(rate / (1 - rate))
+    return NormalDist().inv_cdf(min(rate, _ALL))

@@ -50,7 +50,7 @@ class Budgeted(nn.Module):
     def budget(self, budget: float | Resolved) -> None:
         table, sites = self.calibrated_table(), sites_of(self)
         refuse_absent(self, "budget")
-        rate = number(budget.rate_of(self) if isinstance(budget, Resolved) else budget)
+        rate = table.check(number(budget.rate_of(self) if isinstance(budget, Resolved) else budget))
         found = table.thresholds(rate)
         with torch.no_grad():
             for site in sites:
