@@ -2,16 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import typer
+from matplotlib.figure import Figure
 from PIL import Image
 
 import dyt
 from commands import said
 from dyt.cli.bench import bench
+from dyt.cli.plot import plot
 from dyt.errors import DyTError
+from dyt.measure.plots import Point
+from dyt.measure.plots import costs as plots
 from laws.models import tiny
 
 
@@ -99,3 +104,45 @@ def test_bench_uses_it(calibrated: Path, images: Path) -> None:
     assert rates == pytest.approx([20, 90], abs=8)
     with pytest.raises(typer.BadParameter, match="a budget is of a trained model; give its file as --model"):
         bench(budget=0.4)
+
+
+def test_the_curve_is_drawn_over_the_rates(
+    calibrated: Path, plain: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[Point], float | None]] = []
+
+    def tradeoff(points: list[Point], title: str, dense: float | None, measure: str) -> Figure:
+        drawn.append((points, dense))
+        assert (title, measure) == ("test, 10 images", "accuracy")
+        return plots.tradeoff(points, title, dense, measure)
+
+    monkeypatch.setattr("dyt.measure.plots.tradeoff", tradeoff)
+    monkeypatch.chdir(tmp_path)
+    model = dyt.load(calibrated)
+    dyt.calibrate_budgets(model, [torch.randn(8, 3, 32, 32)], (0.2, 0.6, 1.0))
+    dyt.save(model, "few.safetensors", whole=True)
+    assert said("plot", "few.safetensors", "--curve", "--data", str(images)) == "curve.png: 3 rates, 10 images\n"
+    with Image.open("curve.png") as picture:
+        assert picture.size[0] > 500
+    ((points, dense),) = drawn
+    costs = [point.gmacs for point in points]
+    assert costs == sorted(set(costs))
+    assert [point.label for point in points] == ["0.2", "0.6", "1"]
+    assert dense is not None
+    assert costs[0] < dense < costs[-1]  # adapters come on top of the dense model
+    with pytest.raises(DyTError, match="calibrate first"):
+        said("plot", str(plain), "--curve", "--data", str(images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "give image files, or --curve"),
+        ({"curve": True, "images": [Path("a.png")]}, "leave out image files and --chart"),
+        ({"curve": True, "chart": True}, "leave out image files and --chart"),
+        ({"images": [Path("a.png")], "data": "images"}, "--data and --split are of --curve"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
+        plot(Path("m.safetensors"), **arguments)
