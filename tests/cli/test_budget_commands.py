@@ -96,12 +96,9 @@ def test_two_of_them_are_refused(calibrated: Path, images: Path) -> None:
 
 def test_bench_uses_it(calibrated: Path, images: Path) -> None:
     arguments = ("--data", str(images), "--no-peers", "--pairs", "1", "--batch", "4")
-    rates = []
-    for rate in ("0.2", "0.9"):
-        printed = said("bench", "--model", str(calibrated), *arguments, "--budget", rate)
-        (row,) = [line for line in printed.splitlines() if line.startswith("DyT, sparse")]
-        rates.append(float(row.split("%")[0].rpartition(" ")[2]))
-    assert rates == pytest.approx([20, 90], abs=8)
+    printed = said("bench", "--model", str(calibrated), *arguments, "--budget", "0.9")  # and 0.5 as it was trained
+    (row,) = [line for line in printed.splitlines() if line.startswith("DyT, sparse")]
+    assert float(row.split("%")[0].rpartition(" ")[2]) == pytest.approx(90, abs=8)
     with pytest.raises(typer.BadParameter, match="a budget is of a trained model; give its file as --model"):
         bench(budget=0.4)
 

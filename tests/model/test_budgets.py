@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import dyt
+from compilation import WHOLE
 from dyt.io.export import program
 from laws.models import tiny
 
@@ -149,3 +150,30 @@ def test_clips_have_one_rate_for_all() -> None:
     assert all(bool(route.active.all()) for route in routes)
     with pytest.raises(dyt.UnsupportedError, match="a model of clips takes one rate"), dyt.budgets(model, (0.2, 0.4)):
         pass
+
+
+def test_a_compiled_model_takes_another_budget_without_compiling_anew(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--full"):
+        pytest.skip("compiles twice, several seconds; use --full")
+    model, graphs = calibrated(), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=WHOLE, backend=backend)
+    with torch.no_grad(), dyt.execution(model, "masked"):
+        found = []
+        for rate in (0.1, 0.9):
+            model.budget = rate
+            found.append(compiled(X))
+        captured = len(graphs)
+        for rates in (RATES, RATES[::-1]):
+            with dyt.budgets(model, rates):
+                found.append(compiled(X))
+                torch.testing.assert_close(found[-1], model(X), atol=1e-5, rtol=1e-5)
+    if WHOLE:
+        assert captured == 1
+        assert len(graphs) == 2
+    assert not torch.allclose(found[0], found[1])
