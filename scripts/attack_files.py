@@ -43,7 +43,7 @@ SPEC = {
     "head": {"num_classes": 4},
     "adapter": {"type": "bottleneck", "dim": 4},
 }
-ENTRIES = ("spec", "data_config", "break_even", "resizable", "backbone")
+ENTRIES = ("spec", "data_config", "break_even", "budgets", "resizable", "backbone")
 ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 3, 255, 4096, 65_537, 10**9, 10**20, 10**400, 0.0, 0.5, -0.5, 1e308, -1e308, 1e-320),
     *(float("nan"), float("inf"), "", "x" * 300, "none", "pretrained", "given", "whole", "full", "moe", "lora", "vpt"),
@@ -105,6 +105,7 @@ def word_mutants(base: Path, count: int, seed: int) -> Iterator[bytes]:
     with safe_open(base, "pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     site = {"batches": [1, 8], "shares": [0.5, 0.5], "expected": 0.5}
+    row = {"thresholds": [0.5, -0.5], "rates": [0.5, 1.0]}
     data = {
         "input_size": [3, 32, 32],
         "mean": [0.5] * 3,
@@ -115,6 +116,8 @@ def word_mutants(base: Path, count: int, seed: int) -> Iterator[bytes]:
     said = {
         "spec": json.loads(metadata["spec"]),
         "break_even": {"blocks.0.mlp": site},
+        "budgets": {"rates": [0.5, 1.0], "reached": [0.5, 1.0], "sites": {f"blocks.{i}.mlp": row for i in (0, 1)}}
+        | {"budget": 0.5},
         "data_config": data,
         "resizable": {"sha256": "0", "size": [32, 32]},
         "backbone": "whole",
@@ -122,7 +125,7 @@ def word_mutants(base: Path, count: int, seed: int) -> Iterator[bytes]:
     for _ in range(count):
         words = copy.deepcopy(said)
         for _ in range(draw.choice((1, 1, 1, 2, 3))):
-            entry = draw.choice((*ENTRIES[:3], "spec", "spec", "spec", *ENTRIES[3:]))
+            entry = draw.choice((*ENTRIES[:4], "spec", "spec", "spec", *ENTRIES[4:]))
             if isinstance(words[entry], (dict, list)):
                 _change(words[entry], draw)
             elif draw.random() < 0.3:

@@ -22,6 +22,9 @@ FUNCTIONS = {
     "count_macs": "(model, images)",
     "optimize": "(model, last_block=True, kernels='torch')",
     "quantize": "(model, activations=False)",
+    "calibrate_budgets": "(model, batches, rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0), "
+    "tolerance=0.005, progress=...)",
+    "budgets": "(model, rates)",
     "calibrate_thresholds": "(model, batches, rate, tolerance=0.005)",
     "calibrate_break_even": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
     "calibrate": "(model, sample, batch_sizes=(1, 8, 32), device=None, progress=...)",
@@ -45,6 +48,7 @@ CLASSES = {
     *(
         "BackboneSpec",
         "Bank",
+        "Budget",
         "CapacitySpec",
         "DyTSpec",
         "DynamicModel",

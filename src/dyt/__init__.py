@@ -27,6 +27,8 @@ from dyt.core.context import carry_context
 from dyt.core.route import Route, Tokens
 from dyt.errors import CheckpointError, ContextError, DyTError, SpecError, UnsupportedError, WeightsError, quoted
 from dyt.inference.break_even import calibrate, calibrate_break_even
+from dyt.inference.budget import Budget
+from dyt.inference.budgets import calibrate_budgets
 from dyt.inference.capacity import calibrate_capacity
 from dyt.inference.rewrites import optimize, quantize
 from dyt.inference.thresholds import calibrate_thresholds
@@ -37,6 +39,7 @@ from dyt.io.official import from_official
 from dyt.io.sharing import from_pretrained, push_to_hub, save_pretrained
 from dyt.io.to_peft import to_peft
 from dyt.measure.macs import count_macs
+from dyt.model.budgets import budgets
 from dyt.model.dynamic import DynamicModel, execution, forced, plain, record
 from dyt.objective.step import TuningStep
 
@@ -63,6 +66,7 @@ def list(kind: str) -> builtins.list[str]:
 __all__ = [
     "BackboneSpec",
     "Bank",
+    "Budget",
     "CapacitySpec",
     "CheckpointError",
     "ContextError",
@@ -80,9 +84,11 @@ __all__ = [
     "UnsupportedError",
     "WeightsError",
     "adapters",
+    "budgets",
     "build",
     "calibrate",
     "calibrate_break_even",
+    "calibrate_budgets",
     "calibrate_capacity",
     "calibrate_thresholds",
     "carry_context",

@@ -156,6 +156,16 @@ ENTRIES: Mapping[str, Change] = {
     "a break-even that is infinite": _break_even(shares=[float("inf")]),
     "a break-even of words": _break_even(batches=["1"]),
     "a batch beyond numbers": _break_even(batches=[10**400]),
+    "nested budgets": _entry("budgets", "[" * 100_000),
+    "budgets of no site": _entry(
+        "budgets",
+        {
+            "rates": [0.5, 1.0],
+            "reached": [0.5, 1.0],
+            "sites": {"blocks.7.mlp": {"thresholds": [0.0, -1.0], "rates": [0.5, 1.0]}},
+            "budget": None,
+        },
+    ),
     "a nested spec": _entry("data_config", "[" * 100_000),
     "images of terabytes": _entry("data_config", DATA | {"input_size": [3, 10**9, 10**9]}),
     "data of terabytes": _entry("data_config", DATA | {"data": {"size": 10**9}}),

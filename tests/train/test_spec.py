@@ -42,10 +42,12 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
         recipe("vtab")
 
 
-def test_a_preset_takes_the_place_of_the_remedies() -> None:
-    plain = with_preset({**recipe("default"), "data": {"root": "x"}}, "dyt_vtab")
+@pytest.mark.parametrize("name", ["default", "budgets"])
+def test_a_preset_takes_the_place_of_the_remedies(name: str) -> None:
+    plain = with_preset({**recipe(name), "data": {"root": "x"}}, "dyt_vtab")
     run = parse(RunSpec, plain)
     assert run.model.objective.asked is None
+    assert (run.model.stand_in, run.train.stand_in_start, run.train.budgets) == (None, "zero", False)
     assert run.model.objective.rate_weight == 2.0
     assert dict(run.model.dispatcher)["bias"] == 0.0
     assert (run.train.router_lr_scale, run.train.router_start, run.train.calibrate) == (1.0, "random", False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyt.cli.options import Dtype, SetOption, TrustOption, WeightsOption, chosen, model_file, new_file
+from dyt.cli.options import BudgetOption, Dtype, SetOption, TrustOption, WeightsOption, chosen, model_file, new_file
 
 if TYPE_CHECKING:
     from dyt.measure.bench import Bench
@@ -38,6 +38,7 @@ def bench(
     backbone: Annotated[str | None, typer.Option(help="A timm name, in place of the spec's.")] = None,
     batch: Annotated[list[int], typer.Option(min=1, help="Images per call; may be given several times.")] = [8],  # noqa: B006 - typer's way
     rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Active share under forced masks.")] = 0.5,
+    budget: BudgetOption = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; the backbone's by default.")] = None,
     dtype: Annotated[list[Dtype], typer.Option(help="Of weights and images; may be given twice.")] = [Dtype.float32],  # noqa: B006
     mode: Annotated[list[Mode], typer.Option(help="Eager or compiled, all alike; may be given twice.")] = [Mode.eager],  # noqa: B006
@@ -77,11 +78,10 @@ def bench(
             raise typer.BadParameter("a trained model has its backbone, size and spec; leave out what changes them")
         saved = open_saved(model, weights=weights, trust_paths=trust_paths)
         dynamic, inputs = saved.model, saved.sample(data, max(batch))
+        if budget is not None:
+            dynamic.budget = budget
     else:
-        if data is not None:
-            raise typer.BadParameter("images are routed by a trained model; give its file as --model")
-        if weights is not None or trust_paths:
-            raise typer.BadParameter("an untrained model has random weights; leave out --weights and --trust-paths")
+        _check_untrained(data, budget, weights is not None or trust_paths)
         changes = [f"backbone.name={backbone}"] if backbone else []
         changes += [f"backbone.args.img_size={image_size}"] if image_size else []
         dynamic, inputs = untrained(chosen(spec, [*changes, *(assignments or [])]), max(batch))
@@ -111,3 +111,17 @@ def bench(
         write_text(json_file, json.dumps(points, indent=2) + "\n")
     if plot is not None:
         save_figure(picture(found), plot)
+
+
+def _check_untrained(data: str | None, budget: float | None, weights: bool) -> None:
+    """Refuses what only a trained model has.
+
+    Raises:
+        typer.BadParameter: what was given, and what to do.
+    """
+    if data is not None:
+        raise typer.BadParameter("images are routed by a trained model; give its file as --model")
+    if budget is not None:
+        raise typer.BadParameter("a budget is of a trained model; give its file as --model, or --rate for masks")
+    if weights:
+        raise typer.BadParameter("an untrained model has random weights; leave out --weights and --trust-paths")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dyt.cli.options import ModelArgument, Precision, TrustOption, WeightsOption, active_share
+from dyt.cli.options import BudgetOption, ModelArgument, Precision, TrustOption, WeightsOption, active_share, one_of
 
 
 def evaluate(
@@ -21,6 +21,10 @@ def evaluate(
             parser=active_share,
             metavar="RATE",
         ),
+    ] = None,
+    budget: BudgetOption = None,
+    gmacs: Annotated[
+        float | None, typer.Option(help="The same, for the rate of so many expected GMACs an image.", metavar="GMACS")
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line; by default beside the model.")
@@ -41,11 +45,13 @@ def evaluate(
     from dyt.inference.thresholds import calibrate_thresholds
     from dyt.train.evaluation import evaluate as run
     from dyt.train.progress import Bar
-    from dyt.train.randomness import permutation
     from dyt.train.result import report_table
     from dyt.train.saved import open_saved
 
+    one_of(rate=rate, budget=budget, gmacs=gmacs)
     saved = open_saved(model, classes, weights, trust_paths)
+    if budget is not None or gmacs is not None:
+        saved.model.budget = dyt.Budget(gmacs=gmacs) if budget is None else budget
     kind = torch.bfloat16 if dtype is Precision.bfloat16 else torch.float32
     dynamic = dyt.quantize(saved.model) if dtype is Precision.int8 else saved.model.to(kind)
     spec = saved.spec(data, workers)
@@ -53,9 +59,7 @@ def evaluate(
     if not chosen.named and saved.classes is not None:
         typer.echo("the data does not name its classes: label k is the model's class k, from 0", err=True)
     if rate is not None:
-        training = saved.split(spec, saved.training_split(spec))
-        some = permutation(len(training), 0, "calibration")[:1024]
-        held = [images.to(kind) for images, _ in saved.batches(spec, training, some, sample=True)]
+        held = [images.to(kind) for images in saved.calibration(spec)]
         with bar.task(f"setting the rate to {rate:g}", None):
             calibrate_thresholds(dynamic, held, rate)
     with bar.task("evaluating", len(chosen)) as task:

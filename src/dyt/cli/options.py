@@ -33,6 +33,17 @@ TrustOption: TypeAlias = Annotated[
 ]
 
 
+def one_of(**given: float | None) -> None:
+    """Refuses more than one of options of which at most one can be given.
+
+    Raises:
+        typer.BadParameter: naming them.
+    """
+    names = [f"--{name}" for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise typer.BadParameter(f"{' and '.join(names)} both say what an image may cost; give one of them")
+
+
 def active_share(text: str | float) -> float:
     """A rate that thresholds can be set for, above 0 and at most 1.
 
@@ -46,6 +57,16 @@ def active_share(text: str | float) -> float:
     if not 0 < rate <= 1:
         raise typer.BadParameter(f"{text} is not a rate above 0 and at most 1")
     return rate
+
+
+BudgetOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Set the thresholds that its file has for this rate first (dyt calibrate --budgets).",
+        parser=active_share,
+        metavar="RATE",
+    ),
+]
 
 
 def new_file(path: Path | None) -> Path | None:

@@ -62,8 +62,9 @@ class DecisionContext:
         training: whether to decide as in fine-tuning (noise, gradient); for reducers False in the complete pass.
         progress: fraction of the training done, for schedules.
         threshold: float32, the site's threshold on logits: (P,) at token level, each place's own, so that ties are
-            broken by place (`dyt.core.scores`) and all 0 where the site's is 0; () at sample level. To be subtracted
-            from, or compared with, logits (B, P) or (B, 1).
+            broken by place (`dyt.core.scores`) and all 0 where the site's is 0; () at sample level. Where each image
+            has a threshold of its own (`dyt.budgets`), (B, P) and (B, 1). To be subtracted from, or compared with,
+            logits (B, P) or (B, 1).
         padding: (B, P) bool, True at padding tokens, or None.
         attention: computes (B, P) float32, the class token's attention to each patch token at the block's input;
             None unless the component's class says `needs_attention`.
@@ -101,6 +102,7 @@ class ForwardContext:
     Attributes:
         complete: every token active, no dispatcher, no noise. Wins over `masks`.
         masks: forced masks, one (B, N) bool tensor per site, or None.
+        thresholds: in place of the sites' own, one float32 tensor per site, (B, 1) or () for all images; or None.
         executor: the executor to use, or None for the default (`masked` in train mode, `sparse` in eval mode).
         records: lists that each forward appends its routes to.
         probe: every token active, no dispatcher, and each route's gate a leaf of ones that the features can be
@@ -120,6 +122,7 @@ class ForwardContext:
 
     complete: bool = False
     masks: tuple[Tensor, ...] | None = None
+    thresholds: tuple[Tensor, ...] | None = None
     executor: Executor | None = None
     records: tuple[list[Route], ...] = ()
     probe: bool = False

@@ -74,8 +74,8 @@ def _shifted(model: DynamicModel, batches: Iterable[Tensor], rate: float, tolera
     sites = model.sites
     best: tuple[float, float, list[Tensor]] | None = None
     for _ in range(ROUNDS):
-        looked = _look(model, batches)
-        reached = _share(looked.active, looked.total)
+        looked = look(model, batches)
+        reached = share(looked.active, looked.total)
         if best is None or abs(reached - rate) < best[0]:
             best = abs(reached - rate), reached, [site.threshold.clone() for site in sites]
         if best[0] <= tolerance:
@@ -94,8 +94,8 @@ def _each(model: DynamicModel, batches: Iterable[Tensor], rates: Sequence[float]
     """Each site by its own logits, front to back. The pass that fixes one also moves those after it: a first guess."""
     sites = model.sites
     for fixed in range(len(sites) + 1):
-        looked = _look(model, batches)
-        reached = [_share(looked.active[i : i + 1], looked.total[i : i + 1]) for i in range(len(sites))]
+        looked = look(model, batches)
+        reached = [share(looked.active[i : i + 1], looked.total[i : i + 1]) for i in range(len(sites))]
         off = [
             i
             for i, (found, rate) in enumerate(zip(reached, rates, strict=True))
@@ -106,11 +106,11 @@ def _each(model: DynamicModel, batches: Iterable[Tensor], rates: Sequence[float]
         moved = thresholds_for([looked.values[i] for i in off], [rates[i] for i in off])
         for i, threshold in zip(off, moved, strict=True):
             sites[i].threshold.copy_(threshold)
-    return _share(looked.active, looked.total)
+    return share(looked.active, looked.total)
 
 
 @dataclass(frozen=True)
-class _Looked:
+class Looked:
     """What a pass over the images found: for each site its values (M,) of this process; active and all tokens of all
     processes, (sites,) float64."""
 
@@ -120,8 +120,8 @@ class _Looked:
 
 
 @torch.no_grad()
-def _look(model: DynamicModel, batches: Iterable[Tensor]) -> _Looked:
-    """Runs the model over the images.
+def look(model: DynamicModel, batches: Iterable[Tensor], function: str = "calibrate_thresholds") -> Looked:
+    """Runs the model, as its mode is, over the images; `function` is the name that an error has.
 
     Raises:
         DyTError: there are none, on any process, or a site's dispatcher scores nothing.
@@ -136,10 +136,11 @@ def _look(model: DynamicModel, batches: Iterable[Tensor]) -> _Looked:
         counts += torch.stack([torch.stack(activation_rate([route])) for route in routes], 1).cpu()
     active, total = summed(counts)
     if total.sum() == 0:
-        raise DyTError("calibrate_thresholds: no images were given")
+        raise DyTError(f"{function}: no images were given")
     empty = model.sites[0].threshold.new_empty(0)
-    return _Looked([torch.cat([empty, *pooled]) for pooled in found], active, total)
+    return Looked([torch.cat([empty, *pooled]) for pooled in found], active, total)
 
 
-def _share(active: Tensor, total: Tensor) -> float:
+def share(active: Tensor, total: Tensor) -> float:
+    """The share of the tokens of some sites that is active."""
     return float(active.sum() / total.sum().clamp_min(1))

@@ -14,6 +14,7 @@ from dyt.core.holding import flat
 from dyt.core.offloading import all_at_hand, plain_tensor
 from dyt.errors import CheckpointError, UnsupportedError
 from dyt.heads import Classifier
+from dyt.io import budgets
 from dyt.io.header import FORMAT, VERSION
 from dyt.io.kept import frozen_entries
 from dyt.io.loading import BREAK_EVEN, load
@@ -33,9 +34,10 @@ def save(model: nn.Module, path: str | Path, *, whole: bool | None = None) -> No
     Of the backbone it writes `modules_to_save` and everything else that was trained or changed since the model was
     built, so that loading gives an equal model; with `trainable: full` or `whole` all of it. Stored keys, such as
     `sites.blocks.3.mlp.adapter.down.weight`, `tuner.blocks.3.attn.qkv.lora_A.weight` and `backbone.head.weight`, do
-    not depend on how modules nest. The metadata has the result of `dyt.calibrate_break_even`, and the data that the
-    model was trained on (`model.data_config`). An equal model gives the same bytes. The file is written elsewhere and
-    then moved into place, so that an interrupted save leaves the old file intact (`dyt.writing.whole`).
+    not depend on how modules nest. The metadata has the results of `dyt.calibrate_break_even` and
+    `dyt.calibrate_budgets`, and the data that the model was trained on (`model.data_config`). An equal model
+    gives the same bytes. The file is written elsewhere and then moved into place, so that an
+    interrupted save leaves the old file intact (`dyt.writing.whole`).
 
     Args:
         model: the dynamic model, or a wrapper around it. Tensors that are sharded over ranks are gathered: call it
@@ -83,6 +85,7 @@ def _save(model: DynamicModel, path: Path, whole: bool | None) -> None:
     found = {site.name: asdict(site.break_even) for site in model.sites if site.break_even is not None}
     if found:
         metadata[BREAK_EVEN] = json.dumps(found)
+    metadata |= budgets.entry(model)
     metadata |= data_config.entry(model.backbone)
     metadata |= frozen_entries(model, also, every, whole)
     metadata[CHECKSUM] = checksum(tensors, metadata)

@@ -42,7 +42,7 @@ def program(model: nn.Module, images: Tensor, executor: str = "capacity") -> Exp
 
     Raises:
         UnsupportedError: a model in train mode, an executor that chooses shapes by the data in a branch of this model,
-            or a call inside `dyt.forced` or `dyt.record`, which would become part of the file.
+            or a call inside `dyt.forced`, `dyt.record` or `dyt.budgets`, which would become part of the file.
         DyTError: an unknown executor, or no image.
     """
     model = dynamic_of(model)
@@ -53,8 +53,10 @@ def program(model: nn.Module, images: Tensor, executor: str = "capacity") -> Exp
         raise DyTError("export needs an image, for its size and dtype; given a batch of none")
     _check(model, executor)
     now = context.current(model.key)
-    if now.masks is not None or now.records:
-        raise UnsupportedError("forced masks and records would be part of the file: export outside of their contexts")
+    if now.masks is not None or now.records or now.thresholds is not None:
+        raise UnsupportedError(
+            "forced masks, records and budgets would be part of the file: export outside of their contexts"
+        )
     traced = images[:1].expand(TRACED, *images.shape[1:]).contiguous()
     with torch.no_grad(), execution(model, executor):
         return torch.export.export(model, (traced,), dynamic_shapes=({0: Dim("batch")},))

@@ -62,7 +62,7 @@ def from_peft(folder: str | Path, backbone: nn.Module, *, allow_nonfinite: bool 
     ours = {names[key]: tensor for key, tensor in tensors.items()} | _absent(names, backbone)
     named = Header(header.path, {}, {key: torch.empty_like(t, device="meta") for key, t in ours.items()})
     check_spec(spec, named, trusted=False)
-    tried(spec, named, False, (), backbone, ())
+    tried(spec, named, False, (), backbone)
     return filled(spec, backbone, named, ours).eval()
 
 

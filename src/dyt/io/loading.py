@@ -22,11 +22,13 @@ from dyt.assembly.rollback import rollback
 from dyt.config.spec import DyTSpec, parse
 from dyt.core import data_config
 from dyt.core.breakeven import BreakEven
+from dyt.core.budgets import BudgetTable
 from dyt.core.data_config import DataConfig
 from dyt.core.interop import bridged
 from dyt.core.randomness import untouched
 from dyt.core.versions import reset_classifier
 from dyt.errors import CheckpointError
+from dyt.io import budgets
 from dyt.io.foreign import Trust, check_backbone, check_sizes, check_spec, check_weights
 from dyt.io.header import Header, read_header, read_tensors, refusal
 from dyt.io.kept import Kept
@@ -91,7 +93,7 @@ def load(
         spec = kept.with_weights(spec, weights, path)
         known = ":" not in spec.backbone.name  # else it is no architecture before its description has been fetched
         if known:
-            tried(spec, header, kept.every, kept.also, None, said.break_evens)
+            tried(spec, header, kept.every, kept.also, None, said.check_sites)
         backbone = kept.made(spec, path)
         dtypes = floating(header.tensors)
         backbone = backbone.to(dtypes.pop()) if len(dtypes) == 1 else backbone
@@ -100,12 +102,13 @@ def load(
         known, backbone = False, given_backbone(backbone, spec)
         spec = kept.check(backbone, spec, path, resizable=True)
     if not known:
-        tried(spec, header, kept.every, kept.also, backbone, said.break_evens)
+        tried(spec, header, kept.every, kept.also, backbone, said.check_sites)
     model = filled(spec, backbone, header, tensors, kept.every, kept.also)
     if kept.whole and model.origin is not None:
         model.origin = model.origin.again(model, whole=True)
     for site in model.sites:
         site.break_even = said.break_evens.get(site.name)
+    model.budget_table, model.set_rate = said.table, said.budget
     if said.config is not None:
         data_config.attach(model.backbone, said.config)
     return model.eval()
@@ -142,12 +145,18 @@ class Contents:
         kept: what of the backbone is in the file.
         break_evens: by the name of the site.
         config: what the model was trained on; None where the file does not say.
+        table: of budgets; None where it was not calibrated.
+        budget: the rate that was last set from it.
+        path: the file.
     """
 
     spec: DyTSpec
     kept: Kept
     break_evens: Mapping[str, BreakEven]
     config: DataConfig | None
+    table: BudgetTable | None
+    budget: float | None
+    path: Path
 
     @staticmethod
     def of(header: Header) -> Contents:
@@ -165,7 +174,20 @@ class Contents:
         if data_config.ENTRY in header.metadata:
             check_sizes(header.decoded(data_config.ENTRY), data_config.ENTRY, header)
             config = data_config.of_file(header.metadata, header.path, spec.head.num_classes)
-        return Contents(spec, kept, _break_evens(header), config)
+        return Contents(spec, kept, _break_evens(header), config, *budgets.read(header), header.path)
+
+    def check_sites(self, names: Collection[str]) -> None:
+        """Refuses what is said of other sites than the model has.
+
+        Raises:
+            CheckpointError: naming one.
+        """
+        unknown = sorted(set(self.break_evens) - set(names))
+        if unknown:
+            raise refusal(self.path, f"has a break-even of '{unknown[0]}', which is no site of its model")
+        other = sorted(set(names).symmetric_difference(names if self.table is None else self.table.sites))
+        if other:
+            raise refusal(self.path, f"has budgets of other sites than its model: '{other[0]}' is not in both")
 
 
 def given_backbone(backbone: nn.Module, spec: DyTSpec) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def tried(
     every: bool,
     also: Collection[str],
     backbone: nn.Module | None,
-    sites: Collection[str],
+    check_sites: Callable[[Collection[str]], None] | None = None,
 ) -> None:
     """Refuses a file whose tensors are not those of its spec's model, which takes no memory here.
 
@@ -39,7 +39,7 @@ def tried(
         every: whether the file has the whole backbone.
         also: plain names of other tensors of the backbone in the file.
         backbone: the one that is given; None for that of the spec.
-        sites: names that must be sites of the model.
+        check_sites: given the names of the model's sites; refuses a file that speaks of others.
 
     Raises:
         CheckpointError: with the first tensors that differ, or why there is no such model.
@@ -60,9 +60,8 @@ def tried(
     wrong = faults(wanted, header.tensors) or _other_types(known, header.tensors)
     if wrong:
         raise refusal(path, f"does not fit its spec: tensors {wrong}")
-    unknown = sorted(set(sites) - {site.name for site in model.sites})
-    if unknown:
-        raise refusal(path, f"has a break-even of '{unknown[0]}', which is no site of its model")
+    if check_sites is not None:
+        check_sites([site.name for site in model.sites])
 
 
 def _plain(spec: DyTSpec, header: Header) -> nn.Module:

@@ -19,6 +19,7 @@ from dyt.core.versions import reset_classifier
 from dyt.errors import DyTError, UnsupportedError, nearest, quoted
 from dyt.heads import Classifier, Head
 from dyt.model.block import DynamicBlock
+from dyt.model.budget import Budgeted
 from dyt.model.origin import Origin
 from dyt.model.parts import frozen_norms, head_keys, start_head
 from dyt.model.sharing import Shareable
@@ -33,7 +34,7 @@ COMPLETE = "complete"
 """The execution that is a policy, not a mechanism: every token active, no dispatcher."""
 
 
-class DynamicModel(Shareable, TimmSurface):
+class DynamicModel(Budgeted, Shareable, TimmSurface):
     """A timm model with dispatched branches. Forwards timm's methods; `model(images)` returns what timm returns.
 
     Made by `dyt.build` or `dyt.load`. Not supported: `torch.jit.script`. Functions that take a model also take what
@@ -198,7 +199,7 @@ def record(model: nn.Module) -> Iterator[list[Route]]:
     Raises:
         DyTError: not one dynamic model, or replicas of one.
     """
-    key = _contextual(model).key
+    key = contextual(model).key
     routes: list[Route] = []
     with context.changed(key, records=(*context.current(key).records, routes)):
         yield routes
@@ -216,7 +217,7 @@ def forced(model: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     Raises:
         DyTError: a wrong number, dtype or shape, or a False prefix; not one dynamic model, or replicas of one.
     """
-    model = _contextual(model)
+    model = contextual(model)
     sites = model.sites
     if len(masks) != len(sites):
         raise DyTError(f"forced needs one mask per site: given {len(masks)}, the model has {len(sites)} sites")
@@ -248,7 +249,7 @@ def execution(model: nn.Module, name: str) -> Iterator[None]:
     Raises:
         DyTError: an unknown name; not one dynamic model, or replicas of one.
     """
-    key = _contextual(model).key
+    key = contextual(model).key
     if name == COMPLETE:
         with context.changed(key, complete=True):
             yield
@@ -276,7 +277,7 @@ def plain(model: nn.Module) -> Iterator[None]:
             that was rewritten for inference.
         DyTError: not one dynamic model.
     """
-    inside = _contextual(model)
+    inside = contextual(model)
     reason = inside.plain_refusal()
     if reason is not None:
         raise UnsupportedError(f"plain is not available for this model: {reason}")
@@ -284,7 +285,7 @@ def plain(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _contextual(model: nn.Module) -> DynamicModel:
+def contextual(model: nn.Module) -> DynamicModel:
     """The dynamic model inside, for a context around calls of `model`."""
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise DyTError(

@@ -117,7 +117,7 @@ class Site(nn.Module):
         elif now.masks is not None:
             route = Route(self._forced(now.masks, x, hidden), self.prefix, padding=hidden, site=self.name)
         else:
-            route = self._decided(x, padding, hidden, now.progress, attention, scores)
+            route = self._decided(x, padding, hidden, now, attention, scores)
             if now.told != 1 and route.gate is not None:
                 route = told(route, now.told)
         return self._recorded(route, x, now)
@@ -149,18 +149,18 @@ class Site(nn.Module):
         x: Tensor,
         padding: Tensor | None,
         hidden: Tensor | None,
-        progress: float,
+        now: context.ForwardContext,
         attention: Callable[[], Tensor] | None,
         scores: Callable[[], Tensor] | None,
     ) -> Route:
         """The dispatcher's route; `hidden` (B, N) is padding and what a reducer has dropped."""
         x_BPC = x[:, self.prefix :]
         hidden_BP = None if hidden is None else hidden[:, self.prefix :]
-        threshold = self.threshold
+        threshold = self.threshold if now.thresholds is None else self._given(now.thresholds, x)
         if self.dispatcher.level == "token":  # at sample level an image's tokens are one decision, which has no place
             threshold = by_place(threshold, x_BPC.shape[1])
         decision: Decision = self.dispatcher(
-            x_BPC, DecisionContext(self.training, progress, threshold, hidden_BP, attention, scores)
+            x_BPC, DecisionContext(self.training, now.progress, threshold, hidden_BP, attention, scores)
         )
         if decision.dense:
             return Route.all(x, self.prefix, padding, self.name)
@@ -174,6 +174,16 @@ class Site(nn.Module):
             gate = None if gate is None else gate * ~hidden
         logits = None if decision.logits is None else decision.logits.detach()
         return Route(active, self.prefix, gate, hidden, logits, site=self.name)
+
+    def _given(self, thresholds: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        """(B, 1) float32, each image's own threshold, or () for all."""
+        threshold = thresholds[self.index].to(x.device)
+        if threshold.ndim and len(threshold) != len(x):
+            raise DyTError(
+                f"budgets: rates of {len(threshold)} images were given, and site {self.name} is given {len(x)}; give "
+                f"one rate for each image of the batch, or one for all"
+            )
+        return threshold
 
     def _forced(self, masks: tuple[Tensor, ...], x: Tensor, padding: Tensor | None) -> Tensor:
         mask = masks[self.index].to(x.device)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from dyt.inference.budgets import calibrate_budgets
 from dyt.inference.thresholds import calibrate_thresholds
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Examples
@@ -88,6 +89,11 @@ class Inference:
         """Sets the thresholds on images of the split, for one rate or one for each site; the rate that was reached."""
         with self._held(split, CALIBRATION_IMAGES // self.frames, self.task.batch, "calibrating") as batches:
             return calibrate_thresholds(self.model, batches, rate)
+
+    def find_budgets(self, split: Split) -> None:
+        """Finds the thresholds of all rates on images of the split, and keeps them with the model."""
+        with self._held(split, CALIBRATION_IMAGES // self.frames, self.task.batch, "calibrating budgets") as batches:
+            calibrate_budgets(self.model, batches)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
         """Starts the routers from importance on images of the split; by site, how much of it they tell.

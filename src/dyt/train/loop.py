@@ -244,6 +244,8 @@ class _Run:
         rates = objective.rate if objective.layer_rates is None else self.tuning.rates
         last = t.calibrate or objective.spread is not None  # whose last step had a rate of its own
         reached = self.inference.calibrated(self.data.train, rates) if last else None
+        if t.budgets:
+            self.inference.find_budgets(self.data.train)
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)
             write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))

@@ -22,35 +22,47 @@ _VIDEO_TRAINING: dict[str, Any] = {
     "warmup_epochs": 2,
 }
 
+# Short runs: ten epochs, and the remedies that keep accuracy and rate at inference (docs: short runs).
+_DEFAULT: dict[str, Any] = {
+    "model": {
+        "dispatcher": {"type": "learned", "noise": 0.0},
+        "adapter": {"type": "bottleneck", "dim": 8},
+        "objective": {
+            "rate": 0.5,
+            "rate_weight": 0.0,
+            "complete": 0.0,
+            "distill": 0.0,
+            "features": {"start": 20.0, "end": 2.0, "begin": 0.2, "until": 0.6, "shape": "exponential"},
+            "teacher": "pretrained",
+            "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
+            "control": "threshold",
+        },
+    },
+    "data": {},
+    "train": {
+        "epochs": 10,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "warmup_epochs": 1,
+        "adapter_lr_scale": 8.0,
+        "router_lr_scale": 0.1,
+        "router_start": "importance",
+    },
+}
+
 _RECIPES: dict[str, dict[str, Any]] = {
-    # Short runs: ten epochs, and the remedies that keep accuracy and rate at inference (docs: short runs).
-    "default": {
+    "default": _DEFAULT,
+    # One file for a range of budgets: the default recipe with a rate for each step, stand-ins, and steps that skip.
+    "budgets": {
         "model": {
-            "dispatcher": {"type": "learned", "noise": 0.0},
-            "adapter": {"type": "bottleneck", "dim": 8},
-            "objective": {
-                "rate": 0.5,
-                "rate_weight": 0.0,
-                "complete": 0.0,
-                "distill": 0.0,
-                "features": {"start": 20.0, "end": 2.0, "begin": 0.2, "until": 0.6, "shape": "exponential"},
-                "teacher": "pretrained",
-                "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
-                "control": "threshold",
-            },
+            **_DEFAULT["model"],
+            "stand_in": {"type": "low_rank", "dim": 8},
+            "objective": {**_DEFAULT["model"]["objective"], "router_gradient": "none", "spread": [0.25, 1.0]},
         },
         "data": {},
-        "train": {
-            "epochs": 10,
-            "batch_size": 64,
-            "optimizer": "adamw",
-            "lr": 1e-3,
-            "weight_decay": 0.01,
-            "warmup_epochs": 1,
-            "adapter_lr_scale": 8.0,
-            "router_lr_scale": 0.1,
-            "router_start": "importance",
-        },
+        "train": {**_DEFAULT["train"], "stand_in_start": "fitted", "budgets": True},
     },
     # The paper on VTAB-1K (table 3 and its settings).
     "vtab1k": {
@@ -222,9 +234,10 @@ def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
         SpecError: an unknown preset.
     """
     chosen = preset(name).model_dump(
-        mode="json", include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable", "modules_to_save"}
+        mode="json",
+        include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable", "modules_to_save", "stand_in"},
     )
-    dropped = {"router_lr_scale", "router_weight_decay", "router_start", "calibrate"}
+    dropped = {"router_lr_scale", "router_weight_decay", "router_start", "stand_in_start", "calibrate", "budgets"}
     data = {**data}
     train = {field: value for field, value in part(data, "train").items() if field not in dropped}
     return {**data, "model": {**part(data, "model"), **chosen}, "train": train}

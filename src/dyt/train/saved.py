@@ -22,8 +22,12 @@ from dyt.tasks.kinds import TASKS, AnyDataSpec
 from dyt.tasks.layouts import DataError, Split, read_lines
 from dyt.tasks.loading import loader
 from dyt.tasks.preparation import Preparation
+from dyt.train.randomness import permutation
 from dyt.train.state import CLASSES, run_of
 from dyt.train.workers import worker_count
+
+CALIBRATION_IMAGES = 1024
+"""At most so many training images are looked at to set thresholds."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,17 @@ class Saved:
         plan = [[(i, 0) for i in positions[k : k + size]] for k in range(0, len(positions), size)]
         for batch, targets in loader(images, plan, worker_count(spec.workers)):
             yield preparation.normalized(batch.to(self.device)), self.task.to(targets, self.device)
+
+    def calibration(self, spec: AnyDataSpec, size: int | None = None) -> Iterator[Tensor]:
+        """Training images of that data, (B, C, H, W), at most 1,024 and always the same ones, to set thresholds on.
+
+        Raises:
+            DataError, CheckpointError: as `split`.
+        """
+        training = self.split(spec, self.training_split(spec))
+        some = permutation(len(training), 0, "calibration")[:CALIBRATION_IMAGES]
+        for images, _ in self.batches(spec, training, some, size, sample=True):
+            yield images
 
     def sample(self, root: str | None, count: int) -> Tensor:
         """So many test images of that data (see `spec`), repeated where there are fewer, (count, C, H, W).

@@ -90,6 +90,9 @@ class TrainSpec(Spec):
     calibrate: bool = False
     """Whether the sites' thresholds are set at the end so that the rate over training images, as at inference, is the
     target rate."""
+    budgets: bool = False
+    """Whether the thresholds of all rates are found at the end, on training images, and kept with the model, so that
+    its cost can be chosen afterwards (`model.budget`)."""
 
     @field_validator("optimizer")
     @classmethod

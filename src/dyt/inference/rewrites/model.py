@@ -22,6 +22,7 @@ class InferenceModel(DynamicModel):
     def __init__(self, model: DynamicModel, kind: str) -> None:
         super().__init__(model.backbone, model.spec, model.key, model.head, model.tuner)
         self.kind = kind
+        self.budget_table, self.set_rate = model.budget_table, model.set_rate
         self.eval()
 
     def train(self, mode: bool = True) -> Self:

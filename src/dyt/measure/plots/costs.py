@@ -24,8 +24,14 @@ class Point:
     series: str = ""
 
 
-def tradeoff(points: Sequence[Point], title: str = "") -> Figure:
+def tradeoff(points: Sequence[Point], title: str = "", dense: float | None = None, measure: str = "accuracy") -> Figure:
     """Accuracy against executed GMACs per image (paper fig. 7); points of one series are joined in order of cost.
+
+    Args:
+        points: the models, or one model at several rates.
+        title: above the picture.
+        dense: GMACs of the dense model, marked by a line; None for no line.
+        measure: what `accuracy` of the points is.
 
     Raises:
         DyTError: no points.
@@ -41,9 +47,13 @@ def tradeoff(points: Sequence[Point], title: str = "") -> Figure:
         for point in line:
             axes.annotate(point.label, (point.gmacs, 100 * point.accuracy), xytext=(5, -10),
                           textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
+    if dense is not None:
+        axes.axvline(dense, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        axes.annotate("dense", (dense, 0.02), xycoords=("data", "axes fraction"), xytext=(-4, 0), ha="right",
+                      textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
     axes.margins(0.15)
     axes.set_xlabel("GMACs per image, executed", color=INK)
-    axes.set_ylabel("accuracy (%)", color=INK)
+    axes.set_ylabel(f"{measure} (%)", color=INK)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.grid(color=PALE, linewidth=0.5)
     if any(point.series for point in points):
