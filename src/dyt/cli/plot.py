@@ -79,7 +79,8 @@ def _curve(saved: Saved, data: str | None, split: str | None) -> tuple[Figure, s
 
     dynamic, spec = saved.model, saved.spec(data)
     rates, chosen, bar = dynamic.calibrated_table().rates, saved.split(spec, split), Bar(shown=True)
-    points, measure, dense = [], "accuracy", None
+    points: list[Point] = []
+    measure, dense, named = "accuracy", None, 0.0
     with bar.task("evaluating", len(rates) * len(chosen)) as task:
         for rate in rates:
             dynamic.budget = rate
@@ -89,7 +90,9 @@ def _curve(saved: Saved, data: str | None, split: str | None) -> tuple[Figure, s
             if reached is None:
                 measure, reached = next(iter(report.metrics.items()))
             if reached is not None:
-                points.append(Point(f"{rate:g}", report.gmacs, reached, "active share"))
+                apart = not points or rate - named > 0.09  # else the numbers would lie on one another
+                named = rate if apart else named
+                points.append(Point(f"{rate:g}" if apart else "", report.gmacs, reached, "active share"))
             dense = report.gmacs_dense
     unit, name = saved.task.unit, measure.replace("_", " ")
     figure = tradeoff(points, f"{chosen.name}, {len(chosen)} {unit}s", dense, name)
