@@ -8,6 +8,7 @@ from dyt.train.loop import fit
 from dyt.train.named_runs import recipe, recipes
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec, TrainSpec
+from dyt.train.stand_in import start_stand_ins
 from dyt.train.state import Interrupted, RunError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "recipe",
     "recipes",
     "start_routers",
+    "start_stand_ins",
     "token_importance",
 ]
 
