@@ -98,6 +98,9 @@ def check(
     if dispatcher.needs_attention:
         reason = family.attention_refusal(backbone)
         _refuse(f"dispatcher '{spec.dispatcher.type}' is not available for {given}", reason)
+    if spec.stand_in is not None and not dispatcher.skips:
+        reason = f"dispatcher '{spec.dispatcher.type}' skips no token, so that it would never be used; leave it out"
+        _refuse(f"stand_in '{spec.stand_in.type}' is not available", reason)
     bare = [branch for branch in variant.dispatched if branch not in family.norms]
     if bare and "normalised" in {getattr(each, "input", "block") for each in (spec.adapter, spec.stand_in)}:
         reason = f"its {bare[0]} branch does not start with a norm of its own; use input: block"

@@ -21,6 +21,7 @@ class Always(Dispatcher):
     """No weights, no decision: the route is dense and every executor runs the branch as it is."""
 
     Spec = AlwaysSpec
+    skips = False
 
     def decide(self, tokens: Tensor, context: DecisionContext) -> Decision:
         return Decision(torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), dense=True)

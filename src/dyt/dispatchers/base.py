@@ -68,6 +68,8 @@ class Dispatcher(nn.Module, ABC):
     Spec: ClassVar[type[DispatcherSpec]] = DispatcherSpec
     needs_attention: ClassVar[bool] = False
     """Whether `decide` asks its context for the class token's attention; refused on backbones that cannot tell it."""
+    skips: ClassVar[bool] = True
+    """Whether it ever leaves a token inactive; a stand-in is refused beside one that does not."""
     draws_at_inference: ClassVar[bool] = False
     """Whether `decide` draws random numbers at inference too, so that an image is not always routed alike (law 4)."""
 

@@ -246,7 +246,7 @@ def chosen(draw: st.DrawFn, /, **fixed: str) -> dict[str, Any]:
     """Variant, dispatcher and adapter of a spec; `fixed` names some of them: `dispatcher="learned"`.
 
     A tuner or a reducer is there only where it is named, and a reducer stands beside a variant that it may act in. One
-    spec of two has a stand-in.
+    in two whose dispatcher skips tokens has a stand-in.
     """
     slots = {"variant": "variants", "dispatcher": "dispatchers", "adapter": "adapters"}
     parts = {slot: component(kind, fixed[slot]) if slot in fixed else companions(kind) for slot, kind in slots.items()}
@@ -255,7 +255,9 @@ def chosen(draw: st.DrawFn, /, **fixed: str) -> dict[str, Any]:
     if "reducer" in fixed:
         parts |= {"variant": reducing_variants(), "reducer": reducing(fixed["reducer"])}
     stand_ins = companions("adapters").filter(lambda plain: plain.get("placement", "parallel") == "parallel")
-    return {slot: draw(part) for slot, part in parts.items()} | {"stand_in": draw(st.none() | stand_ins)}
+    found = {slot: draw(part) for slot, part in parts.items()}
+    skips = KINDS["dispatchers"].get(found["dispatcher"]["type"]).skips
+    return found | {"stand_in": draw(st.none() | stand_ins) if skips else None}
 
 
 @st.composite
