@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.conftest import Runs
 
 import dyt
 from dyt.core import context
 from dyt.testing.cases import tiny
 from dyt.train import fit
 from dyt.train.stand_in import start_stand_ins
+
+from .conftest import Runs
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

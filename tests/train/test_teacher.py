@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.train.conftest import Runs
-from tests.train.test_resume import interrupted, outcome
 
 from dyt.objective import teacher
 from dyt.train import fit
 from dyt.train import teacher as kept
 from dyt.train.state import RunError
+
+from .conftest import Runs
+from .test_resume import interrupted, outcome
 
 TAUGHT: dict[str, Any] = {
     "dispatcher": {"type": "learned", "noise": 0.0},
