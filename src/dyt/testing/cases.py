@@ -202,7 +202,9 @@ def masks(model: DynamicModel, images: Tensor, kinds: Sequence[str], seed: int) 
             case "none":
                 mask = torch.zeros_like(chance, dtype=torch.bool)
             case "one":
-                mask = chance == chance[:, site.prefix :].amax(1, keepdim=True)
+                patches = chance[:, site.prefix :]
+                largest = patches.amax(1, keepdim=True) if patches.shape[1] else 2.0  # a reducer may leave no patch
+                mask = chance == largest
             case "all":
                 mask = torch.ones_like(chance, dtype=torch.bool)
             case "random":
