@@ -1,5 +1,7 @@
 """Features of the pretrained teacher that were computed before are those that a step computes itself."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,20 @@ def test_no_room_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(teacher, "IN_MEMORY", 0)
     with pytest.raises(dyt.DyTError, match=r"No such file or directory; make room, .* train.keep_teacher: false"):
         TeacherFeatures(3, [torch.zeros(2, 4)], 2, tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room for a file")
+def test_room_is_reserved_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a full disk would end the process, with SIGBUS, at a later write."""
+    asked: list[int] = []
+
+    def full(file: int, offset: int, length: int) -> None:
+        asked.append(length)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(teacher, "IN_MEMORY", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(dyt.DyTError, match="No space left on device; make room"):
+        TeacherFeatures(3, [torch.zeros(2, 4)], 2, tmp_path)
+    assert asked == [3 * 4 * 4]
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,19 +54,25 @@ class TeacherFeatures:
     def __init__(self, count: int, like: Sequence[Tensor], images: int, scratch: Path) -> None:
         self.shapes = [(len(each) // images, each.shape[1]) for each in like]
         self.sizes = [height * width for height, width in self.shapes]
-        shape = count, sum(self.sizes)
-        self.bytes = 4 * shape[0] * shape[1]
-        if self.bytes <= IN_MEMORY:
+        shape, nbytes = (count, sum(self.sizes)), self.needed(count, like, images)
+        if nbytes <= IN_MEMORY:
             self._store = torch.zeros(shape)
             return
         try:
             with tempfile.TemporaryFile(dir=scratch) as file:
+                if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at a later write
+                    os.posix_fallocate(file.fileno(), 0, nbytes)
                 self._store = torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
         except OSError as error:
             raise DyTError(
-                f"the teacher's features take {self.bytes / 2**30:.1f} GiB in '{scratch}': {error.strerror}; make "
+                f"the teacher's features take {nbytes / 2**30:.1f} GiB in '{scratch}': {error.strerror}; make "
                 f"room, or compute them at every step with train.keep_teacher: false"
             ) from error
+
+    @staticmethod
+    def needed(count: int, like: Sequence[Tensor], images: int) -> int:
+        """Bytes that the features of so many images take; the arguments are those of the class."""
+        return 4 * count * sum(each.numel() // images for each in like)
 
     def put(self, positions: Sequence[int], found: Sequence[Tensor]) -> None:
         """Takes in the rows of the images at these positions."""

@@ -42,9 +42,10 @@ def kept_teacher(inference: Inference, images: Examples, scratch: Path) -> Teach
                 with inference.accelerator.autocast():
                     rows = teacher_rows(model, inference.normalized(found))
                 if kept is None:
-                    kept = TeacherFeatures(len(images), rows, len(positions), scratch)
-                    if run.train.keep_teacher is None and kept.bytes > LIMIT:
+                    shapes = len(images), rows, len(positions)
+                    if run.train.keep_teacher is None and TeacherFeatures.needed(*shapes) > LIMIT:
                         return None
+                    kept = TeacherFeatures(*shapes, scratch)
                 kept.put(positions, rows)
                 inference.bar.advance(task, len(positions) * inference.world)
                 inference.check()
