@@ -48,7 +48,7 @@ def held(start: float) -> tuple[str, ...]:
 
 
 BATCH_64 = ("train.batch_size=64", "train.stand_in_lr_scale=1")
-STATIC = "static_adapter_vtab"
+STATIC, ONE_RATE = "static_adapter_vtab", "recipe one_rate"
 ROWS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "recipe": (None, ()),
     "recipe, features 1": (None, held(1)),
@@ -64,25 +64,14 @@ ROWS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "batch 64, features 1, stand-ins x 8": (None, (*held(1), "train.batch_size=64", "train.stand_in_lr_scale=8")),
     "batch 64, features 1, stand-ins of 32": (None, (*BATCH_64, *held(1), "model.stand_in.dim=32")),
     "batch 64, features 1, adapters x 3": (None, (*BATCH_64, *held(1), "train.adapter_lr_scale=3")),
-    "as before": (  # the default recipe until it had stand-ins
-        None,
-        (
-            *held(20),
-            "model.stand_in=null",
-            "model.objective.spread=null",
-            "model.objective.router_gradient=all",
-            "train.stand_in_start=zero",
-            "train.router_lr_scale=0.1",
-            "train.batch_size=64",
-        ),
-    ),
+    ONE_RATE: (None, ()),
     "static": (STATIC, ()),
     "static, adapters x 3": (STATIC, ("train.adapter_lr_scale=3",)),
     "static, batch 64": (STATIC, ("train.batch_size=64",)),
     "static, adapters x 1, batch 64": (STATIC, ("train.batch_size=64", "train.adapter_lr_scale=1")),
     **{f"fixed at {rate}": (None, ("model.objective.spread=null", f"model.objective.rate={rate}")) for rate in RATES},
 }
-"""By name, the preset that takes the model's place, and what is changed of the default recipe."""
+"""By name, the preset that takes the model's place, and what is changed of the default recipe (of another: `ONE_RATE`)."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,8 @@ def lists(data: Path, trial: Trial, out: Path) -> Path:
 def run_of(trial: Trial, root: Path, weights: Path, changes: Sequence[str]) -> RunSpec:
     """The trial's run, with further changes for all of them."""
     preset, own = ROWS[trial.row]
-    plain = recipe("default") if preset is None else with_preset(recipe("default"), preset)
+    plain = recipe("one_rate" if trial.row == ONE_RATE else "default")
+    plain = plain if preset is None else with_preset(plain, preset)
     given = [f"model.backbone.name={BACKBONE}", f"model.backbone.weights={weights}", f"data.root={root}"]
     given += ["data.workers=0", "train.budgets=false", f"train.seed={trial.seed}"]
     return parse(RunSpec, changed(plain, [*given, *own, *changes], ours=True))

@@ -55,8 +55,39 @@ _DEFAULT: dict[str, Any] = {
     },
 }
 
+# Short runs at one rate, held to the pretrained features: what was the default before stand-ins (docs: short runs).
+_ONE_RATE: dict[str, Any] = {
+    "model": {
+        "dispatcher": {"type": "learned", "noise": 0.0},
+        "adapter": {"type": "bottleneck", "dim": 8},
+        "objective": {
+            "rate": 0.5,
+            "rate_weight": 0.0,
+            "complete": 0.0,
+            "distill": 0.0,
+            "features": {"start": 20.0, "end": 2.0, "begin": 0.2, "until": 0.6, "shape": "exponential"},
+            "teacher": "pretrained",
+            "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
+            "control": "threshold",
+        },
+    },
+    "data": {},
+    "train": {
+        "epochs": 10,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "warmup_epochs": 1,
+        "adapter_lr_scale": 8.0,
+        "router_lr_scale": 0.1,
+        "router_start": "importance",
+    },
+}
+
 _RECIPES: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
+    "one_rate": _ONE_RATE,
     "budgets": _DEFAULT,  # its name before it was the default
     # The paper on VTAB-1K (table 3 and its settings).
     "vtab1k": {
