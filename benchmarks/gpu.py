@@ -8,7 +8,8 @@ Nothing but torch, timm, triton and this package is needed: weights and images a
               forwards that must not wait for the device; float16 training with a GradScaler; a step of two passes
     speed     against dense timm run in the same way (compiled, or CUDA graphs alone), in paired turns: the ratio, its
               interval, and the share of what the multiply-accumulates promise
-    train     a training step over that of a static adapter, in paired turns
+    train     training steps over that of a static adapter, in paired turns: time and peak memory; of the recipes with
+              the teacher's features kept, by executor, and with a teacher's pass in each step
     bank      eight tasks in a batch of eight: a bank, eager and compiled, over swapping and over a model for each task
     profile   the kernels of one forward, of dense timm and of the optimised model, by their time
 

@@ -68,6 +68,9 @@ def test_tables_have_a_row_for_each_rate(script: dict[str, Any]) -> None:
     lines = list(script["tables"]({"speed: ViT-B": {"dense ms": 2.5, "rows": [row]}}))
     bank = {"ms": {"swapped": 4.0}, "speedup": {"swapped": speedup}}
     assert list(script["tables"]({"bank: eager": bank}))[-1] == "| eager | swapped | 4.00 | 1.25 [1.20, 1.30] |"
+    step = {"ms": 80.0, "of static": speedup, "MiB": 5000.0, "MiB of static": 1.5}
+    rows = list(script["tables"]({"train: ViT-B": {"budgets": step}}))
+    assert rows[2] == "| ViT-B | budgets | 80.0 | 1.25 [1.20, 1.30] | 5000 | 1.50 |"
     assert lines[2] == "| ViT-B | 2.500 | kernels | 0.50 | 2.000 | 1.25 [1.20, 1.30] | 1.50 | 50% |"
 
 
