@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import dyt
@@ -109,21 +110,40 @@ def _launches(setting: Setting, channels: int, tokens: int) -> dict[str, float]:
     norm, rows = (gamma, beta, 1e-6), int(tokens * (0.5 + MARGIN))
     weights = (down, down_bias), (up, up_bias), (router, router_bias), "relu"
 
-    def branch() -> None:
-        launch.mlp_onto(x, active, norm, (w1, b1), (w2, b2), None, out, rows)
+    def branch(onto: Tensor = out) -> Tensor:
+        launch.mlp_onto(x, active, norm, (w1, b1), (w2, b2), None, onto, rows)
+        return onto
 
+    def adapter() -> Tensor:
+        return launch_adapter.adapted(x, *weights, other)[1]
+
+    with torch.no_grad():
+        hidden_TD = F.gelu(
+            F.linear(F.layer_norm(x.float(), (channels,), gamma.float(), beta.float()), w1.float(), b1.float())
+        )
+        added = F.linear(hidden_TD, w2.float(), b2.float()) * active[:, None]
+        sums = (x + other).float()
+        adapted = sums + F.linear(F.linear(sums, down.float(), down_bias.float()).relu(), up.float(), up_bias.float())
+    checked = {
+        "branch": (lambda: branch(torch.zeros_like(out)), added),
+        "adapter": (adapter, adapted),
+        "pack": (lambda: launch.packed(x, active, norm)[1][: int(active.sum())], active.nonzero().squeeze(1)),
+    }
     calls: dict[str, tuple[Collection[str], Callable[[], Any]]] = {
         "branch, apart": ((), branch),
         "branch, pack": (("pack",), branch),
         "branch, pack and tail": (("pack", "tail"), branch),
         "pack, apart": ((), lambda: launch.packed(x, active, norm)),
         "pack, joined": (("pack",), lambda: launch.packed(x, active, norm)),
-        "adapter, apart": ((), lambda: launch_adapter.adapted(x, *weights, other)),
-        "adapter, joined": (("residual",), lambda: launch_adapter.adapted(x, *weights, other)),
+        "adapter, apart": ((), adapter),
+        "adapter, joined": (("residual",), adapter),
     }
     found = {}
     for name, (launches, call) in calls.items():
         with joined(launches), torch.no_grad():
+            given, expected = checked[name.partition(",")[0]]
+            off = float((given().float() - expected.float()).norm() / expected.float().norm())
+            require(off < 2e-2, f"{name}: relative difference {off:.1e}")
             found[name] = round(repeated(call, setting) * 1e6, 2)
     return found
 

@@ -50,6 +50,8 @@ def test_points_are_kept_failures_are_lines_and_are_tried_again(
     assert "device: long: left for another run, of about 1000000 s" in capsys.readouterr().out
     with file.open("a") as out:
         out.write('{"key": "device: d", "resu')  # interrupted
+    assert script["main"]([*command, "--only", "device: c", "long"]) == 1
+    assert calls == ["a", "b", "c"], "what is not named is not tried again"
     assert script["main"]([*command]) == 0
     assert calls == ["a", "b", "c", "b"]
     assert all(json.loads(line) for line in file.read_text().splitlines())

@@ -112,12 +112,11 @@ def joined(
     router_bias: Tensor | None,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y = x + branch; then `adapted` of y, in the same pass.
+    """y = x + branch; then `adapted` of y, in the same pass, with the same weights.
 
     Args:
         x: (T, C), contiguous.
         branch: (T, C), contiguous, of the dtype of x.
-        down_weight, down_bias, up_weight, up_bias, router_weight, router_bias, activation: as for `adapted`.
 
     Returns:
         y, (T, C) as x; and what `adapted` gives of y.
