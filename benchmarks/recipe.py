@@ -71,7 +71,7 @@ ROWS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "static, adapters x 1, batch 64": (STATIC, ("train.batch_size=64", "train.adapter_lr_scale=1")),
     **{f"fixed at {rate}": (None, ("model.objective.spread=null", f"model.objective.rate={rate}")) for rate in RATES},
 }
-"""By name, the preset that takes the model's place, and what is changed of the default recipe (of another: `ONE_RATE`)."""
+"""By name, the preset that takes the model's place, and what is changed of the default recipe, or of `ONE_RATE`."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ RATES = (0.5, 0.3, 0.7)
 KERNELS, CAPACITY = "kernels", "kernels and capacity"
 LAUNCHES: Mapping[str, Collection[str] | None] = {
     "": None,
-    ", tail joined": ("residual", "pack", "tail"),
-    ", launched apart": (),
+    ", joined": ("residual", "pack"),
+    ", all joined": ("residual", "pack", "tail"),
 }
 """Which kernels are launched as one, by what is added to a form's name: as they are, and the others to compare with."""
 

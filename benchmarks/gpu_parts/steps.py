@@ -29,7 +29,7 @@ MARGIN = 0.1
 
 def train_points(setting: Setting) -> Iterator[Point]:
     """Training steps, those of today's recipes first."""
-    groups = {"teacher kept": _recipes, "executors": _executors, "teacher in each step": _before}
+    groups = {"recipes": _recipes, "executors": _executors, "teacher in each step": _before}
     if not setting.cuda:
         for name, contenders in groups.items():
             yield Point(name, partial(_train, setting, "vit_tiny_patch16_224", 2, contenders), 10)
@@ -60,8 +60,8 @@ def _preset(name: str) -> _Contender:
 
 
 def _told(gradient: str, executors: Mapping[str, str | None] | None = None) -> _Contender:
-    """The default recipe with this `router_gradient`, the teacher's features kept."""
-    model = recipe("default")["model"]
+    """The recipe `one_rate` with this `router_gradient`, the teacher's features kept."""
+    model = recipe("one_rate")["model"]
     objective = {**model["objective"], "router_gradient": gradient}
     return _Contender({**model, "objective": objective}, True, executors)
 
@@ -69,9 +69,9 @@ def _told(gradient: str, executors: Mapping[str, str | None] | None = None) -> _
 def _recipes() -> dict[str, _Contender]:
     """What a user of a recipe gets where images are not augmented."""
     return {
-        "default recipe": _told("all"),
-        "router_gradient none": _told("none"),
-        "recipe budgets": _Contender(recipe("budgets")["model"], True),
+        "default recipe": _Contender(recipe("default")["model"]),
+        "one_rate": _told("all"),
+        "one_rate, router_gradient none": _told("none"),
     }
 
 
@@ -85,8 +85,8 @@ def _executors() -> dict[str, _Contender]:
 
 
 def _before() -> dict[str, _Contender]:
-    """The paper's step of two passes, and the default recipe's with a teacher's pass of its own."""
-    return {"paper": _preset("dyt_vtab"), "default recipe": _Contender(recipe("default")["model"])}
+    """The paper's step of two passes, and that of `one_rate` with a teacher's pass of its own."""
+    return {"paper": _preset("dyt_vtab"), "one_rate": _Contender(recipe("one_rate")["model"])}
 
 
 def _train(

@@ -24,13 +24,11 @@ ALIGNMENT = 16
 GELU_BLOCK = 1024
 """Numbers that one program of `gelu_rows` looks at."""
 ADAPTER_TILES = (
-    (32, 128, 128, 8, 3),
-    (32, 64, 128, 8, 4),
-    (16, 128, 128, 4, 3),
-    (64, 64, 128, 8, 3),
+    *((32, 128, 256, 4, 3), (16, 128, 256, 4, 3), (64, 128, 128, 4, 2), (64, 64, 256, 8, 3)),
+    *((32, 128, 128, 8, 3), (32, 64, 128, 8, 4), (16, 128, 128, 4, 3), (64, 64, 128, 8, 3)),
 )
-"""(tokens, depth, columns, warps, stages) that are tried for the adapter: with d = 64 in half precision
-none needs more than 130 registers, so that programs share a multiprocessor."""
+"""(tokens, depth, columns, warps, stages) that are tried for the adapter. Of the second row none needs more than 130
+registers with d = 64 in half precision, also with the attention's sum."""
 COMPACTED = 2048
 """Tokens that one program of `compact` looks at."""
 PACKED, COUNTED = 8, 4096
@@ -41,8 +39,8 @@ EXACT_TAIL = (64, 64, 32, 4, 2, 3)
 TAIL_PIECE, TAIL_ROWS = 4096, 4
 """Numbers, and rows, that one program of these looks at a time before that."""
 
-JOINED = frozenset({"residual", "pack"})
-"""Which neighbours are launched as one kernel; each set of them gives the same numbers.
+JOINED: frozenset[str] = frozenset()
+"""Which neighbours are launched as one kernel; each set of them gives the same numbers. None, until it is measured.
 
 `residual`: the attention's sum with the adapter; `pack`: compaction with gather and norm; `tail`: GELU, and writing
 back, each with the product of the rows beyond those that torch multiplies. Read at every launch, so that a benchmark
