@@ -17,6 +17,7 @@ from torch.testing import assert_close
 import dyt
 from bank.test_bank import FAMILIES, X, tuned
 from bank.test_compiled import SMALL, assert_each_alone, small_bank
+from dyt.core import context
 
 LINEAR: dict[str, Any] = {"type": "low_rank", "dim": 4}
 NORMALISED = LINEAR | {"input": "normalised"}
@@ -204,3 +205,23 @@ def test_of_its_budgets_a_task_has_the_one_that_is_set() -> None:
         bank.add("a", model)
         assert torch.equal(bank(X, index), model(X))
     assert not torch.equal(low, bank(X, index))
+
+
+def test_padding_is_each_image_s_own() -> None:
+    """A mixture's weights are those of the image's real tokens."""
+    models = {"a": task("mixture", 1), "b": task("linear", 2), "c": task("none", 1)}
+    bank, names = small_bank(models), "abcbaa"
+    assert bank.model is not None
+    assert bank.contents is not None
+    x = torch.randn(len(names), 5, 32)
+    padding = torch.arange(5) >= torch.tensor([[5], [3], [4], [2], [1], [4]])
+    groups = tuple(group for group, _ in bank.contents.groups(names, x.device))
+    with torch.no_grad(), context.changed(bank.model.key, groups=groups):
+        found = bank.model.sites[0].stand_in(x, padding)
+    block = bank.model.dynamic_blocks[0]
+    with torch.no_grad():
+        for i, name in enumerate(names):
+            own = models[name].sites[0].stand_in
+            read = block.norm2(x[i : i + 1]) if name == "a" else x[i : i + 1]
+            wanted = torch.zeros_like(x[:1]) if own is None else own(read, padding[i : i + 1])
+            assert_close(found[i : i + 1], wanted, atol=1e-6, rtol=1e-5)
