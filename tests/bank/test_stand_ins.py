@@ -225,3 +225,16 @@ def test_padding_is_each_image_s_own() -> None:
             read = block.norm2(x[i : i + 1]) if name == "a" else x[i : i + 1]
             wanted = torch.zeros_like(x[:1]) if own is None else own(read, padding[i : i + 1])
             assert_close(found[i : i + 1], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_under_autocast_they_are_rounded_as_in_a_model_of_its_own() -> None:
+    """So that what they are added to is as well; tasks in several groups too."""
+    models = {"a": task("wider", 1), "b": task("linear", 2), "c": task("none", 1)}
+    bank, x = small_bank(models), torch.randn(3, 5, 32)
+    assert bank.model is not None
+    assert bank.contents is not None
+    groups = tuple(group for group, _ in bank.contents.groups("abc", x.device))
+    of_bank, own = bank.model.sites[0], models["a"].sites[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), context.changed(bank.model.key, groups=groups):
+        for found, wanted in ((of_bank.stand_in, own.stand_in), (of_bank.adapter, own.adapter)):
+            assert found(x).dtype == wanted(x).dtype == torch.bfloat16

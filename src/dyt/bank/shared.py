@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Self
 
 import torch
@@ -199,11 +200,15 @@ def _part(parts: nn.ModuleDict, group: Group) -> TaskPart | Stack:
 
 
 def _joined(groups: Sequence[Group], deltas: Sequence[Tensor | None], x: Tensor) -> Tensor | None:
-    """(B, N, C) of the groups' deltas (G, N, C), zero where a group has none; None where none has."""
-    if groups[0].rows is None or all(delta is None for delta in deltas):
+    """(B, N, C) of the groups' deltas (G, N, C), zero where a group has none; None where none has.
+
+    Under autocast they are rounded otherwise than x, and stay so: what they are added to is then rounded as in a task's
+    own model.
+    """
+    found = [(group, delta) for group, delta in zip(groups, deltas, strict=True) if delta is not None]
+    if groups[0].rows is None or not found:
         return deltas[0]
-    out = torch.zeros_like(x)
-    for group, delta in zip(groups, deltas, strict=True):
-        if delta is not None:
-            out[group.rows] = delta.to(out.dtype)
+    out = torch.zeros_like(x, dtype=reduce(torch.promote_types, [delta.dtype for _, delta in found]))
+    for group, delta in found:
+        out[group.rows] = delta.to(out.dtype)
     return out
