@@ -3,12 +3,14 @@
 Nothing but torch, timm, triton and this package is needed: weights and images are random. Parts, in their order:
 
     device    the two ceilings of the GPU: a large product in bfloat16, and a large copy
-    kernels   the products of an MLP branch at half the tokens: cuBLAS, Triton's kernels, torch's grouped product
+    kernels   an MLP branch and an adapter with kernels launched apart and as one; the branch's products at half the
+              tokens: cuBLAS, Triton's kernels, torch's grouped product
     correct   every executor against `masked` in three dtypes, forward and backward; CUDA graphs with changing masks;
               forwards that must not wait for the device; float16 training with a GradScaler; a step of two passes
     speed     against dense timm run in the same way (compiled, or CUDA graphs alone), in paired turns: the ratio, its
-              interval, and the share of what the multiply-accumulates promise
-    train     a training step over that of a static adapter, in paired turns
+              interval, and the share of what the multiply-accumulates promise; kernels apart and as one
+    train     training steps over that of a static adapter, in paired turns: time and peak memory; of the recipes with
+              the teacher's features kept, by executor, and with a teacher's pass in each step
     bank      eight tasks in a batch of eight: a bank, eager and compiled, over swapping and over a model for each task
     profile   the kernels of one forward, of dense timm and of the optimised model, by their time
 
@@ -87,13 +89,15 @@ def machine(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
 
 
-def run(file: Path, parts: Sequence[str], setting: Setting, minutes: float) -> dict[str, Line]:
-    """Runs the points that the file lacks, and appends a line for each."""
+def run(
+    file: Path, parts: Sequence[str], setting: Setting, minutes: float, only: Sequence[str] = ()
+) -> dict[str, Line]:
+    """Runs the points that the file lacks, and appends a line for each; `only` those that have one of these in them."""
     have, end, where = finished(file), time.monotonic() + minutes * 60, machine(setting.device)
     for part in parts:
         for point in PARTS[part](setting):
             key = f"{part}: {point.name}"
-            if key in have and not have[key].error:
+            if (key in have and not have[key].error) or (only and not any(word in key for word in only)):
                 continue
             if time.monotonic() + point.seconds > end:
                 print(f"{key}: left for another run, of about {point.seconds:.0f} s", flush=True)
@@ -132,6 +136,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("file", type=Path, help="JSON lines, appended to")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TEXT", help="points whose name has one of these in it"
+    )
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--small", action="store_true", help="small sizes, to test this script")
     parser.add_argument("--report", action="store_true", help="print the file and measure nothing")
@@ -145,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = finished(options.file)
     else:
         setting = Setting(torch.device(options.device), options.small)
-        lines = run(options.file, options.parts, setting, options.minutes)
+        lines = run(options.file, options.parts, setting, options.minutes, options.only)
     print("\n".join(report(lines)))
     return int(any(line.error for line in lines.values()))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -32,31 +32,30 @@ from gpu_parts.setting import (
 
 BATCHES = (32, 128, 8, 1)
 RATES = (0.5, 0.3, 0.7)
+KERNELS, CAPACITY = "kernels", "kernels and capacity"
+LAUNCHES: Mapping[str, Collection[str] | None] = {
+    "": None,
+    ", tail joined": ("residual", "pack", "tail"),
+    ", launched apart": (),
+}
+"""Which kernels are launched as one, by what is added to a form's name: as they are, and the others to compare with."""
 
 
 def speed_points(setting: Setting) -> Iterator[Point]:
-    """Forwards, the most telling first."""
+    """Forwards, the most telling first. Seconds are mostly those of the compiler, five times a point or four."""
     if not setting.cuda:
         yield Point("small", partial(_speed, setting, "vit_tiny_patch16_224", 2, "eager"), 20)
         return
     compiled = [
-        ("B", 32),
-        ("B", 128),
-        ("L", 32),
-        ("S", 128),
-        ("B", 8),
-        ("B", 1),
-        ("S", 32),
-        ("L", 128),
-        ("S", 8),
-        ("L", 8),
+        *(("B", 128, 50), ("B", 32, 65), ("S", 128, 45), ("L", 32, 85), ("S", 32, 45), ("L", 128, 90)),
+        *(("B", 8, 45), ("S", 8, 45), ("L", 8, 80), ("B", 1, 45)),
     ]
-    for size, batch in compiled:
-        yield Point(_named(size, batch, "compiled"), partial(_speed, setting, size, batch, "compiled"), 30)
-    for mode in ("eager", "graph"):
+    for size, batch, seconds in compiled:
+        yield Point(_named(size, batch, "compiled"), partial(_speed, setting, size, batch, "compiled"), seconds)
+    for mode in ("graph", "eager"):
         for size in ("B", "S", "L"):
             for batch in BATCHES:
-                yield Point(_named(size, batch, mode), partial(_speed, setting, size, batch, mode), 12)
+                yield Point(_named(size, batch, mode), partial(_speed, setting, size, batch, mode), 15)
 
 
 def _named(size: str, batch: int, mode: str) -> str:
@@ -73,15 +72,19 @@ def _promised(fast: dyt.DynamicModel, dense: nn.Module, image: Tensor, rate: flo
 
 @dataclass(frozen=True)
 class _Form:
-    """A way of running the dynamic model: its name, its rate, and the model."""
+    """A way of running the dynamic model: its name, its rate, the model, and of `LAUNCHES` which are compared."""
 
     name: str
     rate: float
     model: dyt.DynamicModel
+    launches: Sequence[str] = ("",)
 
 
-def _forms(setting: Setting, model: dyt.DynamicModel, images: Tensor, mode: str) -> Iterator[_Form]:
-    """The optimised model at each rate, its thresholds set for it: with a capacity, at the first rate also without."""
+def _forms(setting: Setting, model: dyt.DynamicModel, images: Tensor, mode: str, all_of_them: bool) -> Iterator[_Form]:
+    """The optimised model at each rate, its thresholds set for it, with a capacity.
+
+    At the first rate also with other launches, and with `all_of_them` without a capacity.
+    """
     kernels = executors.get("triton").refusal(setting.device) is None and mode != "eager"
     for rate in RATES:
         site = next(iter(model.sites))
@@ -92,10 +95,11 @@ def _forms(setting: Setting, model: dyt.DynamicModel, images: Tensor, mode: str)
         if not kernels:
             yield _Form("sparse", rate, dyt.optimize(model))
             continue
-        if rate == RATES[0]:
-            yield _Form("kernels", rate, dyt.optimize(model, kernels="triton"))
+        if rate == RATES[0] and all_of_them:
+            yield _Form(KERNELS, rate, dyt.optimize(model, kernels="triton"))
         dyt.calibrate_capacity(model, [images], margin=MARGIN, together=len(images))
-        yield _Form("kernels and capacity", rate, dyt.optimize(model, kernels="triton"))
+        launches = ([*LAUNCHES] if all_of_them else [*LAUNCHES][:2]) if rate == RATES[0] else [""]
+        yield _Form(CAPACITY, rate, dyt.optimize(model, kernels="triton"), launches)
 
 
 def _speed(setting: Setting, size: str, batch: int, mode: str) -> dict[str, Any]:
@@ -105,11 +109,13 @@ def _speed(setting: Setting, size: str, batch: int, mode: str) -> dict[str, Any]
     dense = timm.create_model(backbone, **model.spec.backbone.args).to(images).eval()
     plain, forms = dyt.optimize(model), {}
     with torch.no_grad(), run_as(setting, mode) as ready:
-        calls: dict[str, Callable[[], Any]] = {DENSE: ready(dense, images)}
-        for form in _forms(setting, model, images, mode):
-            name = f"{form.name}, {form.rate}"
-            forms[name] = form, _active(form.model, images)
-            calls[name] = ready(form.model, images)
+        calls: dict[str, Callable[[], Any]] = {DENSE: ready(dense, images)[0]}
+        for form in _forms(setting, model, images, mode, mode == "graph" or (size, batch) == ("B", 32)):
+            active = _active(form.model, images)
+            runs = ready(form.model, images, [LAUNCHES[each] for each in form.launches])
+            for launch, call in zip(form.launches, runs, strict=True):
+                name = f"{form.name}{launch}, {form.rate}"
+                forms[name], calls[name] = (replace(form, name=form.name + launch), active), call
         times = max(1, round(TARGET / duration(calls[DENSE], setting))) if setting.cuda else 1
         timed = {name: synchronised(call, times, setting.device) for name, call in calls.items()}
         found = paired(timed, *rounds(setting))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import dyt
 from dyt.registry import executors
-from gpu_parts.setting import BACKBONES, DENSE, Point, Setting, built, duration, repeated, require, run_as
+from gpu_parts.setting import BACKBONES, DENSE, Point, Setting, built, duration, joined, repeated, require, run_as
 
 MARGIN = 0.02
 """By how much a capacity is above the calibration images' need."""
@@ -38,12 +39,14 @@ def kernel_points(setting: Setting) -> Iterator[Point]:
     if executors.get("triton").refusal(setting.device) is not None:
         return
     sizes = [(384, 6304), (768, 6304), (768, 25216), (1024, 6304)] if setting.cuda else [(24, 10)]
+    for channels, tokens in [(768, 6304), (768, 25216), (384, 25216)] if setting.cuda else sizes:
+        yield Point(f"launches, C {channels}, T {tokens}", partial(_launches, setting, channels, tokens), 12)
     for channels, tokens in sizes:
         yield Point(f"C {channels}, T {tokens}", partial(_kernels, setting, channels, tokens), 25)
 
 
 def _kernels(setting: Setting, channels: int, tokens: int) -> dict[str, Any]:
-    from dyt.executors.triton import launch
+    from dyt.executors.triton import launch, tuning
 
     device, dtype, half = setting.device, torch.bfloat16 if setting.cuda else torch.float32, tokens // 2
     found: dict[str, Any] = {}
@@ -86,9 +89,62 @@ def _kernels(setting: Setting, channels: int, tokens: int) -> dict[str, Any]:
                 "us": round(seconds * 1e6, 1),
                 "TFLOP/s": round(2 * rows * width * depth / seconds / 1e12, 1),
             }
-        for label, kernel in {"pointers": launch._linear, "descriptors": launch._described}.items():
+        for label, kernel in {"pointers": tuning.pointers, "descriptors": tuning.described}.items():
             if kernel.cache:
                 found[f"{name}, tiles, {label}"] = str(list(kernel.cache.values())[-1])
+    return found
+
+
+def _launches(setting: Setting, channels: int, tokens: int) -> dict[str, float]:
+    """Microseconds of the branch at half of the tokens, with a capacity, and of the adapter, by what is `joined`."""
+    from dyt.executors.triton import launch, launch_adapter
+
+    device, dtype, width, hidden = setting.device, torch.bfloat16 if setting.cuda else torch.float32, 4 * channels, 64
+    torch.manual_seed(0)
+    shapes = (width, channels), (width,), (channels, width), (channels,), (channels,), (channels,)
+    w1, b1, w2, b2, gamma, beta = ((torch.randn(*s) / s[-1] ** 0.5).to(device, dtype) for s in shapes)
+    shapes = (hidden, channels), (hidden,), (channels, hidden), (channels,), (1, channels), (1,)
+    down, down_bias, up, up_bias, router, router_bias = ((torch.randn(*s) * 0.02).to(device, dtype) for s in shapes)
+    x, other, out = (torch.randn(tokens, channels).to(device, dtype) for _ in range(3))
+    active = (torch.rand(tokens) < 0.5).to(device)
+    norm, rows = (gamma, beta, 1e-6), int(tokens * (0.5 + MARGIN))
+    weights = (down, down_bias), (up, up_bias), (router, router_bias), "relu"
+
+    def branch(onto: Tensor = out) -> Tensor:
+        launch.mlp_onto(x, active, norm, (w1, b1), (w2, b2), None, onto, rows)
+        return onto
+
+    def adapter() -> Tensor:
+        return launch_adapter.adapted(x, *weights, other)[1]
+
+    with torch.no_grad():
+        hidden_TD = F.gelu(
+            F.linear(F.layer_norm(x.float(), (channels,), gamma.float(), beta.float()), w1.float(), b1.float())
+        )
+        added = F.linear(hidden_TD, w2.float(), b2.float()) * active[:, None]
+        sums = (x + other).float()
+        adapted = sums + F.linear(F.linear(sums, down.float(), down_bias.float()).relu(), up.float(), up_bias.float())
+    checked = {
+        "branch": (lambda: branch(torch.zeros_like(out)), added),
+        "adapter": (adapter, adapted),
+        "pack": (lambda: launch.packed(x, active, norm)[1][: int(active.sum())], active.nonzero().squeeze(1)),
+    }
+    calls: dict[str, tuple[Collection[str], Callable[[], Any]]] = {
+        "branch, apart": ((), branch),
+        "branch, pack": (("pack",), branch),
+        "branch, pack and tail": (("pack", "tail"), branch),
+        "pack, apart": ((), lambda: launch.packed(x, active, norm)),
+        "pack, joined": (("pack",), lambda: launch.packed(x, active, norm)),
+        "adapter, apart": ((), adapter),
+        "adapter, joined": (("residual",), adapter),
+    }
+    found = {}
+    for name, (launches, call) in calls.items():
+        with joined(launches), torch.no_grad():
+            given, expected = checked[name.partition(",")[0]]
+            off = float((given().float() - expected.float()).norm() / expected.float().norm())
+            require(off < 2e-2, f"{name}: relative difference {off:.1e}")
+            found[name] = round(repeated(call, setting) * 1e6, 2)
     return found
 
 
@@ -108,7 +164,7 @@ def _profile(setting: Setting, size: str, batch: int) -> dict[str, Sequence[tupl
     found = {}
     with torch.no_grad(), run_as(setting, "compiled") as ready:
         for name, each in {DENSE: dense, "optimised": dyt.optimize(model, kernels="triton")}.items():
-            replay = ready(each, images)
+            [replay] = ready(each, images)
             replay()
             torch.cuda.synchronize()
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

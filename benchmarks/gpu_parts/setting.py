@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -141,12 +141,44 @@ def repeated(call: Callable[[], Any], setting: Setting, times: int = 20) -> floa
 
 
 @contextmanager
-def run_as(setting: Setting, mode: str) -> Iterator[Callable[[nn.Module, Tensor], Callable[[], Any]]]:
+def joined(launches: Collection[str] | None) -> Iterator[None]:
+    """Inside, these neighbouring kernels of the executor `triton` are launched as one; None leaves it as it is."""
+    if launches is None:
+        yield
+        return
+    from dyt.executors.triton import tuning
+
+    usual, tuning.JOINED = tuning.JOINED, frozenset(launches)
+    try:
+        yield
+    finally:
+        tuning.JOINED = usual
+
+
+class Ready(Protocol):
+    """How a model's forward is made ready."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, launches: Sequence[Collection[str] | None] = (None,)
+    ) -> list[Callable[[], Any]]:
+        """What runs it, for each set of `joined` launches; compiled once for all."""
+
+
+@contextmanager
+def run_as(setting: Setting, mode: str) -> Iterator[Ready]:
     """How forwards are run: `eager`; `graph`, each kernel as in eager mode but captured; `compiled` and captured."""
 
-    def ready(model: nn.Module, images: Tensor) -> Callable[[], Any]:
-        call = torch.compile(_traceable(model), fullgraph=True) if mode == "compiled" else model
-        return partial(call, images) if mode == "eager" else replayed(partial(call, images))[0]
+    def ready(
+        model: nn.Module, images: Tensor, launches: Sequence[Collection[str] | None] = (None,)
+    ) -> list[Callable[[], Any]]:
+        call = partial(torch.compile(_traceable(model), fullgraph=True) if mode == "compiled" else model, images)
+        if mode == "eager":
+            return [call for _ in launches]
+        made = []
+        for each in launches:
+            with joined(each):
+                made.append(replayed(call)[0])
+        return made
 
     try:
         yield ready

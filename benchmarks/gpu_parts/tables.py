@@ -35,11 +35,14 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     steps = {key.partition(": ")[2]: found for key, found in results.items() if key.startswith("train: ")}
     if steps:
-        yield "| Training step | Model | ms | Of the static adapter's |"
-        yield "|---|---|---|---|"
+        yield "| Training step | Model | ms | Of the static adapter's | MiB | Of the static adapter's |"
+        yield "|---|---|---|---|---|---|"
         for name, found in steps.items():
             for who, row in found.items():
-                yield f"| {name} | {who} | {row['ms']:.1f} | {Interval(**row['of static'])} |"
+                ratio = Interval(**row["of static"])
+                yield (
+                    f"| {name} | {who} | {row['ms']:.1f} | {ratio} | {row['MiB']:.0f} | {row['MiB of static']:.2f} |"
+                )
         yield ""
     yield from _bank_rows({key.partition(": ")[2]: found for key, found in results.items() if key.startswith("bank: ")})
 

@@ -21,8 +21,10 @@ from dyt.assembly.merging import merge
 from dyt.assembly.support import Support, supports
 from dyt.assembly.undo import unwrap
 from dyt.bank import Bank
+from dyt.config.objective import ObjectiveSpec
 from dyt.config.presets import preset, presets
-from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec, ObjectiveSpec, Ramp
+from dyt.config.schedules import Ramp
+from dyt.config.spec import BackboneSpec, CapacitySpec, DyTSpec, HeadSpec
 from dyt.core.context import carry_context
 from dyt.core.route import Route, Tokens
 from dyt.errors import CheckpointError, ContextError, DyTError, SpecError, UnsupportedError, WeightsError, quoted

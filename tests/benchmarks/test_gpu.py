@@ -50,6 +50,8 @@ def test_points_are_kept_failures_are_lines_and_are_tried_again(
     assert "device: long: left for another run, of about 1000000 s" in capsys.readouterr().out
     with file.open("a") as out:
         out.write('{"key": "device: d", "resu')  # interrupted
+    assert script["main"]([*command, "--only", "device: c", "long"]) == 1
+    assert calls == ["a", "b", "c"], "what is not named is not tried again"
     assert script["main"]([*command]) == 0
     assert calls == ["a", "b", "c", "b"]
     assert all(json.loads(line) for line in file.read_text().splitlines())
@@ -68,6 +70,9 @@ def test_tables_have_a_row_for_each_rate(script: dict[str, Any]) -> None:
     lines = list(script["tables"]({"speed: ViT-B": {"dense ms": 2.5, "rows": [row]}}))
     bank = {"ms": {"swapped": 4.0}, "speedup": {"swapped": speedup}}
     assert list(script["tables"]({"bank: eager": bank}))[-1] == "| eager | swapped | 4.00 | 1.25 [1.20, 1.30] |"
+    step = {"ms": 80.0, "of static": speedup, "MiB": 5000.0, "MiB of static": 1.5}
+    rows = list(script["tables"]({"train: ViT-B": {"budgets": step}}))
+    assert rows[2] == "| ViT-B | budgets | 80.0 | 1.25 [1.20, 1.30] | 5000 | 1.50 |"
     assert lines[2] == "| ViT-B | 2.500 | kernels | 0.50 | 2.000 | 1.25 [1.20, 1.30] | 1.50 | 50% |"
 
 

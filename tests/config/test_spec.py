@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dyt
-from dyt.config.spec import Descent, Ramp, at, ends, parse
+from dyt.config.schedules import Descent, Ramp, at, ends
+from dyt.config.spec import parse
 from laws.strategies import ramps
 
 

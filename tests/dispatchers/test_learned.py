@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import dyt
 from dyt.config.files import parse_yaml
-from dyt.config.spec import Ramp
+from dyt.config.schedules import Ramp
 from dyt.dispatchers import BuildContext, DecisionContext, Learned, LearnedSpec, sampling
 from laws.models import tiny
 

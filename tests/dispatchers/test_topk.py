@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import dyt
-from dyt.config.spec import Ramp
+from dyt.config.schedules import Ramp
 from dyt.dispatchers import BuildContext, DecisionContext, TopK, TopKSpec, sampling
 from dyt.dispatchers.counted import largest
 from dyt.dispatchers.topk import soft_top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -108,9 +109,43 @@ def products() -> None:
             assert_close(added, expected, atol=1e-5, rtol=1e-5)
 
 
+def branches() -> None:
+    """The branch by each set of joined kernels: the same numbers, however many tokens torch's products are given."""
+    from dyt.executors.triton import launch, tuning
+
+    usual, tokens, channels, width = tuning.JOINED, 21, 24, 40
+    generator = torch.Generator().manual_seed(0)
+    shapes = (width, channels), (width,), (channels, width), (channels,), (channels,), (channels,), (channels,)
+    made = [torch.randn(*shape, generator=generator) / shape[-1] ** 0.5 for shape in shapes]
+    x, start = (torch.randn(tokens, channels, generator=generator) for _ in range(2))
+    few, some = torch.arange(tokens) == 20, torch.rand(tokens, generator=generator) < 0.5
+    # The interpreter's matrix product is wrong in bfloat16: there all rows are torch's.
+    kinds = (torch.float32, 1e-4, 5), (torch.float16, 1e-2, 5), (torch.bfloat16, 8e-2, tokens)
+    for dtype, tolerance, rows in kinds:
+        w1, b1, w2, b2, gamma, beta, scale = (each.to(dtype) for each in made)
+        sets = [{"pack"}, set()] if rows == tokens else [{"pack", "tail"}, set()]
+        for active, joined in itertools.product((few, some, few & ~few, few | ~few), sets):
+            bare = rows == 5 and bool(active.all())
+            tuning.JOINED = frozenset(joined)
+            out = start.to(dtype, copy=True)
+            launch.mlp_onto(
+                *(x.to(dtype), active, (gamma, beta, 1e-5), (w1, None if bare else b1), (w2, None if bare else b2)),
+                *(None if bare else scale, out, rows),
+            )
+            tuning.JOINED = usual
+            y = torch.nn.functional.layer_norm(x.to(dtype).float(), (channels,), gamma.float(), beta.float())
+            h = torch.nn.functional.gelu(y @ w1.float().T + (0 if bare else b1.float()))
+            added = (h @ w2.float().T + (0 if bare else b2.float())) * (1 if bare else scale.float())
+            expected = start.to(dtype).float() + added * active[:, None]
+            case = f"{dtype}, {int(active.sum())} active, {rows} rows, {sorted(joined)}"
+            assert_close(out.float(), expected, atol=tolerance, rtol=tolerance, msg=case)
+            assert torch.equal(out[~active], start.to(dtype)[~active])
+
+
 def adapters() -> None:
     """The adapter's kernel, with as many hidden units as no tile has, with a router and without."""
-    from dyt.executors.triton.operators import adapted
+    from dyt.executors.triton import tuning
+    from dyt.executors.triton.operators import adapted, joined
 
     generator = torch.Generator().manual_seed(0)
     shapes = (21, 24), (10, 24), (10,), (24, 10), (24,), (1, 24), (1,)
@@ -123,6 +158,18 @@ def adapters() -> None:
         out, logits = adapted(x, down, down_bias, up, up_bias, None, None, name)
         assert_close(out, expected, atol=1e-4, rtol=1e-4)
         assert logits.shape == (0,)
+    other = torch.randn(shapes[0], generator=generator)
+    expected = adapted(x + other, down, down_bias, up, up_bias, router, router_bias, "relu")
+    usual = tuning.JOINED
+    for kept in (usual, frozenset()):
+        tuning.JOINED = kept
+        for found, wanted in zip(
+            joined(x, other, down, down_bias, up, up_bias, router, router_bias, "relu"),
+            (x + other, *expected),
+            strict=True,
+        ):
+            assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    tuning.JOINED = usual
 
 
 def refusals() -> None:
@@ -156,6 +203,7 @@ if __name__ == "__main__":
         agreement("cpu", dtype)
         optimised("cpu", dtype)
     products()
+    branches()
     adapters()
     counting()
     refusals()

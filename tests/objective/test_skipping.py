@@ -137,6 +137,10 @@ def test_each_step_has_a_rate_of_its_own_and_the_thresholds_follow() -> None:
         low = 0.2 + 0.1 * k
         assert sum(low <= rate < low + 0.1 for rate in asked) == pytest.approx(200 / 7, abs=3)
     assert objective.asked_rate(0.5) == 0.3
+    for rate in (0.1, 1.0):  # beyond the range, which then has it for a bound
+        wider = [objective.model_copy(update={"rate": rate}).asked_rate(0.5, step) for step in range(200)]
+        assert min(wider) == pytest.approx(min(rate, 0.2), abs=0.01)
+        assert max(wider) == pytest.approx(max(rate, 0.9), abs=0.01)
     made = model(rate=0.3, spread=[0.2, 0.9], control="threshold")
     step = dyt.TuningStep(made)
     with pytest.raises(dyt.DyTError, match="pass step"):
@@ -152,7 +156,7 @@ def test_each_step_has_a_rate_of_its_own_and_the_thresholds_follow() -> None:
     [
         ({"control": "loss"}, "control: threshold"),
         ({"layer_rates": [0.5, 0.5]}, "no layer_rates"),
-        ({"spread": [0.6, 0.9]}, "with rate between"),
+        ({"spread": [0.9, 0.6]}, r"given \[0.9, 0.6\]"),
     ],
 )
 def test_a_spread_that_cannot_be_kept_is_refused(changes: dict[str, Any], why: str) -> None:

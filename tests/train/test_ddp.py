@@ -116,6 +116,7 @@ def test_the_default_recipe_is_the_same_on_two_processes(
         pytest.skip("four more processes; use --full")
     plain = recipe("default")
     plain["model"]["backbone"] = {"name": NAME, "weights": "none", "args": {**ARGS, "depth": 4}}
+    plain["model"]["objective"] |= {"features": 2.0, "teacher": "pretrained"}
     for name, lr in (("start", 1e-30), ("trained", 1e-3)):
         run = runs(**plain["model"], train={**plain["train"], "epochs": 2, "batch_size": 8, "lr": lr})
         folder = tmp_path / name

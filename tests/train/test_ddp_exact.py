@@ -27,12 +27,13 @@ ONE = SCRIPT[: SCRIPT.index("assert")]
 def test_the_default_recipe_on_two_processes_is_exact(
     runs: Runs, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Its dropout, routers' start and threshold, and router noise as well: metrics and tensors are equal to 1e-9."""
+    """Its dropout, starts and thresholds, router noise and a teacher as well: metrics and tensors equal to 1e-9."""
     if not request.config.getoption("--full"):
         pytest.skip("three more processes; use --full")
     plain = recipe("default")
     plain["model"]["backbone"] = {"name": NAME, "weights": "none", "args": {**ARGS, "depth": 4}}
     plain["model"]["dispatcher"]["noise"] = 0.5
+    plain["model"]["objective"] |= {"features": 2.0, "teacher": "pretrained", "router_gradient": "all"}
     run = runs(**plain["model"], train={**plain["train"], "epochs": 3, "batch_size": 8})
     assert run.model.adapter.dropout > 0
     (tmp_path / "given.yaml").write_text(dump_yaml(run.model_dump(mode="json", exclude_unset=True)))

@@ -42,7 +42,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
         recipe("vtab")
 
 
-@pytest.mark.parametrize("name", ["default", "budgets"])
+@pytest.mark.parametrize("name", ["default", "one_rate"])
 def test_a_preset_takes_the_place_of_the_remedies(name: str) -> None:
     plain = with_preset({**recipe(name), "data": {"root": "x"}}, "dyt_vtab")
     run = parse(RunSpec, plain)

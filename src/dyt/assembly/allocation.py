@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dyt.config.base import ComponentSpec
-from dyt.config.spec import DyTSpec, ObjectiveSpec
+from dyt.config.objective import ObjectiveSpec
+from dyt.config.spec import DyTSpec
 from dyt.core.execution import TokenCapacity
 from dyt.errors import SpecError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dyt.config.base import ComponentSpec
-from dyt.config.spec import Rate
+from dyt.config.schedules import Rate
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.core.draws import share
 from dyt.core.route import mean_token

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from dyt.config.spec import Rate
+from dyt.config.schedules import Rate
 from dyt.dispatchers.base import RatedSpec
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dyt.config.spec import Schedule, at
+from dyt.config.schedules import Schedule, at
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.core.scores import Router, linear_scores
 from dyt.dispatchers import sampling

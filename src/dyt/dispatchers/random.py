@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dyt.config.spec import Rate
+from dyt.config.schedules import Rate
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.dispatchers.base import Decision, Dispatcher, RatedSpec, bernoulli
 from dyt.registry import dispatchers

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from dyt.config.spec import Schedule, ends
+from dyt.config.schedules import Schedule, ends
 from dyt.dispatchers.base import DispatcherSpec
 
 

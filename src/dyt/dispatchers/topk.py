@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dyt.config.spec import at
+from dyt.config.schedules import at
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.core.scores import Router, linear_scores
 from dyt.dispatchers import sampling

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dyt.assembly.allocation import site_rates
-from dyt.config.spec import NO_PRETRAINED, ObjectiveSpec, Ramp, at, parse
+from dyt.config.objective import ObjectiveSpec
+from dyt.config.schedules import Ramp, at
+from dyt.config.spec import NO_PRETRAINED, parse
 from dyt.core import context
 from dyt.core.execution import Executor
 from dyt.core.holding import runner

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from dyt.config.spec import Rate
+from dyt.config.schedules import Rate
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.dispatchers import sampling
 from dyt.errors import SpecError

@@ -9,7 +9,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from dyt.config.spec import Rate
+from dyt.config.schedules import Rate
 from dyt.core.context import BuildContext, DecisionContext
 from dyt.reducers.base import Carried, Reduced, Reducer, ReducerSpec, ascending, chosen
 from dyt.reducers.selection import best, pick

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dyt.config.spec import ends
+from dyt.config.schedules import ends
 from dyt.objective.teacher import TeacherFeatures, teacher_rows
 from dyt.tasks.base import Examples
 from dyt.train.inference import Inference

@@ -19,7 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @executors("triton")
 class Triton(Executor):
-    """Compaction; gather and LayerNorm; fc1, bias and GELU; fc2, bias, layer scale and scatter onto the stream.
+    """Compaction, gather and LayerNorm; fc1, bias and GELU; fc2, bias, layer scale and scatter onto the stream.
 
     For inference, and MLP branches. Every buffer has room for all tokens and every grid is of a size that is known
     beforehand; the kernels read how many rows there are and leave the rest alone. So nothing waits for the device, and

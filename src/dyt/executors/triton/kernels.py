@@ -1,6 +1,7 @@
-"""The kernels. T rows at most, of which the first `count` (read on the device) are computed; C, IN, OUT channels.
+"""The kernels that multiply. T rows at most, of which the first `count` (read on the device) are computed; C, IN, OUT
+channels.
 
-Imports triton, so that only `launch` imports this file, when the executor is used.
+Imports triton, so that only the launches import this file, when the executor is used.
 """
 
 import triton
@@ -8,44 +9,7 @@ import triton.language as tl
 
 
 @triton.jit
-def compact(active, index, count, total, BLOCK: tl.constexpr):
-    """index[:count] = the positions of the active ones of `total` tokens, in order; their number into `count`.
-
-    Each program first counts what lies before its tokens, instead of waiting for the others: no atomics, and the order
-    is always the same.
-    """
-    program = tl.program_id(0)
-    lane = tl.arange(0, BLOCK)
-    before = tl.zeros((BLOCK,), dtype=tl.int32)
-    for chunk in range(0, program):
-        before += tl.load(active + chunk * BLOCK + lane).to(tl.int32)
-    start = tl.sum(before)
-    token = program * BLOCK + lane
-    own = tl.load(active + token, mask=token < total, other=0).to(tl.int32)
-    place = start + tl.cumsum(own, 0) - own
-    tl.store(index + place, token, mask=own != 0)
-    if program == tl.num_programs(0) - 1:
-        tl.store(count, start + tl.sum(own))
-
-
-@triton.jit
-def gather_norm(x, index, count, gamma, beta, out, eps, C: tl.constexpr, BLOCK: tl.constexpr):
-    """out[r] = LayerNorm(x[index[r]]), one program for each row; statistics in float32."""
-    row = tl.program_id(0).to(tl.int64)
-    if row < tl.load(count):
-        columns = tl.arange(0, BLOCK)
-        inside = columns < C
-        token = tl.load(index + row).to(tl.int64)
-        value = tl.load(x + token * C + columns, mask=inside, other=0.0).to(tl.float32)
-        centred = tl.where(inside, value - tl.sum(value) / C, 0.0)
-        normed = centred * tl.rsqrt(tl.sum(centred * centred) / C + eps)
-        scale = tl.load(gamma + columns, mask=inside, other=0.0).to(tl.float32)
-        shift = tl.load(beta + columns, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + row * C + columns, (normed * scale + shift).to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _gelu(x, EXACT: tl.constexpr):
+def gelu(x, EXACT: tl.constexpr):
     """GELU by erf; for half precision erf is approximated to 1.5e-7 (Abramowitz and Stegun, 7.1.26): it is faster."""
     if EXACT:
         out = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
@@ -80,7 +44,7 @@ def _finish(
     if BIAS:
         total += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     if GELU:
-        total = _gelu(total, out.dtype.element_ty == tl.float32)
+        total = gelu(total, out.dtype.element_ty == tl.float32)
     if SCALE:
         total *= tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     target = row.to(tl.int64)
@@ -186,93 +150,79 @@ def linear_by_descriptor(
 
 
 @triton.jit
-def gelu_rows(x, count, rows, C, BLOCK: tl.constexpr):
-    """x[r] = gelu(x[r]) for the first `rows` rows of x (T, C) that are among the `count`; one program for a piece."""
-    row = tl.program_id(0).to(tl.int64)
-    if row < tl.minimum(tl.load(count), rows):
-        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        inside = column < C
-        value = tl.load(x + row * C + column, mask=inside, other=0.0).to(tl.float32)
-        out = _gelu(value, x.dtype.element_ty == tl.float32)
-        tl.store(x + row * C + column, out.to(x.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def scatter_rows(
-    y, bias, scale, index, count, rows, out, C, BIAS: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """out[index[r]] += scale * (y[r] + bias) for the first `rows` rows of y (T, C) that are among the `count`."""
-    row = tl.program_id(0).to(tl.int64)
-    if row < tl.minimum(tl.load(count), rows):
-        column = tl.arange(0, BLOCK)
-        inside = column < C
-        value = tl.load(y + row * C + column, mask=inside, other=0.0).to(tl.float32)
-        if BIAS:
-            value += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-        if SCALE:
-            value *= tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)
-        place = out + tl.load(index + row).to(tl.int64) * C + column
-        value += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(place, value.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def adapter(
-    x,
-    down,
-    down_bias,
-    up,
-    up_bias,
-    router,
-    router_bias,
+def gelu_then_linear(
+    a,
+    weight,
+    bias,
+    index,
+    count,
     out,
-    logits,
-    rows,
-    size,
-    C,
-    UNITS,
-    WIDTH: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    ROUTED: tl.constexpr,
+    first,
+    IN,
+    OUT,
+    BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
-    DEPTH: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PIECE: tl.constexpr,
 ):
-    """out = x + up(act(down(x))) and the router's logits of x in float32, in one pass over `rows` tokens x (rows, C).
+    """`gelu_rows` of the first `first` rows of out (T, OUT), then `linear` with GELU for the rows from there on.
 
-    One program for ROWS tokens, whose hidden units (WIDTH >= UNITS) stay in registers. `size` is for the tuning alone.
+    One launch of persistent programs, whose number is of the multiprocessors. The rows of the second part are none in
+    most forwards.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    real, far = row < rows, row.to(tl.int64)
-    unit = tl.arange(0, WIDTH)
-    used = unit < UNITS
-    hidden = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    score = tl.zeros((ROWS,), dtype=tl.float32)
-    for start in range(0, C, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
-        within = depth < C
-        left = tl.load(x + far[:, None] * C + depth[None, :], mask=real[:, None] & within[None, :], other=0.0)
-        right = tl.load(down + unit[None, :] * C + depth[:, None], mask=used[None, :] & within[:, None], other=0.0)
-        hidden = tl.dot(left, right, hidden, input_precision=PRECISION)
-        if ROUTED:
-            by = tl.load(router + depth, mask=within, other=0.0).to(tl.float32)
-            score += tl.sum(left.to(tl.float32) * by[None, :], 1)
-    hidden += tl.load(down_bias + unit, mask=used, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION == "relu":  # noqa: SIM108 - decided while it is compiled
-        hidden = tl.maximum(hidden, 0.0)
-    else:
-        hidden = _gelu(hidden, out.dtype.element_ty == tl.float32)
-    if ROUTED:
-        tl.store(logits + row, score + tl.load(router_bias).to(tl.float32), mask=real)
-    units = hidden.to(out.dtype.element_ty)
-    for start in range(0, C, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = column < C
-        whole = real[:, None] & inside[None, :]
-        right = tl.load(up + column[None, :] * UNITS + unit[:, None], mask=inside[None, :] & used[:, None], other=0.0)
-        total = tl.dot(units, right, input_precision=PRECISION)
-        total += tl.load(up_bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-        place = far[:, None] * C + column[None, :]
-        total += tl.load(x + place, mask=whole, other=0.0).to(tl.float32)
-        tl.store(out + place, total.to(out.dtype.element_ty), mask=whole)
+    numbers = tl.minimum(tl.load(count), first).to(tl.int64) * OUT
+    for piece in range(tl.program_id(0), tl.cdiv(numbers, PIECE), tl.num_programs(0)):
+        place = piece * PIECE + tl.arange(0, PIECE)
+        value = tl.load(out + place, mask=place < numbers, other=0.0).to(tl.float32)
+        value = gelu(value, out.dtype.element_ty == tl.float32)
+        tl.store(out + place, value.to(out.dtype.element_ty), mask=place < numbers)
+    # fmt: off
+    linear(a, weight, bias, bias, index, count, out, first, 0, IN, OUT,
+           BIAS, True, False, False, False, PRECISION, ROWS, COLUMNS, DEPTH, 1)
+    # fmt: on
+
+
+@triton.jit
+def scatter_then_linear(
+    y,
+    a,
+    weight,
+    bias,
+    scale,
+    index,
+    count,
+    out,
+    first,
+    IN,
+    OUT,
+    BIAS: tl.constexpr,
+    SCALE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TOGETHER: tl.constexpr,
+):
+    """`scatter_rows` of the first `first` rows y, TOGETHER at a time, then `linear` added at `index` for those from
+    there on; one launch as `gelu_then_linear`."""
+    rows = tl.minimum(tl.load(count), first)
+    column = tl.arange(0, BLOCK)
+    for group in range(tl.program_id(0), tl.cdiv(rows, TOGETHER), tl.num_programs(0)):
+        row = group * TOGETHER + tl.arange(0, TOGETHER)
+        whole = (row < rows)[:, None] & (column < OUT)[None, :]
+        value = tl.load(y + row.to(tl.int64)[:, None] * OUT + column[None, :], mask=whole, other=0.0).to(tl.float32)
+        if BIAS:
+            value += tl.load(bias + column, mask=column < OUT, other=0.0).to(tl.float32)[None, :]
+        if SCALE:
+            value *= tl.load(scale + column, mask=column < OUT, other=0.0).to(tl.float32)[None, :]
+        token = tl.load(index + row, mask=row < rows, other=0).to(tl.int64)
+        place = out + token[:, None] * OUT + column[None, :]
+        value += tl.load(place, mask=whole, other=0.0).to(tl.float32)
+        tl.store(place, value.to(out.dtype.element_ty), mask=whole)
+    # fmt: off
+    linear(a, weight, bias, scale, index, count, out, first, 0, IN, OUT,
+           BIAS, False, SCALE, True, True, PRECISION, ROWS, COLUMNS, DEPTH, 1)
+    # fmt: on

@@ -1,9 +1,7 @@
-"""The launches: buffers, grids, and the tuning of the tiles. Imports triton; only `operators` imports this file."""
+"""The launches of an MLP branch: buffers and grids. Imports triton; only `operators` imports this file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,79 +9,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from dyt.executors.triton.kernels import (
-    adapter,
-    compact,
-    gather_norm,
-    gelu_rows,
-    linear,
-    linear_by_descriptor,
-    scatter_rows,
-)
+from dyt.executors.triton import tuning
+from dyt.executors.triton.kernels import gelu_then_linear, scatter_then_linear
+from dyt.executors.triton.row_kernels import compact, gather_norm, gelu_rows, pack_norm, scatter_rows
 from dyt.executors.unseen import unseen
-
-INTERPRETED = bool(triton.knobs.runtime.interpret)
-TILES = ((128, 128, 64, 8, 3, 1), (128, 128, 32, 4, 3, 2), (64, 128, 64, 4, 3, 2), (32, 128, 64, 4, 3, 2))
-"""(rows, columns, depth, warps, stages, programs on a multiprocessor) that are tried on a GPU, for each shape of the
-weights."""
-EXACT_TILES = ((64, 64, 32, 4, 2, 2),)
-"""For float32 without TF32, which no matrix unit computes: larger tiles would not fit into registers."""
-DESCRIPTOR_TILES = ((128, 256, 64, 8, 3, 1), (128, 128, 64, 8, 3, 2), (128, 128, 64, 4, 3, 2), (64, 128, 64, 4, 4, 2))
-"""Those that are tried where a copy engine loads tiles: on GPUs of capability 9.0 and up."""
-ALIGNMENT = 16
-"""Bytes that the rows of a tensor must be a multiple of for that engine."""
-GELU_BLOCK = 1024
-"""Numbers that one program of `gelu_rows` looks at."""
-ADAPTER_TILES = ((32, 128, 256, 4, 3), (16, 128, 256, 4, 3), (64, 128, 128, 4, 2), (64, 64, 256, 8, 3))
-"""(tokens, depth, columns, warps, stages) that are tried for the adapter."""
-COMPACTED = 2048
-"""Tokens that one program of `compact` looks at."""
-
-
-def _sized(arguments: dict[str, Any]) -> None:
-    """Gives the descriptors the tile sizes of the configuration that is about to run."""
-    depth = arguments["DEPTH"]
-    arguments["a"].block_shape = [arguments["ROWS"], depth]
-    arguments["weight"].block_shape = [arguments["COLUMNS"], depth]
-
-
-def _configs(tiles: Sequence[tuple[int, ...]], hook: Callable[[dict[str, Any]], None] | None = None) -> list[Any]:
-    if INTERPRETED:
-        tiles = ((16, 16, 16, 4, 1, 1),)
-    return [
-        triton.Config(
-            {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "RESIDENT": resident},
-            num_warps=warps,
-            num_stages=stages,
-            pre_hook=hook,
-        )
-        for rows, columns, depth, warps, stages, resident in tiles
-    ]
-
-
-def _timed(call: Callable[[], None], quantiles: Sequence[float]) -> Any:
-    """Of replayed CUDA graphs: launching takes the host longer than a small product takes the GPU."""
-    return triton.testing.do_bench_cudagraph(call, rep=20, quantiles=quantiles)
-
-
-# Tried again for another power of two of the rows that there may be: how many there are is known to the device alone.
-KEY = ["IN", "OUT", "SCATTER", "size", "PRECISION"]
-_tuned = partial(
-    triton.autotune, key=["IN", "OUT", "SCATTER", "size", "PRECISION"], restore_value=["out"], do_bench=_timed
-)
-_linear = _tuned(configs=_configs(TILES))(linear)
-_exact = _tuned(configs=_configs(EXACT_TILES))(linear)
-_described = _tuned(configs=_configs(DESCRIPTOR_TILES, _sized))(linear_by_descriptor)
-
-
-_adapter = triton.autotune(
-    key=["C", "WIDTH", "ROUTED", "size", "PRECISION"],
-    do_bench=_timed,
-    configs=[
-        triton.Config({"ROWS": rows, "DEPTH": depth, "COLUMNS": columns}, num_warps=warps, num_stages=stages)
-        for rows, depth, columns, warps, stages in (((16, 16, 16, 4, 1),) if INTERPRETED else ADAPTER_TILES)
-    ],
-)(adapter)
 
 
 def mlp_onto(
@@ -111,30 +40,43 @@ def mlp_onto(
         out: (T, C), contiguous; it may be x.
         rows: as many as there usually are; 0 leaves all to the kernels.
     """
-    total, channels = x.shape
+    total = len(x)
     if total == 0:
         return
     assert x.is_contiguous()
     assert out.is_contiguous()
-    index, count = x.new_empty(total, dtype=torch.int32), x.new_empty((), dtype=torch.int32)
-    compact[(triton.cdiv(total, COMPACTED),)](
-        active.contiguous().view(torch.uint8), index, count, total, BLOCK=COMPACTED, num_warps=8
-    )
-    normed, middle = x.new_empty(total, channels), x.new_empty(total, len(fc1[0]))
-    weight, bias, eps = norm
-    block = triton.next_power_of_2(channels)
-    gather_norm[(total,)](x, index, count, weight, bias, normed, eps, C=channels, BLOCK=block)
+    normed, index, count = packed(x, active, norm)
+    middle = x.new_empty(total, len(fc1[0]))
     rows = min(rows, total)
     if rows:
-        _counted_rows(normed[:rows], middle[:rows], fc1, fc2, scale, index, count, out)
-    if rows < total:
+        _counted_rows(normed, middle, rows, fc1, fc2, scale, index, count, out)
+    if rows < total and not (rows and "tail" in tuning.JOINED):
         product(normed, *fc1, None, index, count, middle, gelu=True, scatter=False, first=rows)
         product(middle, *fc2, scale, index, count, out, gelu=False, scatter=True, first=rows)
+
+
+def packed(x: Tensor, active: Tensor, norm: tuple[Tensor, Tensor, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """The active ones of tokens x (T, C), normalised, in the first rows of (T, C); (T,) int32 where they come from; ()
+    int32 how many they are. What is behind them is anything."""
+    total, channels = x.shape
+    index, count = x.new_empty(total, dtype=torch.int32), x.new_empty((), dtype=torch.int32)
+    normed, active = torch.empty_like(x), active.contiguous().view(torch.uint8)
+    weight, bias, eps = norm
+    block = triton.next_power_of_2(channels)
+    if "pack" in tuning.JOINED:
+        sizes = {"BLOCK": block, "TOGETHER": tuning.PACKED, "COUNTED": tuning.COUNTED}
+        grid = (triton.cdiv(total, tuning.PACKED),)
+        pack_norm[grid](x, active, index, count, weight, bias, normed, eps, total, channels, **sizes, num_warps=8)
+        return normed, index, count
+    compact[(triton.cdiv(total, tuning.COMPACTED),)](active, index, count, total, BLOCK=tuning.COMPACTED, num_warps=8)
+    gather_norm[(total,)](x, index, count, weight, bias, normed, eps, C=channels, BLOCK=block)
+    return normed, index, count
 
 
 def _counted_rows(
     normed: Tensor,
     middle: Tensor,
+    rows: int,
     fc1: tuple[Tensor, Tensor | None],
     fc2: tuple[Tensor, Tensor | None],
     scale: Tensor | None,
@@ -142,16 +84,28 @@ def _counted_rows(
     count: Tensor,
     out: Tensor,
 ) -> None:
-    """The branch for rows normed (R, C), of which those from `count` on hold anything and are not written anywhere."""
-    rows, channels = normed.shape
+    """The branch for the first `rows` rows, of which those from `count` on hold anything and are not written anywhere.
+
+    With `tail` joined, for the rows beyond them as well.
+    """
+    total, channels = normed.shape
     width = middle.shape[1]
     (weight, bias), (last_weight, last_bias) = fc1, fc2
+    joined = rows < total and "tail" in tuning.JOINED
+    first = middle[:rows]
     if bias is None:
-        torch.mm(normed, weight.t(), out=middle)
+        torch.mm(normed[:rows], weight.t(), out=first)
     else:
-        torch.addmm(bias, normed, weight.t(), out=middle)
-    gelu_rows[(rows, triton.cdiv(width, GELU_BLOCK))](middle, count, rows, width, BLOCK=GELU_BLOCK)
-    last = middle @ last_weight.t()
+        torch.addmm(bias, normed[:rows], weight.t(), out=first)
+    if joined:
+        _gelu_then_beyond(normed, weight, bias, index, count, middle, rows)
+    else:
+        pieces = triton.cdiv(width, tuning.GELU_BLOCK)
+        gelu_rows[(rows, pieces)](middle, count, rows, width, BLOCK=tuning.GELU_BLOCK)
+    last = first @ last_weight.t()
+    if joined:
+        _scatter_then_beyond(last, middle, last_weight, last_bias, scale, index, count, out)
+        return
     scatter_rows[(rows,)](
         last,
         last if last_bias is None else last_bias,
@@ -165,6 +119,57 @@ def _counted_rows(
         SCALE=scale is not None,
         BLOCK=triton.next_power_of_2(channels),
     )
+
+
+def _gelu_then_beyond(
+    a: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, count: Tensor, out: Tensor, rows: int
+) -> None:
+    """GELU of the first `rows` rows of out (T, D) in place; behind them gelu(a weight^T + bias)."""
+    (width, channels), weight = weight.shape, weight.contiguous()
+    unseen("dyt.executors.triton.linear", lambda: max(int(count) - rows, 0) * width * channels)
+    grid, options = _tail(a)
+    gelu_then_linear[grid](
+        *(a, weight, weight if bias is None else bias, index, count, out, rows, channels, width),
+        BIAS=bias is not None,
+        PIECE=tuning.TAIL_PIECE,
+        **options,
+    )
+
+
+def _scatter_then_beyond(
+    y: Tensor,
+    a: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    index: Tensor,
+    count: Tensor,
+    out: Tensor,
+) -> None:
+    """out[index] += scale * (y + bias) for the rows of y; for those behind them in a, scale * (a weight^T + bias)."""
+    (width, channels), weight = weight.shape, weight.contiguous()
+    unseen("dyt.executors.triton.linear", lambda: max(int(count) - len(y), 0) * width * channels)
+    grid, options = _tail(a)
+    scatter_then_linear[grid](
+        *(y, a, weight, weight if bias is None else bias, weight if scale is None else scale),
+        *(index, count, out, len(y), channels, width),
+        BIAS=bias is not None,
+        SCALE=scale is not None,
+        BLOCK=triton.next_power_of_2(width),
+        TOGETHER=tuning.TAIL_ROWS,
+        **options,
+    )
+
+
+def _tail(a: Tensor) -> tuple[tuple[int], dict[str, Any]]:
+    """Grid and tiles of the joined kernels."""
+    exact = tuning.is_exact(a)
+    half = a.element_size() == 2
+    rows, columns, depth, warps, stages, resident = (
+        (16, 16, 16, 4, 1, 1) if tuning.INTERPRETED else tuning.TAIL if half else tuning.EXACT_TAIL
+    )
+    tiles = {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "num_warps": warps, "num_stages": stages}
+    return (tuning.processors(a.device) * resident,), {**tiles, "PRECISION": "ieee" if exact else "tf32"}
 
 
 def product(
@@ -189,14 +194,13 @@ def product(
     """
     width, channels = weight.shape
     unseen("dyt.executors.triton.linear", lambda: max(int(count) - first, 0) * width * channels)
-    processors = 3 if INTERPRETED else torch.cuda.get_device_properties(a.device).multi_processor_count
-    exact = a.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    processors, exact = tuning.processors(a.device), tuning.is_exact(a)
     weight = weight.contiguous()
     if described is None:
-        described = _has_engine(a.device) and channels * a.element_size() % ALIGNMENT == 0 and not exact
-    kernel, given = _exact if exact else _linear, (a, weight)
+        described = _has_engine(a.device) and channels * a.element_size() % tuning.ALIGNMENT == 0 and not exact
+    kernel, given = tuning.exact if exact else tuning.pointers, (a, weight)
     if described:
-        kernel = _described
+        kernel = tuning.described
         given = TensorDescriptor.from_tensor(a, [1, 1]), TensorDescriptor.from_tensor(weight, [1, 1])
     kernel[lambda chosen: (processors * chosen["RESIDENT"],)](
         *given,
@@ -216,56 +220,6 @@ def product(
         ADD=scatter,
         PRECISION="ieee" if exact else "tf32",
     )
-
-
-def adapted(
-    x: Tensor,
-    down: tuple[Tensor, Tensor],
-    up: tuple[Tensor, Tensor],
-    router: tuple[Tensor, Tensor] | None,
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    """x + up(act(down(x))), and the router's logits in float32, in one pass.
-
-    Args:
-        x: (T, C), contiguous.
-        down: (d, C) weight, (d,) bias.
-        up: (C, d) weight, (C,) bias.
-        router: (1, C) weight, (1,) bias; or None.
-        activation: `relu` or `gelu`.
-
-    Returns:
-        (T, C) as x; (T,) float32, or (0,) without a router.
-    """
-    total, channels = x.shape
-    units = len(down[0])
-    out = torch.empty_like(x)
-    logits = x.new_empty(total if router is not None else 0, dtype=torch.float32)
-    if total == 0:
-        return out, logits
-    unseen("dyt.executors.triton.adapter", lambda: total * channels * (2 * units + (router is not None)))
-    exact = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    weight, bias = down if router is None else router
-    _adapter[lambda chosen: (triton.cdiv(total, chosen["ROWS"]),)](
-        x,
-        down[0].contiguous(),
-        down[1],
-        up[0].contiguous(),
-        up[1],
-        weight.contiguous(),
-        bias,
-        out,
-        logits,
-        total,
-        triton.next_power_of_2(total),
-        channels,
-        units,
-        WIDTH=max(triton.next_power_of_2(units), 16),
-        ACTIVATION=activation,
-        ROUTED=router is not None,
-        PRECISION="ieee" if exact else "tf32",
-    )
-    return out, logits
 
 
 def _has_engine(device: torch.device) -> bool:

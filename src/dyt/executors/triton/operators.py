@@ -101,6 +101,33 @@ def adapted(
     return run(x, down_weight, down_bias, up_weight, up_bias, router_weight, router_bias, activation)
 
 
+def joined(
+    x: Tensor,
+    branch: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    router_weight: Tensor | None,
+    router_bias: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y = x + branch; then `adapted` of y, in the same pass, with the same weights.
+
+    Args:
+        x: (T, C), contiguous.
+        branch: (T, C), contiguous, of the dtype of x.
+
+    Returns:
+        y, (T, C) as x; and what `adapted` gives of y.
+
+    Raises:
+        UnsupportedError: the kernels cannot run on this device.
+    """
+    run = _joined if torch.compiler.is_compiling() else _launch_joined
+    return run(x, branch, down_weight, down_bias, up_weight, up_bias, router_weight, router_bias, activation)
+
+
 def _launch_mlp(
     x: Tensor,
     active: Tensor,
@@ -133,15 +160,46 @@ def _launch_adapter(
     router_bias: Tensor | None,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    _refuse(x.device)
-    from dyt.executors.triton import launch
+    weights = (down_weight, down_bias), (up_weight, up_bias), _pair(router_weight, router_bias)
+    return _launched(x, *weights, activation, None)[1:]
 
-    router = None if router_weight is None or router_bias is None else (router_weight, router_bias)
-    return launch.adapted(x, (down_weight, down_bias), (up_weight, up_bias), router, activation)
+
+def _launch_joined(
+    x: Tensor,
+    branch: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    router_weight: Tensor | None,
+    router_bias: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights = (down_weight, down_bias), (up_weight, up_bias), _pair(router_weight, router_bias)
+    return _launched(x, *weights, activation, branch)
+
+
+def _launched(
+    x: Tensor,
+    down: tuple[Tensor, Tensor],
+    up: tuple[Tensor, Tensor],
+    router: tuple[Tensor, Tensor] | None,
+    activation: str,
+    branch: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _refuse(x.device)
+    from dyt.executors.triton import launch_adapter
+
+    return launch_adapter.adapted(x, down, up, router, activation, branch)
+
+
+def _pair(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if weight is None or bias is None else (weight, bias)
 
 
 _mlp_onto = torch.library.custom_op("dyt::mlp_onto", _launch_mlp, mutates_args={"out"})
 _adapted = torch.library.custom_op("dyt::adapted", _launch_adapter, mutates_args=())
+_joined = torch.library.custom_op("dyt::joined", _launch_joined, mutates_args=())
 
 
 @_mlp_onto.register_fake
@@ -151,8 +209,17 @@ def _(*given: object) -> None:
 
 @_adapted.register_fake
 def _(x: Tensor, *given: object) -> tuple[Tensor, Tensor]:
-    router_weight = given[4]
-    return torch.empty_like(x), x.new_empty(0 if router_weight is None else x.shape[0], dtype=torch.float32)
+    return torch.empty_like(x), _no_logits(x, given[4])
+
+
+@_joined.register_fake
+def _(x: Tensor, *given: object) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x), _no_logits(x, given[5])
+
+
+def _no_logits(x: Tensor, router_weight: object) -> Tensor:
+    """What the logits of tokens x (T, C) are like."""
+    return x.new_empty(0 if router_weight is None else x.shape[0], dtype=torch.float32)
 
 
 def _refuse(device: torch.device) -> None:

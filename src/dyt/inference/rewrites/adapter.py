@@ -5,6 +5,8 @@ Shapes: B images, N tokens, P patch tokens, C channels, d hidden units.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +36,9 @@ class FoldedAdapter(Adapter):
         router: C -> 1, or None.
     """
 
+    joins: ClassVar[bool] = False
+    """Whether `joined` is less work than the sum, and then `added`."""
+
     def __init__(self, adapter: Bottleneck, router: nn.Linear | None = None) -> None:
         nn.Module.__init__(self)
         self.placement, self.input, self.activation = adapter.placement, adapter.input, adapter.activation
@@ -62,6 +67,11 @@ class FoldedAdapter(Adapter):
         """x + Adapter(x), (B, N, C), in a tensor of its own; (B, N) float32 logits as of `hidden`."""
         hidden, logits = self.hidden(x)
         return add_linear(x, self.activation(hidden), self.up), logits
+
+    def joined(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """y = x + branch, (B, N, C), and `added` of y."""
+        y = x + branch
+        return y, *self.added(y)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         out: Tensor = self.up(self.activation(self.hidden(x)[0]))

@@ -48,9 +48,19 @@ class FusedAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, C), for `mask` broadcastable to (B, H, N, N), bool or added to the scores, or None."""
+        return add_linear(x, self._mixed(x, mask), self.proj)
+
+    def branch(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The same without x."""
+        out: Tensor = self.proj(self._mixed(x, mask))
+        return out
+
+    def _mixed(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the last product is given."""
         q, k, v = self.qkv(self.pre(x)).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
-        return add_linear(x, self.norm(mixed.transpose(1, 2).flatten(2)), self.proj)
+        out: Tensor = self.norm(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class LeadingAttention(nn.Module):

@@ -70,15 +70,19 @@ class RewrittenBlock(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, N, C) -> (B, N, C), with the mask that the backbone passes to its blocks."""
         site = self.site
-        after = self.attention(x, mask_for(x, ALL_TOKENS, attn_mask, is_causal))
-        padding = self.family.padding(self, x, attn_mask=attn_mask)
+        mask, padding = mask_for(x, ALL_TOKENS, attn_mask, is_causal), self.family.padding(self, x, attn_mask=attn_mask)
         adapter = site.adapter
         if not isinstance(adapter, FoldedAdapter):
+            after = self.attention(x, mask)
             route = site(after, padding)
             delta = adapter(after, padding)
             added = after if delta is None else after + delta
             return site.onto(self.mlp, after, route, self._stood_in(added, after, route))
-        out, logits = adapter.added(after)
+        if adapter.joins and isinstance(self.attention, FusedAttention):
+            after, out, logits = adapter.joined(x, self.attention.branch(x, mask))
+        else:
+            after = self.attention(x, mask)
+            out, logits = adapter.added(after)
 
         def scores() -> Tensor:
             patches = slice(site.prefix, None)
