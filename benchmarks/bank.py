@@ -24,7 +24,7 @@ import dyt
 from dyt.bank.stack import Rows, SiteKind, Stack
 from dyt.core.context import DecisionContext
 from dyt.measure import paired
-from gpu_parts.banks import BANK, COMPILED, SEPARATE, SWAPPED, Tasks, apart, tasks
+from gpu_parts.banks import BANK, COMPILED, SEPARATE, STAND_IN, SWAPPED, Tasks, apart, tasks
 from gpu_parts.setting import synchronised
 
 INDEXED, FILES = "bank, by indices", "one model, each task's file loaded"
@@ -42,6 +42,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--compile", action="store_true", help="the bank compiled, too; on a CPU it takes minutes")
+    parser.add_argument("--stand-ins", action="store_true", help="tasks with low_rank stand-ins of dim 8")
     parser.add_argument("--sites", action="store_true", help="time one site alone: the gather, and task by task")
     parser.add_argument("--memory", action="store_true", help="print the memory and time nothing")
     return parser.parse_args()
@@ -141,6 +142,8 @@ def memory(bank: dyt.Bank) -> None:
             "dispatchers": sum(_row(stack, "router", "threshold") for stack in stacks),
             "classifiers": _row(bank.contents.heads[bank.contents.sole], "weight", "bias"),
         }
+        if any(stack.stand_in_input is not None for stack in stacks):
+            parts["stand-ins"] = sum(_row(stack, "stand_in") for stack in stacks)
         own = {id(t) for rows in bank.modules() if isinstance(rows, Rows) for t in rows.parameters()}
         frozen = sum(t.numel() * t.element_size() for t in bank.parameters() if id(t) not in own)
         print(f"{dtype}: backbone {frozen / 2**20:.1f} MiB")
@@ -174,7 +177,8 @@ def main() -> None:
             sites(options.pairs)
         return
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    made = tasks(options.backbone, 1 if options.memory else options.tasks, options.batch, device, dtype)
+    count, stand_in = 1 if options.memory else options.tasks, STAND_IN if options.stand_ins else None
+    made = tasks(options.backbone, count, options.batch, device, dtype, stand_in=stand_in)
     if not options.memory:
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
         print(f"{options.backbone}, {options.dtype}, batch {options.batch} of {options.tasks} tasks, {where}")

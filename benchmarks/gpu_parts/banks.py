@@ -23,6 +23,7 @@ from gpu_parts.setting import BACKBONES, SMALL, Point, Setting, require, rounds,
 BANK, COMPILED = "bank, one batch", "bank, compiled"
 SEPARATE, SWAPPED = "a model for each task", "one model, swapped"
 CLASSES = 100
+STAND_IN = {"type": "low_rank", "dim": 8}
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,12 @@ def tasks(
     device: torch.device,
     dtype: torch.dtype,
     args: Mapping[str, Any] = {},
+    stand_in: Mapping[str, Any] | None = None,
 ) -> Tasks:
     """So many tasks with random weights, adapters of d = 8 and classifiers of 100 classes, and random images."""
     torch.manual_seed(0)
     plain = timm.create_model(backbone, num_classes=0, **args).eval()
-    models = {f"task{i}": _tuned(plain, backbone, args).to(device, dtype) for i in range(count)}
+    models = {f"task{i}": _tuned(plain, backbone, args, stand_in).to(device, dtype) for i in range(count)}
     bank = dyt.Bank(plain.to(device, dtype))
     for name, model in models.items():
         bank.add(name, model)
@@ -81,14 +83,19 @@ def tasks(
     return Tasks(bank, models, images, [f"task{i % count}" for i in range(batch)])
 
 
-def _tuned(plain: nn.Module, backbone: str, args: Mapping[str, Any]) -> dyt.DynamicModel:
+def _tuned(
+    plain: nn.Module, backbone: str, args: Mapping[str, Any], stand_in: Mapping[str, Any] | None
+) -> dyt.DynamicModel:
     own: Any = copy.deepcopy(plain)
     own.reset_classifier(CLASSES)
     named = {"name": backbone, "weights": "none", "args": dict(args)}
-    model = dyt.build({"backbone": named, "adapter": {"dim": 8}, "head": {"num_classes": CLASSES}}, backbone=own)
+    spec = {"backbone": named, "adapter": {"dim": 8}, "head": {"num_classes": CLASSES}, "stand_in": stand_in}
+    model = dyt.build(spec, backbone=own)
     for site in model.sites:
         nn.init.normal_(site.dispatcher.router.weight, std=0.05)
         nn.init.normal_(site.adapter.up.weight, std=0.02)
+        if site.stand_in is not None:
+            nn.init.normal_(site.stand_in.up.weight, std=0.02)
     return model.eval()
 
 

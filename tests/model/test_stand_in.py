@@ -114,12 +114,6 @@ def test_a_sequential_one_is_refused() -> None:
         model(stand_in={**LINEAR, "placement": "sequential"})
 
 
-def test_a_bank_refuses_it() -> None:
-    made = model()
-    with pytest.raises(dyt.UnsupportedError, match="stand-in"):
-        dyt.Bank(dyt.unwrap(tiny())).add("task", made)
-
-
 def test_one_that_would_never_be_used_is_refused() -> None:
     with pytest.raises(dyt.UnsupportedError, match="'always' skips no token"):
         model(dispatcher={"type": "always"})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from dyt.adapters.projection import Projection, ProjectionSpec
+from dyt.adapters.projection import Projection, ProjectionSpec, down_and_up
 from dyt.registry import adapters
 
 
@@ -24,11 +22,7 @@ class Bottleneck(Projection):
 
     def __init__(self, spec: BottleneckSpec, dim: int) -> None:
         super().__init__(spec, dim)
-        self.down = nn.Linear(dim, spec.dim)
-        self.up = nn.Linear(spec.dim, dim)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        self.down, self.up = down_and_up(dim, spec.dim)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         hidden = self.activation(self.down(x))

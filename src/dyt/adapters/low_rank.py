@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyt.adapters.base import Adapter, AdapterSpec, PlacedSpec
+from dyt.adapters.projection import down_and_up
 from dyt.registry import adapters
 
 
@@ -29,11 +29,7 @@ class LowRank(Adapter):
     def __init__(self, spec: AdapterSpec, dim: int) -> None:
         super().__init__(spec, dim)
         assert isinstance(spec, LowRankSpec)
-        self.down = nn.Linear(dim, spec.dim)
-        self.up = nn.Linear(spec.dim, dim)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        self.down, self.up = down_and_up(dim, spec.dim)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         delta: Tensor = self.up(self.down(x))

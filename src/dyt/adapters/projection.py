@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -37,6 +38,15 @@ class ProjectionSpec(PlacedSpec):
         if self.scale_learnable and self.scale == 0:
             raise ValueError("a learnable scale must not start at 0: up is 0 as well, and neither would get a gradient")
         return self
+
+
+def down_and_up(dim: int, hidden: int) -> tuple[nn.Linear, nn.Linear]:
+    """Linear maps C -> d and d -> C, initialised as in the released code: up starts at zero, so they add nothing."""
+    down, up = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+    nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+    for zero in (down.bias, up.weight, up.bias):
+        nn.init.zeros_(zero)
+    return down, up
 
 
 class Projection(Adapter):

@@ -1,4 +1,4 @@
-"""`Bank`: the adapters, routers, thresholds and classifiers of many tasks on one frozen backbone."""
+"""`Bank`: the adapters, stand-ins, routers, thresholds and classifiers of many tasks on one frozen backbone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dyt.assembly.build import build
 from dyt.assembly.compatibility import is_dynamic
 from dyt.bank.contents import Contents
 from dyt.bank.refusals import differences, reasons
-from dyt.bank.shared import Group, TaskAdapters, TaskDispatchers
+from dyt.bank.shared import Group, TaskAdapters, TaskDispatchers, TaskStandIns
 from dyt.core import context
 from dyt.core.interop import bridged
 from dyt.errors import DyTError, UnsupportedError, nearest, quoted
@@ -31,12 +31,13 @@ NO_TASKS = "the bank has no tasks; add one: bank.add(name, model)"
 class Bank(nn.Module):
     """Many tuned models as one: a batch of images, each of its own task, goes through the backbone once.
 
-    What is frozen is there once; a task adds its dispatchers, adapters, thresholds and its classifier. Each image gets
-    what the task's own model gives. For inference; tasks are added, replaced and removed between forwards.
+    What is frozen is there once; a task adds its dispatchers, adapters, stand-ins, thresholds and its classifier. Each
+    image gets what the task's own model gives. For inference; tasks are added, replaced and removed between forwards.
 
     All tasks have one variant on one backbone, and change nothing of the backbone itself: no tuner, no reducer, no
-    `modules_to_save`, not `trainable: full`. Dispatchers, adapters and numbers of classes are each task's own. A
-    break-even and a capacity of a task's model are left out: every site skips.
+    `modules_to_save`, not `trainable: full`. Dispatchers, adapters, stand-ins and numbers of classes are each task's
+    own. Of a task's budgets the one that is set when it is added holds. A break-even and a capacity of a task's model
+    are left out: every site skips.
 
     Args:
         backbone: the plain timm model (or that of transformers, as for `dyt.build`) that all tasks were tuned on. It is
@@ -254,7 +255,7 @@ class Bank(nn.Module):
                 raise DyTError(NO_TASKS)
             raise UnsupportedError(
                 "indices are for tasks whose parts are alike (bottleneck adapters of one dim and activation, learned "
-                "dispatchers, classifiers with classes); give the bank names"
+                "dispatchers, the same low_rank stand-ins or none, classifiers with classes); give the bank names"
             )
         return contents.sole
 
@@ -272,18 +273,19 @@ class Bank(nn.Module):
     def _host(self, tuned: DynamicModel) -> DynamicModel:
         """A dynamic model of that variant, on the bank's own tensors, whose sites ask the tasks."""
         plain = self._plain[0]
-        spec = tuned.spec.model_copy(
-            update={"head": tuned.spec.head.model_copy(update={"num_classes": 0}), "capacity": None}
-        )
+        head = tuned.spec.head.model_copy(update={"num_classes": 0})
+        spec = tuned.spec.model_copy(update={"head": head, "capacity": None, "stand_in": None})
         backbone: Any = copy.deepcopy(plain)
         backbone.reset_classifier(0)
         host = build(spec, backbone=backbone)
         tensors = plain_state(plain)
         for name, tensor in plain_state(host.backbone).items():
             tensor.data = tensors[name].data
-        for site, own in zip(host.sites, tuned.sites, strict=True):
-            parts = nn.ModuleDict()
+        places = [(block, branch) for block in host.dynamic_blocks for branch in block.sites]
+        for (block, branch), own in zip(places, tuned.sites, strict=True):
+            site, parts = block.site(branch), nn.ModuleDict()
             site.dispatcher = TaskDispatchers(parts, host.key)
             site.adapter = TaskAdapters(parts, own.adapter, host.key)
+            site.stand_in = TaskStandIns(parts, block, branch, host.key)
             site.dispatcher.needs_attention = own.dispatcher.needs_attention  # type: ignore[misc]
         return host.eval().requires_grad_(False)

@@ -17,8 +17,6 @@ def reasons(tuned: DynamicModel) -> Iterator[str]:
         yield f"it is a {type(tuned).__name__}; give the model that it was made from"
     if tuned.tuner is not None or spec.reducer is not None or spec.trainable == "full" or spec.modules_to_save:
         yield "it tunes the backbone itself or reduces tokens (tuner, reducer, modules_to_save or trainable: full)"
-    if spec.stand_in is not None:
-        yield "it has stand-ins at its sites"
     if type(tuned.head) is not Classifier:
         yield f"its head is a {type(tuned.head).__name__}, and not the backbone's classifier"
     if type(tuned.backbone.get_classifier()) not in {nn.Linear, nn.Identity}:

@@ -1,7 +1,8 @@
 """The parts of tasks that are alike, stacked: one row a task, so that a batch of mixed tasks is a gather and a product.
 
-Shapes: R rows, with room to spare; G images; N tokens, P of them patches; C channels; d hidden units; K classes of the
-widest task. Which row is whose is the bank's to know. Rows are written in place: compiled code goes on with them.
+Shapes: R rows, with room to spare; G images; N tokens, P of them patches; C channels; d hidden units; r rank of a
+stand-in; K classes of the widest task. Which row is whose is the bank's to know. Rows are written in place: compiled
+code goes on with them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyt.adapters.bottleneck import Bottleneck
+from dyt.adapters.low_rank import LowRank
 from dyt.core.calls import bare
 from dyt.core.context import DecisionContext
 from dyt.core.route import mean_token
@@ -30,6 +32,19 @@ Index = int | Tensor | None
 
 
 @dataclass(frozen=True)
+class StandInKind:
+    """What tasks' stand-ins at one site must have in common.
+
+    Attributes:
+        rank: r, of the linear map.
+        input: which tokens they read.
+    """
+
+    rank: int
+    input: str
+
+
+@dataclass(frozen=True)
 class SiteKind:
     """What a task's parts at one site must have in common with others to stand in one stack.
 
@@ -37,24 +52,31 @@ class SiteKind:
         hidden: d, the adapter's hidden units.
         activation: the adapter's.
         level: the dispatcher's.
+        stand_in: that of the stand-in; None where there is none.
     """
 
     hidden: int
     activation: Callable[[Tensor], Tensor]
     level: Literal["token", "sample"]
+    stand_in: StandInKind | None = None
 
 
 def kind_of(site: Site) -> SiteKind | None:
     """The kind of a site's parts; None where they cannot be stacked: other components, or layers that are hooked."""
-    adapter, dispatcher = site.adapter, site.dispatcher
+    adapter, dispatcher, stand_in = site.adapter, site.dispatcher, site.stand_in
     if type(adapter) is not Bottleneck or type(dispatcher) is not Learned:
         return None
+    if stand_in is not None and type(stand_in) is not LowRank:
+        return None
     layers = {adapter.down: nn.Linear, adapter.up: nn.Linear, dispatcher.router: Router}
+    if stand_in is not None:
+        layers |= {stand_in.down: nn.Linear, stand_in.up: nn.Linear}
     if not all(type(layer) is wanted and layer.bias is not None for layer, wanted in layers.items()):
         return None
-    if not all(map(bare, (adapter, dispatcher, *layers))):
+    if not all(bare(module) for module in (adapter, dispatcher, stand_in, *layers) if module is not None):
         return None
-    return SiteKind(adapter.down.out_features, adapter.activation, dispatcher.level)
+    of_stand_in = None if stand_in is None else StandInKind(stand_in.down.out_features, stand_in.input)
+    return SiteKind(adapter.down.out_features, adapter.activation, dispatcher.level, of_stand_in)
 
 
 class Rows(nn.Module):
@@ -94,13 +116,16 @@ class Rows(nn.Module):
 
 
 class Stack(Rows):
-    """The dispatchers, adapters and thresholds of alike tasks at one site.
+    """The dispatchers, adapters, stand-ins and thresholds of alike tasks at one site.
 
     Args:
         kind: what they have in common.
         dim: channels C.
         room: number of rows.
         like: a tensor of the dtype and on the device that they shall have.
+
+    Attributes:
+        stand_in_input: which tokens the stand-ins read; None where there are none, and no tensors of any.
     """
 
     threshold: Tensor
@@ -111,6 +136,10 @@ class Stack(Rows):
     down_bias: Tensor
     up_weight: Tensor
     up_bias: Tensor
+    stand_in_down_weight: Tensor
+    stand_in_down_bias: Tensor
+    stand_in_up_weight: Tensor
+    stand_in_up_bias: Tensor
 
     @outside_inference_mode
     def __init__(self, kind: SiteKind, dim: int, room: int, like: Tensor) -> None:
@@ -118,12 +147,19 @@ class Stack(Rows):
         self.level, self.activation = kind.level, kind.activation
         self._stack("router_weight", like, dim)
         self._stack("router_bias", like)
-        self._stack("down_weight", like, kind.hidden, dim)
-        self._stack("down_bias", like, kind.hidden)
-        self._stack("up_weight", like, dim, kind.hidden)
-        self._stack("up_bias", like, dim)
+        self._stack_pair("", like, dim, kind.hidden)
+        self.stand_in_input = None if kind.stand_in is None else kind.stand_in.input
+        if kind.stand_in is not None:
+            self._stack_pair("stand_in_", like, dim, kind.stand_in.rank)
         for name in ("threshold", "scale"):
             self.register_buffer(name, torch.zeros(room, device=like.device))
+
+    def _stack_pair(self, prefix: str, like: Tensor, dim: int, hidden: int) -> None:
+        """Adds a down and an up projection, both with bias."""
+        self._stack(f"{prefix}down_weight", like, hidden, dim)
+        self._stack(f"{prefix}down_bias", like, hidden)
+        self._stack(f"{prefix}up_weight", like, dim, hidden)
+        self._stack(f"{prefix}up_bias", like, dim)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves, and casts all but thresholds and scales, which are float32 and numbers in a model of its own."""
@@ -138,10 +174,14 @@ class Stack(Rows):
     @torch.no_grad()
     def write(self, row: int, site: Site) -> None:
         """Copies a task's parts, of this stack's kind, into its row."""
-        adapter, dispatcher = site.adapter, site.dispatcher
+        adapter, dispatcher, stand_in = site.adapter, site.dispatcher, site.stand_in
         assert isinstance(adapter, Bottleneck)
         assert isinstance(dispatcher, Learned)
-        for name, layer in (("down", adapter.down), ("up", adapter.up)):
+        layers = {"down": adapter.down, "up": adapter.up}
+        if stand_in is not None:
+            assert isinstance(stand_in, LowRank)
+            layers |= {"stand_in_down": stand_in.down, "stand_in_up": stand_in.up}
+        for name, layer in layers.items():
             getattr(self, f"{name}_weight")[row].copy_(layer.weight)
             getattr(self, f"{name}_bias")[row].copy_(layer.bias)
         self.router_weight[row].copy_(dispatcher.router.weight[0])
@@ -167,6 +207,11 @@ class Stack(Rows):
         delta = affine(hidden, at(self.up_weight, index), at(self.up_bias, index))
         scale = at(self.scale, index)
         return (delta * (scale if scale.ndim == 0 else scale[:, None, None])).to(delta.dtype)
+
+    def stood_in(self, seen: Tensor, padding: Tensor | None, index: Index) -> Tensor:
+        """What stands in for the branch (G, N, C), for tokens as `stand_in_input` says, each image's by its row's."""
+        hidden = affine(seen, at(self.stand_in_down_weight, index), at(self.stand_in_down_bias, index))
+        return affine(hidden, at(self.stand_in_up_weight, index), at(self.stand_in_up_bias, index))
 
 
 class Classifiers(Rows):
