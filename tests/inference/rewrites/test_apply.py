@@ -30,11 +30,17 @@ CLOSE = 1e-4
 def rewritable(draw: st.DrawFn) -> dict[str, Any]:
     """Variant `mlp` with what can stand beside it in a block that is rewritten."""
     dispatcher = draw(st.sampled_from(["learned", "topk", "always"]))
-    adapter = draw(component("adapters", draw(st.sampled_from(["bottleneck", "none"]))))
-    return {
-        "dispatcher": draw(component("dispatchers", dispatcher)),
-        "adapter": {k: v for k, v in adapter.items() if k not in {"placement", "input"}},
-    }
+    adapter, stand_in = (
+        draw(component("adapters", draw(st.sampled_from(names))))
+        for names in (["bottleneck", "none"], ["low_rank", "low_rank", "bottleneck"])
+    )
+    made = {"dispatcher": draw(component("dispatchers", dispatcher)), "adapter": adapter, "stand_in": stand_in}
+    if dispatcher == "always" or draw(st.booleans()):
+        del made["stand_in"]  # without inactive tokens there is none
+    for name in ("adapter", "stand_in"):
+        if name in made:
+            made[name] = {k: v for k, v in made[name].items() if k not in {"placement", "input"}}
+    return made
 
 
 @pytest.mark.parametrize("name", EXECUTIONS)

@@ -1,4 +1,4 @@
-"""The adapter with the router in its down projection and its scale in the up projection, and a dispatcher for them.
+"""The adapter with router and stand-in in its products and its scale in the up projection, and a dispatcher for them.
 
 Shapes: B images, N tokens, P patch tokens, C channels, d hidden units.
 """
@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from dyt.adapters.base import Adapter
 from dyt.adapters.bottleneck import Bottleneck
+from dyt.adapters.low_rank import LowRank
 from dyt.core.calls import bare
 from dyt.core.context import DecisionContext
 from dyt.core.offloading import at_hand
+from dyt.core.route import Route
 from dyt.core.scores import Router, linear_scores
 from dyt.dispatchers.base import Decision, Dispatcher
 from dyt.dispatchers.learned import Learned
@@ -29,34 +31,50 @@ class FoldedAdapter(Adapter):
     """x + s * up(act(down(x))) with s folded into up, and the router, where there is one, as one more output of down.
 
     A router's logits are float32 (`DecisionContext`): of the joint product where that is float32, else of one of
-    their own.
+    their own. A stand-in's units stand beside the adapter's in both products, with one that is always 1 for its bias.
 
     Args:
         adapter: what it computes.
         router: C -> 1, or None.
+        stand_in: what `stood_in` computes as well; or None.
     """
 
     joins: ClassVar[bool] = False
     """Whether `joined` is less work than the sum, and then `added`."""
 
-    def __init__(self, adapter: Bottleneck, router: nn.Linear | None = None) -> None:
+    def __init__(self, adapter: Bottleneck, router: nn.Linear | None = None, stand_in: LowRank | None = None) -> None:
         nn.Module.__init__(self)
         self.placement, self.input, self.activation = adapter.placement, adapter.input, adapter.activation
         self.units = adapter.down.out_features
         self.router = None if router is None else fixed(router.weight, router.bias, Router)
-        layers = [adapter.down] if router is None else [adapter.down, router]
-        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        rows: list[tuple[Tensor, Tensor]] = [(adapter.down.weight, adapter.down.bias)]
+        self.up = scaled(adapter.up, adapter.scale)
+        if stand_in is not None:
+            down, up = stand_in.down, stand_in.up
+            rows += [(down.weight, down.bias), (down.weight.new_zeros(1, down.in_features), down.bias.new_ones(1))]
+            self.up = fixed(torch.cat([self.up.weight, up.weight, up.bias[:, None]], 1), self.up.bias)
+        self.width = sum(len(bias) for _, bias in rows)
+        if router is not None:
+            rows.append((router.weight, router.bias))
+        weight, bias = (torch.cat(parts) for parts in zip(*rows, strict=True))
         spare = -len(weight) % MULTIPLE
         self.down = fixed(F.pad(weight, (0, 0, 0, spare)), F.pad(bias, (0, spare)))
-        self.up = scaled(adapter.up, adapter.scale)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it has a stand-in, so that `stood_in` takes the place of `added`."""
+        return self.width > self.units
 
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, N, d) before the activation, and (B, N) float32, the router's logits, where one product gives both."""
+        """(B, N, d) before the activation, and (B, N) float32, the router's logits, where one product gives both.
+
+        With a stand-in of rank r (B, N, d + r + 1).
+        """
         if self.router is None or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
             with at_hand(self.down):
-                return F.linear(x, self.down.weight[: self.units], self.down.bias[: self.units]), None
+                return F.linear(x, self.down.weight[: self.width], self.down.bias[: self.width]), None
         both = self.down(x)
-        return both[..., : self.units], both[..., self.units]
+        return both[..., : self.width], both[..., self.width]
 
     def scores(self, patches: Tensor) -> Tensor:
         """(B, P) float32, the router's logits of patch tokens (B, P, C), in a product of their own."""
@@ -67,6 +85,12 @@ class FoldedAdapter(Adapter):
         """x + Adapter(x), (B, N, C), in a tensor of its own; (B, N) float32 logits as of `hidden`."""
         hidden, logits = self.hidden(x)
         return add_linear(x, self.activation(hidden), self.up), logits
+
+    def stood_in(self, x: Tensor, hidden: Tensor, route: Route) -> Tensor:
+        """x + Adapter(x) + (1 - M) * StandIn(x), (B, N, C), in a tensor of its own, for `hidden` of x."""
+        rest = 1 - route.mask(hidden.dtype)
+        units = torch.cat([self.activation(hidden[..., : self.units]), hidden[..., self.units :] * rest], -1)
+        return add_linear(x, units, self.up)
 
     def joined(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """y = x + branch, (B, N, C), and `added` of y."""

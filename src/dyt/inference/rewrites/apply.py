@@ -9,8 +9,10 @@ from typing import Literal
 from torch import nn
 
 from dyt.adapters.bottleneck import Bottleneck
+from dyt.adapters.low_rank import LowRank
 from dyt.adapters.none import NoAdapter
 from dyt.assembly.window_attention import windows_of
+from dyt.core.calls import bare
 from dyt.core.offloading import refuse_absent
 from dyt.errors import DyTError, UnsupportedError
 from dyt.families.vit import ViT
@@ -31,6 +33,7 @@ from dyt.variants.mlp import MLPVariant
 GATHERED = "the MLP's norm, products and residual for active tokens alone, written back in place"
 MERGED = "router and down projection one product"
 FOLDED = "adapter scale folded, up projection onto the residual"
+JOINED = "stand-in in the adapter's products"
 PROJECTED = "attention's projection onto the residual"
 SHORT = "of its tokens only the first {} that the head reads"
 ABSORBED = "keys absorbed into queries, values projected after pooling"
@@ -81,7 +84,7 @@ def optimize(
             continue
         if last_block and path == block.family.blocks(backbone)[-1]:
             leading, reason = _leading(twin, block)
-        rewritten, report = _rewritten(block, path, leading)
+        rewritten, report = _rewritten(block, path, leading, folds=kernels == "torch")
         if kernels == "triton" and leading is None:
             report = _with_kernels(rewritten, report)
         if reason is not None and reason not in report.left:
@@ -141,6 +144,11 @@ def _site_left_alone(site: Site) -> str | None:
     return None
 
 
+def _folds(stand_in: nn.Module | None) -> bool:
+    """Whether a stand-in can go into the adapter's products: a low-rank map of nobody else's modules."""
+    return type(stand_in) is LowRank and bare(stand_in) and is_linear(stand_in.down) and is_linear(stand_in.up)
+
+
 def _leading(model: DynamicModel, block: DynamicBlock) -> tuple[int | None, str | None]:
     """How many tokens of its last block a model's head reads; or None, and why the block computes them all."""
     count, adapter = block.family.leading_read(model.backbone), block.site("mlp").adapter
@@ -152,13 +160,21 @@ def _leading(model: DynamicModel, block: DynamicBlock) -> tuple[int | None, str 
     return (count, None) if reason is None else (None, reason)
 
 
-def _rewritten(block: DynamicBlock, path: str, leading: int | None) -> tuple[RewrittenBlock, BlockReport]:
-    """The block for its leading tokens, or for all, of the modules of a dynamic one; and what was done."""
+def _rewritten(block: DynamicBlock, path: str, leading: int | None, folds: bool) -> tuple[RewrittenBlock, BlockReport]:
+    """The block for its leading tokens, or for all, of the modules of a dynamic one; and what was done.
+
+    `folds`: whether a stand-in goes into the adapter's products.
+    """
     site, did, attention_reason = block.site("mlp"), [], None
     router = router_of(site.dispatcher) if leading is None else None
     if type(site.adapter) is Bottleneck:
-        site.adapter = FoldedAdapter(site.adapter, router)
+        stand_in = site.stand_in if leading is None and folds and _folds(site.stand_in) else None
+        assert stand_in is None or isinstance(stand_in, LowRank)
+        site.adapter = FoldedAdapter(site.adapter, router, stand_in)
         did += [FOLDED] if router is None else [MERGED, FOLDED]
+        if stand_in is not None:
+            did.append(JOINED)
+            site.stand_in = None
         site.dispatcher = site.dispatcher if router is None else ScoredElsewhere(site.dispatcher)
     mlp, mlp_reason = mlp_of(block)
     rewritten: RewrittenBlock

@@ -80,6 +80,9 @@ class RewrittenBlock(nn.Module):
             return site.onto(self.mlp, after, route, self._stood_in(added, after, route))
         if adapter.joins and isinstance(self.attention, FusedAttention):
             after, out, logits = adapter.joined(x, self.attention.branch(x, mask))
+        elif adapter.stands_in:
+            after = self.attention(x, mask)
+            hidden, logits = adapter.hidden(after)
         else:
             after = self.attention(x, mask)
             out, logits = adapter.added(after)
@@ -89,6 +92,8 @@ class RewrittenBlock(nn.Module):
             return adapter.scores(after[:, patches]) if logits is None else logits[:, patches]
 
         route = site(after, padding, scores=None if adapter.router is None else scores)
+        if adapter.stands_in:
+            return site.onto(self.mlp, after, route, adapter.stood_in(after, hidden, route))
         return site.onto(self.mlp, after, route, self._stood_in(out, after, route))
 
     def _stood_in(self, out: Tensor, after: Tensor, route: Route) -> Tensor:

@@ -26,6 +26,7 @@ class KernelAdapter(FoldedAdapter):
         nn.Module.__init__(self)
         self.placement, self.input, self.activation = adapter.placement, adapter.input, adapter.activation
         self.units, self.router, self.down, self.up = adapter.units, adapter.router, adapter.down, adapter.up
+        self.width = adapter.width
         self.named = activation
 
     @staticmethod
