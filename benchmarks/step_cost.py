@@ -2,16 +2,17 @@
 
 All models share one timm architecture with random weights; a step is the forward and backward of `dyt.TuningStep`. The
 static adapter runs one pass, DyT (preset `dyt_vtab`) the dynamic and the complete pass. `plain` computes both passes in
-full; `DyT` computes their shared prefix once and skips the backward pass of inactive tokens' branches. `default recipe`
-is the objective of `dyt train --recipe default`: the dynamic pass, and one of the pretrained backbone without gradient,
-whose features are kept from before the first step where images are not augmented ("teacher kept"). Then the same with
-fewer tokens that tell the routers (`router_gradient`), down to none, where inactive tokens cost nothing.
+full; `DyT` computes their shared prefix once and skips the backward pass of inactive tokens' branches. The default
+recipe's objective is one pass that computes active tokens alone, at the rate that is named, or at a rate for each step
+as it is trained ("any rate"). `one_rate` has a pass of the pretrained backbone without gradient as well, whose features
+are kept from before the first step where images are not augmented ("teacher kept").
 The activations are the bytes that autograd keeps between the forward and the backward of a step.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -26,8 +27,8 @@ from dyt.objective.teacher import teacher_rows
 from dyt.train import recipe
 from dyt.train.importance import start_routers
 
-STATIC, PLAIN, DYT, DEFAULT = "static adapter", "DyT, plain", "DyT", "default recipe's objective"
-TOLD = ("all", "sampled", "active", "none")
+STATIC, PLAIN, DYT = "static adapter", "DyT, plain", "DyT"
+RATES = (0.3, 0.5, 0.7)
 
 
 def step_of(
@@ -36,28 +37,35 @@ def step_of(
     images: torch.Tensor,
     labels: torch.Tensor,
     economical: bool = True,
-    told: str | None = None,
+    kept: bool = False,
 ) -> tuple[Callable[[], None], int]:
     """The forward and backward of one step, and the bytes of activations that it keeps.
 
     Args:
-        told: `router_gradient`, with features of the teacher that were computed before; None leaves both as they are.
+        kept: whether the teacher's features were computed before.
     """
     spec = model_spec | {"backbone": {"name": backbone, "weights": "none"}, "head": {"num_classes": 100}}
-    if told is not None:
-        spec["objective"] = spec["objective"] | {"router_gradient": told}
     model = dyt.build(spec).train()
     if model.spec.objective.control == "threshold":  # as a run begins, so that the rate is held from the first step on
         start_routers(model, [images], model.spec.objective.rate)
-    step = dyt.TuningStep(model, economical=economical)
-    rows = None if told is None else teacher_rows(model, images)
+    step, number = dyt.TuningStep(model, economical=economical), itertools.count()
+    rows = teacher_rows(model, images) if kept else None
 
     def run() -> None:
         model.zero_grad(set_to_none=True)
-        loss, _ = step(images, labels, 1.0, 0, rows)
+        loss, _ = step(images, labels, 1.0, next(number), rows)
         loss.backward()
 
-    return run, saved_bytes(lambda: step(images, labels, 1.0, 0, rows), model)
+    run()  # of a spread the thresholds are at the step's rate from the second step on
+    return run, saved_bytes(lambda: step(images, labels, 1.0, next(number), rows), model)
+
+
+def at_rate(rate: float | None) -> dict[str, Any]:
+    """The default recipe's model, for one rate alone; None for its own spread."""
+    model = recipe("default")["model"]
+    if rate is not None:
+        model["objective"] |= {"rate": rate, "spread": None}
+    return model
 
 
 def main() -> None:
@@ -78,11 +86,12 @@ def main() -> None:
         STATIC: step_of(of["static_adapter_vtab"], options.backbone, images, labels),
         PLAIN: step_of(of["dyt_vtab"], options.backbone, images, labels, economical=False),
         DYT: step_of(of["dyt_vtab"], options.backbone, images, labels),
-        DEFAULT: step_of(recipe("default")["model"], options.backbone, images, labels),
+        "one_rate": step_of(recipe("one_rate")["model"], options.backbone, images, labels),
+        "one_rate, teacher kept": step_of(recipe("one_rate")["model"], options.backbone, images, labels, kept=True),
     }
-    for told in TOLD:
-        model = recipe("default")["model"]
-        steps[f"teacher kept, {told}"] = step_of(model, options.backbone, images, labels, told=told)
+    for rate in (*RATES, None):
+        name = f"default recipe, {'any rate' if rate is None else rate}"
+        steps[name] = step_of(at_rate(rate), options.backbone, images, labels)
     clock = time.process_time if options.cpu_time else time.perf_counter
     found = paired({name: run for name, (run, _) in steps.items()}, pairs=options.pairs, clock=clock)
     print(f"{options.backbone}, batch {options.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
