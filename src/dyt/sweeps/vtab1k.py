@@ -158,6 +158,28 @@ class Vtab1k:
         return Vtab1k(MappingProxyType(present), missing, others)
 
 
+def tasks_in(root: Path, chosen: Sequence[str] = ()) -> dict[Task, Path]:
+    """Every folder of root with such lists, by the names of VTAB-1K where it has one; or root itself, one data set.
+
+    Args:
+        chosen: names of tasks or of their folders; empty for all.
+
+    Raises:
+        SweepError: no such folder, a task in two folders, or an unknown name.
+    """
+    listed = sorted(path.name for path in root.iterdir() if path.is_dir() and _whole(path)) if root.is_dir() else []
+    if listed:
+        return dict(Vtab1k.open(root, chosen or listed).present)
+    if chosen:
+        raise SweepError(
+            f"--task {chosen[0]}: '{root}' has {contents_of(root)}, no folder with train800val200.txt and test.txt; "
+            f"leave --task out for one data set"
+        )
+    name = root.resolve().name
+    known = next((task for task in TASKS if name in task.folders), None)
+    return {known or Task(name, None, (name,)): root}
+
+
 def _whole(folder: Path) -> bool:
     lists = LAYOUTS["vtab"]
     return all(lists.has(folder, name) for name in (*lists.train, *lists.test))
