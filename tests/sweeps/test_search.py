@@ -212,6 +212,9 @@ def test_a_grid_may_grow_until_something_is_tested(runs: Runs, two: Path, tmp_pa
         with pytest.raises(SweepError, match="has tested what it chose, so that its grid cannot be changed") as refused:
             run_search(other, out)
         assert len(str(refused.value)) < 800
+    (out / "sweep.json").unlink()
+    with pytest.raises(SweepError, match=r"has runs that were tested but no sweep\.json"):
+        run_search(search(two, once=True), out)
     (out / "sweep.json").write_text("{}")
     with pytest.raises(SweepError, match="is not the record of a sweep"):
         run_search(search(two, once=True), out)

@@ -33,7 +33,7 @@ def test_the_lists_of_vtab(tmp_path: Path) -> None:
     (root / "train800.txt").write_text("\n".join(rows[:12]))
     assert of(root) == drawn
     (root / "val200.txt").write_text("\n".join(rows[12:]))
-    assert of(root) == Splits("train800", "val200", "train800val200", "test")
+    assert of(root) == of(root, "val200") == Splits("train800", "val200", "train800val200", "test")
     assert of(root, train="train800").validation == "train800[80-100%]"
     (root / "val200.txt").write_text("\n".join(rows[11:]))
     with pytest.raises(SweepError, match=r"images of 'train800' are in 'val200' as well \(train800val20011.png\)"):

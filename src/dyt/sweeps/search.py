@@ -22,7 +22,7 @@ from dyt.train.result import Result
 from dyt.train.spec import RunSpec
 from dyt.train.state import FREE, METRICS, differences, listed, write_whole
 
-RECORD = "sweep.json"
+RECORD, VALIDATION, TEST = "sweep.json", "validation", "test"
 Key = tuple[str, Point, int]
 """The name of a task, a point and a seed: a run."""
 
@@ -50,13 +50,12 @@ class Search:
     def __post_init__(self) -> None:
         if not self.points or not self.tasks or not self.seeds:
             raise SweepError("a sweep needs a point, a task and a seed at least")
-        plain = [run.model_dump(mode="json") for run in self.points.values()]
-        for place, point in enumerate(self.points):
-            same = next((i for i in range(place) if plain[i] == plain[place]), None)
-            if same is not None:
-                other = list(self.points)[same].label
+        seen: dict[str, Point] = {}
+        for point, run in self.points.items():
+            same = seen.setdefault(run.model_dump_json(), point)
+            if same != point:
                 raise SweepError(
-                    f"the points '{other}' and '{point.label}' of the grid are the same run; leave one out"
+                    f"the points '{same.label}' and '{point.label}' of the grid are the same run; leave one out"
                 )
 
     @cached_property
@@ -83,7 +82,7 @@ class Search:
         """The runs that are chosen by; an arm of one point has none."""
         several = [point for arm in self.arms.values() if len(arm) > 1 for point in arm]
         return {
-            (task.name, point, seed): self._job(task, point, seed, out / "validation", chosen=False)
+            (task.name, point, seed): self._job(task, point, seed, out / VALIDATION, chosen=False)
             for task in self.tasks
             for point in several
             for seed in self.seeds
@@ -96,7 +95,7 @@ class Search:
             chosen: by (task, arm).
         """
         return {
-            (task.name, point, seed): self._job(task, point, seed, out / "test", chosen=True)
+            (task.name, point, seed): self._job(task, point, seed, out / TEST, chosen=True)
             for task in self.tasks
             for point in (chosen[task.name, arm] for arm in self.arms)
             for seed in self.seeds
@@ -278,6 +277,8 @@ def _claim(path: Path, definition: Mapping[str, Any]) -> None:
                     f"{listed(changes, 3)}; give another --out"
                 )
             return
+    elif (path.parent / TEST).exists():
+        raise SweepError(f"'{path.parent}' has runs that were tested but no {RECORD}; give another --out")
     _write(path, definition, tested=False)
 
 

@@ -62,12 +62,13 @@ def splits_of(data: AnyDataSpec, validation: str | None = None) -> Splits:
 def _named(data: DataSpec, validation: str | None) -> Splits:
     layout, root = layout_of(data), Path(data.root)
     train, test = (split_name(data, training) for training in (True, False))
-    if validation is not None:
-        return Splits(train, validation, f"{train}+{validation}", test)
     for learnt, held, both in layout.choosing if data.train is None else ():
         names = [piece.name for piece in pieces(both)]
-        if test not in {learnt, held} and all(layout.has(root, name) for name in (learnt, held, *names)):
+        there = test not in {learnt, held} and all(layout.has(root, name) for name in (learnt, held, *names))
+        if there and validation in {None, held}:
             return Splits(learnt, held, both, test)
+    if validation is not None:
+        return Splits(train, validation, f"{train}+{validation}", test)
     parts = _pieces(data, train)
     return Splits(_share(parts, 0, SHARE), _share(parts, SHARE, 100), train, test)
 
