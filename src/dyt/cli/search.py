@@ -85,7 +85,7 @@ def search(
     for shown in search_tables.tables(evidence(wanted, found)):
         table = Table(title=shown.heading, title_justify="left", caption=shown.note, caption_justify="left")
         for place, name in enumerate(shown.columns):
-            table.add_column(name, justify="right" if place else "left")
+            table.add_column(name, justify="right" if place else "left", overflow="fold")
         for row in shown.rows:
             table.add_row(*row)
         console().print(table)

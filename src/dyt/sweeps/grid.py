@@ -76,6 +76,11 @@ class Point:
         return _words([each for each in self.settings if each[0] in self.compared])
 
     @property
+    def choice(self) -> str:
+        """What of it is chosen, in words."""
+        return _words([each for each in self.settings if each[0] not in self.compared])
+
+    @property
     def folder(self) -> str:
         """A name of a folder, readable and its own."""
         readable = re.sub(r"[^\w.=+-]+", "_", self.label)[:80].strip("_.")

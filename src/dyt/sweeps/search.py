@@ -18,6 +18,7 @@ from dyt.sweeps.grid import Point
 from dyt.sweeps.pool import Job, Outcome, alone, sweep
 from dyt.sweeps.validation import Splits, splits_of
 from dyt.sweeps.vtab1k import SweepError, Task
+from dyt.tasks.layouts import some
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
 from dyt.train.state import FREE, METRICS, differences, listed, write_whole
@@ -73,8 +74,8 @@ class Search:
         Raises:
             SweepError, DataError: as `splits_of`.
         """
-        some = next(iter(self.points.values()))
-        return {task.name: splits_of(_at(some, folder), self.validation) for task, folder in self.tasks.items()}
+        run = next(iter(self.points.values()))
+        return {task.name: splits_of(_at(run, folder), self.validation) for task, folder in self.tasks.items()}
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
@@ -267,9 +268,9 @@ def _claim(path: Path, definition: Mapping[str, Any]) -> None:
     """Writes what the sweep is; refuses another one after something was tested."""
     if path.is_file():
         stored = parse_json(path.read_text(encoding="utf-8"), f"'{path}'")
-        if not isinstance(stored, dict) or "definition" not in stored or "tested" not in stored:
+        if not isinstance(stored, dict) or not isinstance(stored.get("definition"), dict) or "tested" not in stored:
             raise SweepError(f"'{path}' is not the record of a sweep; remove it, or give another --out")
-        changes = differences(stored["definition"], json.loads(json.dumps(definition)))
+        changes = _changes(stored["definition"], json.loads(json.dumps(definition)))
         if stored["tested"]:
             if changes:
                 raise SweepError(
@@ -280,6 +281,19 @@ def _claim(path: Path, definition: Mapping[str, Any]) -> None:
     elif (path.parent / TEST).exists():
         raise SweepError(f"'{path.parent}' has runs that were tested but no {RECORD}; give another --out")
     _write(path, definition, tested=False)
+
+
+def _changes(before: Any, now: Any) -> list[str]:
+    """What differs in words; of points and tasks that are in one of them alone, their names."""
+    found = []
+    for field in ("points", "tasks"):
+        old, new = before[field], now[field]
+        for what, names in (("new", new.keys() - old.keys()), ("left out", old.keys() - new.keys())):
+            found += [f"{what} among the {field}: {some(sorted(names))}"] if names else []
+        common = [name for name in new if name in old]
+        found += differences({name: old[name] for name in common}, {name: new[name] for name in common}, field)
+    old, new = ({k: v for k, v in each.items() if k not in {"points", "tasks"}} for each in (before, now))
+    return found + differences(old, new)
 
 
 def _write(path: Path, definition: Mapping[str, Any], tested: bool) -> None:

@@ -106,7 +106,7 @@ def _test(search: Search, found: Found, name: str, arm: str) -> dict[str, Any] |
         "group": group,
         "task": name,
         "arm": arm,
-        "chosen": point.label,
+        "chosen": point.choice,
         "images": tests[0].images,
         **_over_seeds([test.accuracy or 0.0 for test in tests]),
         "active_rate": fmean(test.active_rate for test in tests),
