@@ -122,6 +122,7 @@ def test_each_task_has_its_best_point_which_is_trained_on_both_and_tested(
     assert splits[:8] == [("train800val200[0-80%]", "train800val200[80-100%]")] * 8
     assert splits[8:] == [("train800val200", "test")] * 4
     assert [job.run.train.seed for job in runs.jobs] == [0, 1] * 6
+    assert {job.run.data.format for job in runs.jobs} == {"vtab"}  # type: ignore[union-attr]
     assert all(job.run.train.eval_every == 0 for job in runs.jobs)
     assert len({job.out for job in runs.jobs}) == 12
     shown = evidence(search(two), found)

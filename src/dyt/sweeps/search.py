@@ -17,7 +17,7 @@ from dyt.config.files import parse_json
 from dyt.sweeps.grid import Point
 from dyt.sweeps.pool import Job, Outcome, alone, sweep
 from dyt.sweeps.validation import Splits, splits_of
-from dyt.sweeps.vtab1k import SweepError, Task
+from dyt.sweeps.vtab1k import SweepError, Task, has_lists
 from dyt.tasks.layouts import some
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
@@ -128,8 +128,9 @@ class Search:
 
 
 def _at(run: RunSpec, folder: Path) -> Any:
-    """The run's data in that folder."""
-    return run.data.model_copy(update={"root": str(folder)})
+    """The run's data in that folder; where it has lists they are meant, whatever else lies there."""
+    listed = {"format": "vtab"} if getattr(run.data, "format", "") == "auto" and has_lists(folder) else {}
+    return run.data.model_copy(update={"root": str(folder), **listed})
 
 
 def _of_weight(run: RunSpec) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Vtab1k:
         """
         if not root.is_dir():
             raise SweepError(f"--root: no directory '{root}'")
-        listed = {path.name for path in root.iterdir() if path.is_dir() and _whole(path)}
+        listed = {path.name for path in root.iterdir() if path.is_dir() and has_lists(path)}
         known = {folder: task for task in TASKS for folder in task.folders}
         known |= {name: Task(name, None, (name,)) for name in sorted(listed) if name not in known}
         unknown = [name for name in chosen if name not in known]
@@ -167,7 +167,7 @@ def tasks_in(root: Path, chosen: Sequence[str] = ()) -> dict[Task, Path]:
     Raises:
         SweepError: no such folder, a task in two folders, or an unknown name.
     """
-    listed = sorted(path.name for path in root.iterdir() if path.is_dir() and _whole(path)) if root.is_dir() else []
+    listed = sorted(path.name for path in root.iterdir() if path.is_dir() and has_lists(path)) if root.is_dir() else []
     if listed:
         return dict(Vtab1k.open(root, chosen or listed).present)
     if chosen:
@@ -180,6 +180,7 @@ def tasks_in(root: Path, chosen: Sequence[str] = ()) -> dict[Task, Path]:
     return {known or Task(name, None, (name,)): root}
 
 
-def _whole(folder: Path) -> bool:
+def has_lists(folder: Path) -> bool:
+    """Whether a folder has both standard lists."""
     lists = LAYOUTS["vtab"]
     return all(lists.has(folder, name) for name in (*lists.train, *lists.test))
