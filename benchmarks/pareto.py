@@ -27,19 +27,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
 
 import dyt
 from dyt.errors import DyTError
-from dyt.measure import paired
 from dyt.measure.plots.style import save_figure
-from dyt.model.dynamic import DynamicModel
 from dyt.tasks.kinds import TASKS
 from dyt.train import fit
 from dyt.train.evaluation import evaluate
@@ -48,9 +44,9 @@ from dyt.train.state import MODEL, RESULT, differences
 from dyt.writing import write_text
 from pareto_parts.figures import picture, rows, table
 from pareto_parts.methods import METHODS, SMALL, Contender, Strengths, Training, plan
+from pareto_parts.timing import quickened, turns
 
 LINES, REPORT, SETTINGS = "pareto.jsonl", "report.md", "settings"
-DENSE = "dense timm"
 
 
 def finished(file: Path) -> dict[str, Any]:
@@ -197,38 +193,9 @@ def timed(options: argparse.Namespace) -> None:
             models = {one: quickened(one.of(saved.model), one.budget) for one, saved in there.items()}
             for batch, key in keys.items():
                 if key not in have:
-                    write(options, key, {"batch": batch, "rows": turns(options, dense, models, images.split(batch))})
-
-
-def quickened(model: DynamicModel, budget: float | None) -> Any:
-    """The optimised model, at the same budget."""
-    fast = dyt.optimize(model)
-    if budget is not None:
-        fast.budget = budget
-    return fast
-
-
-def turns(
-    options: argparse.Namespace, dense: nn.Module, models: dict[Contender, Any], chunks: Sequence[Tensor]
-) -> list[dict[str, Any]]:
-    """How many times as fast as the dense model each is; a call runs all the chunks."""
-
-    @torch.inference_mode()
-    def call(model: nn.Module) -> None:
-        for chunk in chunks:
-            model(chunk)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-
-    functions = {DENSE: partial(call, dense)} | {one.name: partial(call, model) for one, model in models.items()}
-    found = paired(functions, pairs=options.pairs)
-    result = []
-    for one, model in models.items():
-        ratio = found.speedup(one.name, over=DENSE)
-        made = sum(bool(block.rewrites) for block in model.report.blocks)
-        row = {"method": one.method, "label": one.label, "rewritten": f"{made} of {len(model.report.blocks)}"}
-        result.append(row | {"median": ratio.median, "low": ratio.low, "high": ratio.high, "pairs": ratio.pairs})
-    return result
+                    write(
+                        options, key, {"batch": batch, "rows": turns(dense, models, images.split(batch), options.pairs)}
+                    )
 
 
 def reported(options: argparse.Namespace) -> None:

@@ -13,17 +13,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dyt.config.files import parse_json
 from dyt.sweeps.grid import Point
 from dyt.sweeps.pool import Job, Outcome, alone, sweep
+from dyt.sweeps.search_record import TEST, VALIDATION, claim, testing
 from dyt.sweeps.validation import Splits, splits_of
 from dyt.sweeps.vtab1k import SweepError, Task, has_lists
-from dyt.tasks.layouts import some
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
-from dyt.train.state import FREE, METRICS, differences, listed, write_whole
+from dyt.train.state import FREE, METRICS
 
-RECORD, VALIDATION, TEST = "sweep.json", "validation", "test"
 Key = tuple[str, Point, int]
 """The name of a task, a point and a seed: a run."""
 
@@ -190,7 +188,7 @@ def run_search(
 
 def _searched(search: Search, out: Path, options: Mapping[str, Any], finished: Callable[[Found], None]) -> Found:
     definition = search.definition()
-    _claim(out / RECORD, definition)
+    claim(out, definition)
     validations = search.validations(out)
     so_far = Found({}, {}, {}, {})
     if validations:
@@ -201,7 +199,7 @@ def _searched(search: Search, out: Path, options: Mapping[str, Any], finished: C
         if any(outcome.result is None for outcome in validated.values()):
             return so_far
     chosen = choose(search, so_far.validated)
-    _write(out / RECORD, definition, tested=True)
+    testing(out, definition)
     tests = search.tests(out, chosen)
 
     def found(outcomes: Mapping[Key, Outcome]) -> Found:
@@ -263,39 +261,3 @@ def best_epoch(out: Path, result: Result | None) -> float:
     if len(each) != result.epochs - 1 or last is None:
         raise SweepError(f"'{out / METRICS}' has no evaluation of every epoch; remove '{out}', and it is run again")
     return max([*each, last])
-
-
-def _claim(path: Path, definition: Mapping[str, Any]) -> None:
-    """Writes what the sweep is; refuses another one after something was tested."""
-    if path.is_file():
-        stored = parse_json(path.read_text(encoding="utf-8"), f"'{path}'")
-        if not isinstance(stored, dict) or not isinstance(stored.get("definition"), dict) or "tested" not in stored:
-            raise SweepError(f"'{path}' is not the record of a sweep; remove it, or give another --out")
-        changes = _changes(stored["definition"], json.loads(json.dumps(definition)))
-        if stored["tested"]:
-            if changes:
-                raise SweepError(
-                    f"'{path.parent}' has tested what it chose, so that its grid cannot be changed: "
-                    f"{listed(changes, 3)}; give another --out"
-                )
-            return
-    elif (path.parent / TEST).exists():
-        raise SweepError(f"'{path.parent}' has runs that were tested but no {RECORD}; give another --out")
-    _write(path, definition, tested=False)
-
-
-def _changes(before: Any, now: Any) -> list[str]:
-    """What differs in words; of points and tasks that are in one of them alone, their names."""
-    found = []
-    for field in ("points", "tasks"):
-        old, new = before[field], now[field]
-        for what, names in (("new", new.keys() - old.keys()), ("left out", old.keys() - new.keys())):
-            found += [f"{what} among the {field}: {some(sorted(names))}"] if names else []
-        common = [name for name in new if name in old]
-        found += differences({name: old[name] for name in common}, {name: new[name] for name in common}, field)
-    old, new = ({k: v for k, v in each.items() if k not in {"points", "tasks"}} for each in (before, now))
-    return found + differences(old, new)
-
-
-def _write(path: Path, definition: Mapping[str, Any], tested: bool) -> None:
-    write_whole(path, json.dumps({"tested": tested, "definition": definition}, indent=2) + "\n")
