@@ -64,6 +64,14 @@ def test_a_preset_s_tuner_replaces_the_recipe_s() -> None:
     assert with_preset(plain, "dyt")["model"]["tuner"] is None
 
 
+def test_a_preset_s_reducer_is_of_the_run() -> None:
+    """A run of preset `tome` without ToMe would be another method under its name."""
+    plain = with_preset(recipe("default"), "evit_adaptformer")
+    assert plain["model"]["reducer"]["type"] == "evit"
+    assert with_preset(plain, "dyt")["model"]["reducer"] is None
+    assert override(with_preset(plain, "dyt"), ["model.reducer.type=tome"])["model"]["reducer"] == {"type": "tome"}
+
+
 def test_set_begins_a_tuner_where_there_was_none() -> None:
     plain = dyt.DyTSpec().model_dump(mode="json")
     assert override(plain, ["tuner.type=lora", "tuner.rank=4"])["tuner"] == {"type": "lora", "rank": 4}

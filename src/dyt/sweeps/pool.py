@@ -86,6 +86,7 @@ def sweep(
     parallel: int = 1,
     devices: Sequence[str] = (),
     progress: bool = True,
+    what: str = "tasks",
     finished: Callable[[dict[str, Outcome]], None] = lambda outcomes: None,
 ) -> dict[str, Outcome]:
     """Runs each job that is not finished, `parallel` at a time, each in a process of its own.
@@ -96,6 +97,7 @@ def sweep(
     Args:
         devices: of CUDA, one for each process side by side, in turns.
         progress: show a bar on standard error.
+        what: the jobs are, for the bar and for what is said.
         finished: called at the start and after each job with all outcomes so far.
 
     Returns:
@@ -115,7 +117,7 @@ def sweep(
         return {job.name: done[job.name] for job in jobs if job.name in done}
 
     finished(so_far())
-    with signals.caught(), bar.task("tasks", len(jobs), len(done)) as shown:
+    with signals.caught(), bar.task(what, len(jobs), len(done)) as shown:
         try:
             while waiting or running:
                 while waiting and free and not signals.noted:
@@ -138,7 +140,7 @@ def sweep(
                     deadline = deadline or time.monotonic() + GRACE
                     _stop(running, deadline)
                 if bar.due():
-                    bar.measured(shown, "tasks", ", ".join(_where(one.job) for one in running))
+                    bar.measured(shown, what, ", ".join(_where(one.job) for one in running))
         finally:
             deadline = deadline or time.monotonic() + GRACE
             while any(one.process.poll() is None for one in running):
@@ -150,7 +152,7 @@ def sweep(
         killed = [one.job.name for one in started if one.killed]
         how = f", but for {', '.join(killed)}, killed after {GRACE:g} s, of which the last checkpoint is kept"
         raise Interrupted(
-            f"{len(done)} of {len(jobs)} tasks are finished, the running ones have saved{how if killed else ''}: run "
+            f"{len(done)} of {len(jobs)} {what} are finished, the running ones have saved{how if killed else ''}: run "
             f"the same command again to go on"
         )
     return so_far()

@@ -129,7 +129,7 @@ class Vtab1k:
         """
         if not root.is_dir():
             raise SweepError(f"--root: no directory '{root}'")
-        listed = {path.name for path in root.iterdir() if path.is_dir() and _whole(path)}
+        listed = {path.name for path in root.iterdir() if path.is_dir() and has_lists(path)}
         known = {folder: task for task in TASKS for folder in task.folders}
         known |= {name: Task(name, None, (name,)) for name in sorted(listed) if name not in known}
         unknown = [name for name in chosen if name not in known]
@@ -158,6 +158,29 @@ class Vtab1k:
         return Vtab1k(MappingProxyType(present), missing, others)
 
 
-def _whole(folder: Path) -> bool:
+def tasks_in(root: Path, chosen: Sequence[str] = ()) -> dict[Task, Path]:
+    """Every folder of root with such lists, by the names of VTAB-1K where it has one; or root itself, one data set.
+
+    Args:
+        chosen: names of tasks or of their folders; empty for all.
+
+    Raises:
+        SweepError: no such folder, a task in two folders, or an unknown name.
+    """
+    listed = sorted(path.name for path in root.iterdir() if path.is_dir() and has_lists(path)) if root.is_dir() else []
+    if listed:
+        return dict(Vtab1k.open(root, chosen or listed).present)
+    if chosen:
+        raise SweepError(
+            f"--task {chosen[0]}: '{root}' has {contents_of(root)}, no folder with train800val200.txt and test.txt; "
+            f"leave --task out for one data set"
+        )
+    name = root.resolve().name
+    known = next((task for task in TASKS if name in task.folders), None)
+    return {known or Task(name, None, (name,)): root}
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether a folder has both standard lists."""
     lists = LAYOUTS["vtab"]
     return all(lists.has(folder, name) for name in (*lists.train, *lists.test))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import nan
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 from dyt.errors import UnsupportedError
 from dyt.model.dynamic import DynamicModel
 from dyt.tasks.base import Measure, Task
-from dyt.tasks.data import Data, DataSpec, layout_of, open_data, open_split, split_name
+from dyt.tasks.data import Data, DataSpec, classes_of, open_data, open_split, split_name
 from dyt.tasks.layouts import Split
 from dyt.tasks.loading import Images
 from dyt.tasks.preparation import Preparation
@@ -121,7 +120,7 @@ class Classification(Task):
         return split_name(spec, training=True)
 
     def named(self, spec: DataSpec, split: str | None) -> tuple[str, ...] | None:
-        return layout_of(spec).classes(Path(spec.root), split or split_name(spec, training=False))
+        return classes_of(spec, split or split_name(spec, training=False))
 
     def examples(self, spec: DataSpec, split: Split, preparation: Preparation, training: bool) -> Images:
         return Images(split, spec, preparation, training)

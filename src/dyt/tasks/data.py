@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from dyt.config.base import Spec
 from dyt.tasks.layouts import LAYOUTS, DataError, Layout, Split, contents_of
 from dyt.tasks.sizes import Size
+from dyt.tasks.split_names import composed, pieces
 
 
 class DataSpec(Spec):
@@ -27,10 +28,11 @@ class DataSpec(Spec):
     others: a data set as it was published; `auto`: detected from what lies in `root`."""
     train: str | None = None
     """Name of the training split. Null takes the layout's: `train` (folder, hf), `train800val200` (vtab), or what a
-    published data set is trained on."""
+    published data set is trained on. `train[0-80%]` is a part of a split, drawn with a fixed seed; `train+val` is
+    both."""
     test: str | None = None
-    """Name of the test split. Null takes the layout's: `test` or `val` (folder), `test` (vtab), `test` or `validation`
-    (hf), or what a published data set is tested on."""
+    """Name of the test split, or parts as in `train`. Null takes the layout's: `test` or `val` (folder), `test` (vtab),
+    `test` or `validation` (hf), or what a published data set is tested on."""
     labels: Literal["one", "several"] = "one"
     """Labels per image: `one`, or `several`, none included, which lists (`path label label ...`) and Hugging Face
     datasets (a list of ClassLabel) can have; the head then needs `loss: bce`."""
@@ -88,7 +90,7 @@ def open_data(spec: DataSpec) -> Data:
         DataError: what was found and what is expected, in one line.
     """
     names = split_name(spec, training=True), split_name(spec, training=False)
-    classes = layout_of(spec).classes(Path(spec.root), names[0])
+    classes = classes_of(spec, names[0])
     train, test = (_opened(spec, name, classes) for name in names)
     known = classes or numbered(train, test)
     train, test = (replace(split, count=len(known)) for split in (train, test))
@@ -106,9 +108,20 @@ def open_split(spec: DataSpec, split: str | None, classes: Sequence[str]) -> Spl
 
 
 def _opened(spec: DataSpec, name: str, classes: Sequence[str] | None) -> Split:
-    layout = layout_of(spec)
+    layout, root = layout_of(spec), Path(spec.root)
     opened = layout.several if spec.labels == "several" else layout.split
-    return opened(Path(spec.root), name, classes)
+    parts = pieces(name, lambda given: layout.has(root, given))
+    return composed(name, parts, lambda given: opened(root, given, classes))
+
+
+def classes_of(spec: DataSpec, name: str) -> tuple[str, ...] | None:
+    """The names of the classes in a split, or in the first of its parts; None where the data has none.
+
+    Raises:
+        DataError: what was found and what is expected, in one line.
+    """
+    layout, root = layout_of(spec), Path(spec.root)
+    return layout.classes(root, pieces(name, lambda given: layout.has(root, given))[0].name)
 
 
 MOST_CLASSES = 1_000_000
@@ -147,7 +160,9 @@ def detect(spec: DataSpec) -> str:
         raise DataError(f"data.root: no directory '{root}'")
     if spec.format != "auto":
         return spec.format
-    here = [layout for layout in LAYOUTS.values() if layout.is_here(root, spec.train, spec.test)]
+    given = (spec.train, spec.test)
+    first = tuple(None if name is None else pieces(name)[0].name for name in given)
+    here = [each for each in LAYOUTS.values() if each.is_here(root, *given) or each.is_here(root, *first)]
     if not here:
         general = ", ".join(layout.expected for layout in reversed(list(LAYOUTS.values())) if not layout.published)
         published = ", ".join(name for name, layout in LAYOUTS.items() if layout.published)

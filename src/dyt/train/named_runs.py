@@ -249,18 +249,27 @@ def with_task(plain: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def with_preset(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """A run's plain data with the model of a preset: its variant, dispatcher, adapter, tuner and objective, and no
-    remedies.
+    """A run's plain data with the model of a preset: its variant, dispatcher, adapter, tuner, reducer and objective.
 
     Backbone, head and the training stay, but for the remedies among its options (those of the routers, `calibrate`),
-    which are of no use without those of the model.
+    which are of no use without those of the model; it has none of these.
 
     Raises:
         SpecError: an unknown preset.
     """
     chosen = preset(name).model_dump(
         mode="json",
-        include={"variant", "dispatcher", "adapter", "tuner", "objective", "trainable", "modules_to_save", "stand_in"},
+        include={
+            "variant",
+            "dispatcher",
+            "adapter",
+            "tuner",
+            "reducer",
+            "objective",
+            "trainable",
+            "stand_in",
+            "modules_to_save",
+        },
     )
     routers = {"router_lr_scale", "router_weight_decay", "router_start"}
     dropped = routers | {"stand_in_start", "stand_in_lr_scale", "calibrate", "budgets"}

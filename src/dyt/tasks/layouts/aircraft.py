@@ -19,6 +19,7 @@ class Aircraft(Layout):
     name: ClassVar[str] = "aircraft"
     train: ClassVar[tuple[str, ...]] = ("trainval", "train")
     test: ClassVar[tuple[str, ...]] = ("test", "val")
+    choosing: ClassVar[tuple[tuple[str, str, str], ...]] = (("train", "val", "trainval"),)
     expected: ClassVar[str] = "FGVC-Aircraft (data/images_variant_trainval.txt, data/variants.txt, data/images/)"
 
     def has(self, root: Path, split: str) -> bool:

@@ -62,6 +62,7 @@ class Layout(ABC):
         train, test: names of the splits, the first that is there.
         expected: what it looks like, in a few words.
         published: a data set's own layout, in which nothing but that data set lies.
+        choosing: (training, validation, both) splits with which choices are made, the first of which all are there.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Layout(ABC):
     test: ClassVar[tuple[str, ...]]
     expected: ClassVar[str]
     published: ClassVar[bool] = True
+    choosing: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 
     @abstractmethod
     def has(self, root: Path, split: str) -> bool:

@@ -19,6 +19,7 @@ class Folder(Layout):
     name: ClassVar[str] = "folder"
     train: ClassVar[tuple[str, ...]] = ("train",)
     test: ClassVar[tuple[str, ...]] = ("test", "val")
+    choosing: ClassVar[tuple[tuple[str, str, str], ...]] = (("train", "val", "train+val"),)
     expected: ClassVar[str] = "class folders (train/<class>/*.jpg and test/ or val/)"
     published: ClassVar[bool] = False
 

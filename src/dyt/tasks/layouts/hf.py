@@ -19,6 +19,7 @@ class HuggingFace(Layout):
     name: ClassVar[str] = "hf"
     train: ClassVar[tuple[str, ...]] = ("train",)
     test: ClassVar[tuple[str, ...]] = ("test", "validation")
+    choosing: ClassVar[tuple[tuple[str, str, str], ...]] = (("train", "validation", "train+validation"),)
     expected: ClassVar[str] = "a Hugging Face dataset on disk (dataset_dict.json)"
     published: ClassVar[bool] = False
 

@@ -20,6 +20,7 @@ class VtabLists(Layout):
     name: ClassVar[str] = "vtab"
     train: ClassVar[tuple[str, ...]] = ("train800val200",)
     test: ClassVar[tuple[str, ...]] = ("test",)
+    choosing: ClassVar[tuple[tuple[str, str, str], ...]] = (("train800", "val200", "train800val200"),)
     expected: ClassVar[str] = "VTAB-1K lists (train800val200.txt and test.txt)"
     published: ClassVar[bool] = False
 
