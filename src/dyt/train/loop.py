@@ -248,7 +248,8 @@ class _Run:
             self.inference.find_budgets(self.data.train)
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)
-            write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
+            if self.data.classes:
+                write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
         head = {id(p) for p in self.model.head_parameters}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         result = Result(

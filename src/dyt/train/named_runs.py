@@ -64,6 +64,22 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "data": {},
         "train": {**_DEFAULT["train"], "stand_in_start": "fitted", "budgets": True},
     },
+    # An encoder made cheaper on images without labels: its final tokens, and those at every site, are held to its own.
+    "features": {
+        "model": {
+            **_DEFAULT["model"],
+            "head": {"type": "tokens"},
+            "stand_in": {"type": "low_rank", "dim": 8},
+            "objective": {
+                **_DEFAULT["model"]["objective"],
+                "features": 1.0,
+                "router_gradient": "none",
+                "spread": [0.25, 1.0],
+            },
+        },
+        "data": {"task": "features"},
+        "train": {**_DEFAULT["train"], "stand_in_start": "fitted", "budgets": True},
+    },
     # The paper on VTAB-1K (table 3 and its settings).
     "vtab1k": {
         "model": {"adapter": {"type": "bottleneck", "dim": 8}},
