@@ -21,6 +21,8 @@ from dyt.registry import heads
 Weight = Annotated[float, Field(ge=0.0)]
 FLOOR = 1e-6
 """A token's squared norm below this share of the mean one counts as this."""
+LEAST = 1e-12
+"""What is divided by where all targets are zero."""
 
 
 class TokensSpec(TaskHeadSpec):
@@ -126,7 +128,7 @@ def distance(tokens: Tensor, targets: Tensor) -> Tensor:
     Each token counts alike, however long it is.
     """
     apart, length = (tokens - targets).square().sum(-1), targets.square().sum(-1)
-    return (apart / length.clamp_min(FLOOR * length.mean().clamp_min(torch.finfo(length.dtype).tiny))).mean()
+    return (apart / torch.maximum(length, (FLOOR * length.mean()).clamp_min(LEAST))).mean()
 
 
 def _prefix_tokens(backbone: nn.Module) -> int:
