@@ -69,7 +69,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "model": {
             **_DEFAULT["model"],
             "head": {"type": "tokens"},
-            "stand_in": {"type": "low_rank", "dim": 8},
+            "adapter": {"type": "bottleneck", "dim": 32},
+            "stand_in": {"type": "low_rank", "dim": 64},
             "objective": {
                 **_DEFAULT["model"]["objective"],
                 "features": 1.0,
@@ -78,7 +79,13 @@ _RECIPES: dict[str, dict[str, Any]] = {
             },
         },
         "data": {"task": "features"},
-        "train": {**_DEFAULT["train"], "stand_in_start": "fitted", "budgets": True},
+        "train": {
+            **_DEFAULT["train"],
+            "batch_size": 16,
+            "stand_in_start": "fitted",
+            "router_start": "residual",
+            "budgets": True,
+        },
     },
     # The paper on VTAB-1K (table 3 and its settings).
     "vtab1k": {
