@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Retrieval with an encoder that task features made cheaper, beside the untouched encoder of the same file.
 
-The labels are looked at here alone: precision at 1 is the share of the images whose nearest other image, by the cosine of
-class tokens, has their label::
+The labels are looked at here alone: precision at 1 is the share of the images whose nearest other image, by the cosine
+of class tokens, has their label::
 
     dyt train --task features --data DATA --set data.train=train800 --set data.test=val200 --out runs/features
     python benchmarks/retrieval.py runs/features --data DATA --split test --budget 0.5
@@ -29,7 +29,9 @@ from dyt.train.saved import open_saved
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="a model.safetensors of task features, or the directory of its run")
-    parser.add_argument("--data", required=True, help="images with labels, as dyt train --task classification reads them")
+    parser.add_argument(
+        "--data", required=True, help="images with labels, as dyt train --task classification reads them"
+    )
     parser.add_argument("--split", default="test")
     parser.add_argument("--budget", type=float, nargs="*", default=[], help="rates of the file's table")
     asked = parser.parse_args()
@@ -44,7 +46,9 @@ def main() -> None:
         found = []
         for images, _ in saved.batches(spec, labelled, range(len(labelled))):
             with torch.no_grad():
-                one = task.reference(saved.model, images, None, spec) if plain else task.infer(saved.model, images, spec)
+                one = (
+                    task.reference(saved.model, images, None, spec) if plain else task.infer(saved.model, images, spec)
+                )
             found.append(F.normalize(one.image, dim=-1).cpu())
         return torch.cat(found)
 

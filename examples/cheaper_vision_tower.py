@@ -1,8 +1,8 @@
 """Make the vision tower of a model of images and text cheaper, on images without labels, and put nothing in its place.
 
-`dyt.build(..., backbone=tower)` changes the tower's layers where they stand, so that the model around it runs as before:
-shapes and the places of tokens are the same. Here a small LLaVA with random weights and random images, so that nothing
-is downloaded; give your own model and images in their place:
+`dyt.build(..., backbone=tower)` changes the tower's layers where they stand, so that the model around it runs as
+before: shapes and the places of tokens are the same. Here a small LLaVA with random weights and random images, so that
+nothing is downloaded; give your own model and images in their place:
 
     python examples/cheaper_vision_tower.py --steps 60
 """

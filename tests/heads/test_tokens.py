@@ -133,8 +133,8 @@ def test_refused_where_the_encoder_is_not_kept(fields: dict[str, Any]) -> None:
 def test_refusals() -> None:
     with pytest.raises(dyt.SpecError, match="both 0"):
         parse(TokensSpec, {"class_weight": 0, "patch_weight": 0})
+    head = Tokens(TokensSpec(), vit())
     with pytest.raises(dyt.DyTError, match=r"held to tokens \(4, 17, 32\)"):
-        head = Tokens(TokensSpec(), vit())
         head.loss(torch.zeros(4, 17, 32), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(dyt.UnsupportedError, match="reducer"):
         dyt.build({"head": {"type": "tokens"}, "reducer": {"type": "tome", "r": 1}}, backbone=vit())

@@ -16,12 +16,18 @@ def train(
         Path | None, typer.Argument(help="A run.yaml; takes the place of a recipe.", show_default=False)
     ] = None,
     recipe_name: Annotated[
-        str | None, typer.Option("--recipe", help="default, budgets, features, vtab1k, images, k400, ssv2, segmentation or detection.",
-            show_default="the task's")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="default, budgets, features, vtab1k, images, k400, ssv2, segmentation or detection.",
+            show_default="the task's",
+        ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="classification, video, segmentation, detection or features (no labels).", show_default="the recipe's"),
+        typer.Option(
+            help="classification, video, segmentation, detection or features (no labels).", show_default="the recipe's"
+        ),
     ] = None,
     data: Annotated[
         str | None,

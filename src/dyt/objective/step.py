@@ -114,8 +114,8 @@ class TuningStep(nn.Module):
 
         Args:
             images: (B, C, H, W).
-            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with. A head that is taught
-                by the pretrained backbone (`Head.taught`) reads none; give None.
+            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with. None for a head that
+                is taught by the pretrained backbone (`Head.taught`), which reads none.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
             step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1, and `spread`.
             teacher: with `teacher: pretrained`, or a taught head, what its pass of these images gave (`teacher_rows`,
@@ -319,7 +319,7 @@ class TuningStep(nn.Module):
         return step % every == 0
 
     def _pretrained(self, run: Passes, images: Tensor) -> tuple[Any, list[Route]]:
-        """The outputs and routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
+        """Outputs and routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
 
         Only the backbone is run where the head is more than its classifier and not taught by this pass: that would
         cost, and its batch norms would take features into their statistics that are not the model's.

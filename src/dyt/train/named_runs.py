@@ -82,6 +82,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "train": {
             **_DEFAULT["train"],
             "batch_size": 16,
+            "adapter_lr_scale": 2.0,
             "stand_in_start": "fitted",
             "router_start": "residual",
             "budgets": True,

@@ -11,9 +11,9 @@ from dyt.tasks.sizes import Size
 
 
 class FeaturesSpec(Spec):
-    """Images without labels: every image file below a folder, however it lies there. Class folders are not read as such.
+    """Images without labels: every image file below a folder, however it lies there.
 
-    At inference, and in training without augmentation, images are prepared as the encoder's own description says.
+    Class folders are not read as such. At inference, and in training without augmentation, images are prepared as the encoder's own description says.
     """
 
     task: Literal["features"] = "features"
@@ -22,8 +22,7 @@ class FeaturesSpec(Spec):
     """Directory of the images."""
     train: str | None = None
     """The training images: a folder in `root`, or a list in it, one path a line (what follows the path as a label is
-    ignored); `.txt` is added to a name where that is a file. Null takes every image in `root` that is not among those of
-    `test`."""
+    ignored); `.txt` is added to a name where that is a file. Null takes every image in `root` but those of `test`."""
     test: str | None = None
     """The images that are measured on, as `train`. Null holds out a share of the training images."""
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1

@@ -69,5 +69,7 @@ class Features(Task):
 def _read(model: DynamicModel, tokens: Tensor) -> ImageTokens:
     head = model.head
     if not isinstance(head, Tokens):
-        raise UnsupportedError(f"task features reads the outputs of head 'tokens'; the model's is '{model.spec.head.type}'")
+        raise UnsupportedError(
+            f"task features reads the outputs of head 'tokens'; the model's is '{model.spec.head.type}'"
+        )
     return head.read(tokens)
