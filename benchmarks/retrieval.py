@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import dyt
 from dyt.cli.options import model_file
+from dyt.core.route import activation_rate
 from dyt.tasks.data import DataSpec, open_data
 from dyt.tasks.features import Features
 from dyt.tasks.features.metrics import neighbours
@@ -59,7 +60,7 @@ def main() -> None:
             saved.model.budget = budget
         with dyt.record(saved.model) as routes:
             near = neighbours(read(plain=False))
-        active, patches = dyt.activation_rate(routes)
+        active, patches = activation_rate(routes)
         found = {"precision": _share(labels[near] == labels), "agreement": _share(near == untouched)}
         print(json.dumps({"budget": budget, "active_rate": round(float(active / patches), 3), **found}))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import dyt
+from dyt.core.route import activation_rate
 from dyt.train import start_routers, start_stand_ins
 
 IMAGE = 9  # the token that stands for a patch in the text
@@ -75,7 +76,7 @@ def main() -> None:
     tower.eval()
     with dyt.record(tower) as routes:
         after = said(model, images[:8])
-    active, patches = dyt.activation_rate(routes)
+    active, patches = activation_rate(routes)
     same = sum(a == b for a, b in zip(after, before, strict=True))
     print(f"generate with {active / patches:.0%} of the tokens active: {same} of {len(before)} answers are the same")
 

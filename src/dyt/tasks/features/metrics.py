@@ -30,10 +30,9 @@ class Fidelity(Measure):
         self.other: list[Tensor] = []
 
     def update(self, outputs: ImageTokens, targets: ImageTokens) -> None:
-        images = F.cosine_similarity(outputs.image, targets.image, -1)
-        patches = F.cosine_similarity(outputs.patches, targets.patches, -1)
-        found = [images.double().sum().cpu(), images.numel(), patches.double().sum().cpu(), patches.numel()]
-        self.sums += torch.tensor([float(each) for each in found], dtype=torch.float64)
+        images = F.cosine_similarity(outputs.image, targets.image, -1).cpu().double()
+        patches = F.cosine_similarity(outputs.patches, targets.patches, -1).cpu().double()
+        self.sums += torch.stack([images.sum(), _count(images), patches.sum(), _count(patches)])
         self.own.append(F.normalize(outputs.image, dim=-1).cpu())
         self.other.append(F.normalize(targets.image, dim=-1).cpu())
 
@@ -50,6 +49,10 @@ class Fidelity(Measure):
         """(M, C) of all ranks, on the device."""
         mine = torch.cat(rows)
         return ranks.gathered(mine.flatten()).reshape(-1, mine.shape[1]).to(self.device)
+
+
+def _count(values: Tensor) -> Tensor:
+    return torch.tensor(float(values.numel()), dtype=torch.float64)
 
 
 def agreement(own: Tensor, other: Tensor) -> float:

@@ -13,7 +13,8 @@ from dyt.tasks.sizes import Size
 class FeaturesSpec(Spec):
     """Images without labels: every image file below a folder, however it lies there.
 
-    Class folders are not read as such. At inference, and in training without augmentation, images are prepared as the encoder's own description says.
+    Class folders are not read as such. At inference, and in training without augmentation, images are prepared as the
+    encoder's own description says.
     """
 
     task: Literal["features"] = "features"
