@@ -46,9 +46,9 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     data = None if run is None else run.data
     if config is not None:
         data = data_of(config, model.head.task, "", trained) or data
-    known = isinstance(data, (DataSpec, FeaturesSpec))
-    spec = data if known else DataSpec(root="", size=None if data is None else data.size)
-    preparation = Preparation.of(model.backbone, spec.size)
-    examples = task_of(spec).sample(spec, files("images", paths, [0] * len(paths)), preparation)
+    if not isinstance(data, (DataSpec, FeaturesSpec)):
+        data = DataSpec(root="", size=None if data is None else data.size)
+    preparation = Preparation.of(model.backbone, data.size)
+    examples = task_of(data).sample(data, files("images", paths, [0] * len(paths)), preparation)
     images = preparation.normalized(torch.stack([examples[i, 0][0] for i in range(len(paths))]))
     return preparation.shown(images), images

@@ -88,7 +88,7 @@ def run_spec(
     from dyt.train.named_runs import changed, recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
 
-    own = TASKS[task].recipe if task in TASKS else "default"  # another task is answered below
+    own = "default" if task is None or task not in TASKS else TASKS[task].recipe  # an unknown one is answered below
     plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or own)
     if preset is not None:
         plain = with_preset(plain, preset)

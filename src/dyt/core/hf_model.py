@@ -6,7 +6,6 @@ Shapes: B images, N tokens (class and register tokens first), C channels, F feat
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,17 +67,6 @@ class HuggingFaceModel(nn.Module):
         layers = self.get_submodule(path)
         assert isinstance(layers, nn.ModuleList)
         return [f"{path}.{i}" for i in range(len(layers))]
-
-    def let_record(self) -> None:
-        """Has transformers put the hooks of `output_hidden_states` on the layers, as it does at the first such call.
-
-        It finds layers by their class, which a dynamic block is not of; a block has the hooks of the layer whose place
-        it takes. Without them what reads hidden states, as LLaVA does, would find none.
-        """
-        capturing = sys.modules.get("transformers.utils.output_capturing")
-        install = getattr(capturing, "maybe_install_capturing_hooks", None)
-        if install is not None:  # versions before it record in the layers' own loop
-            install(self.model)
 
     @property
     def num_features(self) -> int:

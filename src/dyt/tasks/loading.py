@@ -92,7 +92,7 @@ class Images(Examples):
 
     @property
     def fixed(self) -> bool:
-        return self.spec.augment == "none"
+        return bool(self.spec.augment == "none")
 
     @property
     def cached(self) -> bool:
@@ -103,7 +103,7 @@ class Images(Examples):
         if self.spec.augment != "none":
             return False
         fits = len(self) * self.channels * self.size[0] * self.size[1] <= CACHE_LIMIT
-        return fits if self.spec.cache is None else self.spec.cache
+        return fits if self.spec.cache is None else bool(self.spec.cache)
 
     def sample(self, i: int, seed: int = 0) -> Tensor:
         """(C, H, W)."""

@@ -20,7 +20,7 @@ from dyt.testing.strategies import DTYPES, chosen, companions, draws_at_inferenc
 def head_laws(name: str) -> list[Law]:
     """The laws that concern this head."""
     refused = registry.heads.get(name).divergence_refusal is not None
-    frozen = {"tuner": None, "modules_to_save": [], "trainable": "adapters"}
+    frozen: dict[str, Any] = {"tuner": None, "modules_to_save": [], "trainable": "adapters"}
     kept = frozen if registry.heads.get(name).taught else {}  # by the backbone as it was
     objective = laws.OBJECTIVE | ({"distill": 0.0} if refused else {})
     adapter = {"type": "bottleneck", "dim": 4, "dropout": 0.0}

@@ -17,10 +17,12 @@ from dyt.tasks.preparation import Preparation
 def transform(spec: FeaturesSpec, preparation: Preparation, training: bool) -> Callable[[Picture], Tensor]:
     """Image of 1 or 3 channels -> (C, H, W) uint8."""
     size, how = preparation.size, spec.interpolation or preparation.interpolation
+    made: Callable[[Picture], Tensor]
     if training and spec.augment == "crop":
         aspect = size[1] / size[0]
         crop = v2.RandomResizedCrop(size, ratio=(3 / 4 * aspect, 4 / 3 * aspect), interpolation=InterpolationMode(how))
-        return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    own: dict[str, Any] = {"crop_pct": preparation.crop_pct, "crop_mode": preparation.crop_mode}
-    made: Callable[[Picture], Tensor] = create_transform(size, interpolation=how, normalize=False, **own)
+        made = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    else:
+        own: dict[str, Any] = {"crop_pct": preparation.crop_pct, "crop_mode": preparation.crop_mode}
+        made = create_transform(size, interpolation=how, normalize=False, **own)
     return made
