@@ -16,6 +16,7 @@ RUNS = {
     "detect_shapes.py": (["--epochs", "1", "--images", "16"], "boxes drawn"),
     "benchmark_sweep.py": (["--epochs", "1", "--images", "32"], "| colours |"),
     "finetune_folder.py": (["--epochs", "2", "--images-per-class", "16"], "a model of 3 sites was loaded"),
+    "cheaper_vision_tower.py": (["--steps", "2"], "generate says the same: True"),
     "video_clips.py": (["--epochs", "1", "--films", "8"], "pictures are in pictures/"),
 }
 """For each script: tiny settings, and what it says when it has done its work."""

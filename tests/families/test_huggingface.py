@@ -1,5 +1,6 @@
 """Models of transformers: the same numbers as transformers' own forward, heads, masks, and what is refused."""
 
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -175,3 +176,50 @@ def test_transformers_is_imported_by_nobody_but_the_user() -> None:
     code = "import sys, dyt; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@each
+def test_dynamic_layers_record_hidden_states(name: str) -> None:
+    """What stands behind a tower may read any of them, LLaVA the last but one; again after the layers are put back."""
+    tower = HUGGINGFACE[name].backbone()
+    with torch.no_grad():
+        theirs = HUGGINGFACE[name].backbone()(pixel_values=X, output_hidden_states=True).hidden_states
+        model = dyt.build(spec(variant={"type": "mlp"}), backbone=tower)
+        with dyt.execution(model, "complete"):
+            ours = tower(pixel_values=X, output_hidden_states=True).hidden_states
+            again = pickle.loads(pickle.dumps(tower))(pixel_values=X, output_hidden_states=True).hidden_states
+        dyt.unwrap(model)
+        back = tower(pixel_values=X, output_hidden_states=True).hidden_states
+    assert len(ours) == len(back) == len(theirs) == 3
+    assert len(again) == 3
+    for found in (ours, back):
+        for actual, expected in zip(found, theirs, strict=True):
+            close(actual, expected)
+
+
+def test_a_model_of_images_and_text_generates_with_a_dynamic_tower() -> None:
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(image_size=32, patch_size=8, **size)
+    text = transformers.LlamaConfig(vocab_size=32, num_key_value_heads=2, **size)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=9, image_seq_length=16)
+    torch.manual_seed(0)
+    llava = transformers.LlavaForConditionalGeneration(config).eval()
+    words = torch.tensor([[1, *[9] * 16, 5]]).repeat(2, 1)
+    asked = {"input_ids": words, "attention_mask": torch.ones_like(words), "pixel_values": X}
+
+    def said() -> Tensor:
+        made: Tensor = llava.generate(**asked, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        return made
+
+    with torch.no_grad():
+        before, logits = said(), llava(**asked).logits
+        tower = dyt.build(
+            {"head": {"type": "tokens"}, "objective": {"distill": 0.0}}, backbone=llava.model.vision_tower
+        )
+        tower.eval()
+        with dyt.execution(tower, "complete"):
+            assert torch.equal(said(), before)
+            close(llava(**asked).logits, logits)
+        with dyt.record(tower) as routes:
+            assert said().shape == before.shape
+    assert len(routes) == 2

@@ -198,7 +198,7 @@ def test_normalised_once() -> None:
 
 def test_the_backbone_says_its_size_and_statistics() -> None:
     backbone = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=1)
-    assert Preparation.of(backbone) == Preparation((48, 48), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert Preparation.of(backbone) == Preparation((48, 48), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9, "center")
     assert Preparation.of(backbone, 64).size == (64, 64)
     assert Preparation.of(backbone, (64, 32)).size == (64, 32)
 

@@ -27,7 +27,8 @@ from dyt.assembly.window_attention import put_windows
 from dyt.config.files import read
 from dyt.config.presets import preset, presets
 from dyt.config.spec import DyTSpec, parse
-from dyt.core.interop import bridged
+from dyt.core.hf_recording import let_record
+from dyt.core.interop import HuggingFaceModel, bridged
 from dyt.errors import SpecError, nearest, quoted
 from dyt.model.dynamic import DynamicModel
 from dyt.model.origin import Origin
@@ -111,6 +112,8 @@ def _applied(plan: BuildPlan) -> DynamicModel:
     thawed = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     if spec.backbone.window_size is not None:
         put_windows(spec.backbone, backbone, plan.family)
+    if isinstance(backbone, HuggingFaceModel):
+        let_record(backbone.model)
     for path, block in plan.blocks.items():
         parent, _, name = path.rpartition(".")
         backbone.get_submodule(parent).register_module(name, block)

@@ -34,6 +34,7 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     from dyt.errors import UnsupportedError
     from dyt.tasks import DataSpec
     from dyt.tasks.described import data_of
+    from dyt.tasks.features import FeaturesSpec
     from dyt.tasks.kinds import task_of
     from dyt.tasks.layouts import files
     from dyt.tasks.preparation import Preparation
@@ -45,8 +46,9 @@ def read(model: DynamicModel, paths: Sequence[Path], trained: Path | None = None
     data = None if run is None else run.data
     if config is not None:
         data = data_of(config, model.head.task, "", trained) or data
-    spec = data if isinstance(data, DataSpec) else DataSpec(root="", size=None if data is None else data.size)
-    preparation = Preparation.of(model.backbone, spec.size)
-    examples = task_of(spec).sample(spec, files("images", paths, [0] * len(paths)), preparation)
+    if not isinstance(data, (DataSpec, FeaturesSpec)):
+        data = DataSpec(root="", size=None if data is None else data.size)
+    preparation = Preparation.of(model.backbone, data.size)
+    examples = task_of(data).sample(data, files("images", paths, [0] * len(paths)), preparation)
     images = preparation.normalized(torch.stack([examples[i, 0][0] for i in range(len(paths))]))
     return preparation.shown(images), images

@@ -32,11 +32,16 @@ def predict(
     import torch
 
     from dyt.core.route import activation_rate
+    from dyt.errors import UnsupportedError
     from dyt.model.dynamic import record
     from dyt.tasks.layouts import files
     from dyt.train.saved import open_saved
 
     saved = open_saved(model, classes, weights, trust_paths)
+    if not saved.task.predicts:
+        raise UnsupportedError(
+            f"'{model}' gives tokens and no answer that could be told; use its outputs (dyt.load), or dyt eval"
+        )
     top = min(top, saved.model.num_classes)
     spec, split = (
         saved.spec((saved.data and saved.data.root) or ".", workers=0),

@@ -16,11 +16,18 @@ def train(
         Path | None, typer.Argument(help="A run.yaml; takes the place of a recipe.", show_default=False)
     ] = None,
     recipe_name: Annotated[
-        str | None, typer.Option("--recipe", help="default, vtab1k, images, k400, ssv2, segmentation or detection.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="default, budgets, features, vtab1k, images, k400, ssv2, segmentation or detection.",
+            show_default="the task's",
+        ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="classification, video, segmentation or detection.", show_default="the recipe's"),
+        typer.Option(
+            help="classification, video, segmentation, detection or features (no labels).", show_default="the recipe's"
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -77,10 +84,12 @@ def run_spec(
         raise typer.BadParameter("give a run file or --recipe, not both")
     from dyt.config.files import part, read
     from dyt.config.spec import parse
+    from dyt.tasks.kinds import TASKS
     from dyt.train.named_runs import changed, recipe, with_preset, with_task
     from dyt.train.spec import RunSpec
 
-    plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or "default")
+    own = "default" if task is None or task not in TASKS else TASKS[task].recipe  # an unknown one is answered below
+    plain: dict[str, Any] = read(file) if file is not None else recipe(recipe_name or own)
     if preset is not None:
         plain = with_preset(plain, preset)
     if task is not None:

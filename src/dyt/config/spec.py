@@ -15,6 +15,10 @@ from dyt.errors import SpecError
 from dyt.registry import KINDS
 
 S = TypeVar("S", bound=Spec)
+NOT_TAUGHT = (
+    "it is held to the backbone before it was tuned, which is not kept with a tuner, modules_to_save or trainable: "
+    "full; leave that out"
+)
 NO_PRETRAINED = (
     "objective.teacher: 'pretrained' needs a frozen backbone, without a tuner, modules_to_save or trainable: full; "
     "leave that out or use 'complete'"
@@ -151,6 +155,8 @@ class DyTSpec(Spec):
     def _consistent(self) -> DyTSpec:
         if self.objective.teacher == "pretrained" and not self.keeps_pretrained:
             raise ValueError(NO_PRETRAINED)
+        if KINDS["heads"].get(self.head.type).taught and not self.keeps_pretrained:
+            raise ValueError(f"head '{self.head.type}': {NOT_TAUGHT}")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from dyt.heads.detector import Detector, FasterRCNNSpec, MaskDetector, MaskRCNNS
 from dyt.heads.pixel import Pixel, PixelSpec
 from dyt.heads.query import Query, QuerySpec
 from dyt.heads.terms import classification, distillation
+from dyt.heads.tokens import ImageTokens, Tokens, TokensSpec
 from dyt.heads.upernet import UPerNet, UPerNetSpec
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Detector",
     "FasterRCNNSpec",
     "Head",
+    "ImageTokens",
     "MaskDetector",
     "MaskRCNNSpec",
     "Pixel",
@@ -21,6 +23,8 @@ __all__ = [
     "Query",
     "QuerySpec",
     "TaskHeadSpec",
+    "Tokens",
+    "TokensSpec",
     "UPerNet",
     "UPerNetSpec",
     "classification",

@@ -42,7 +42,10 @@ class Head(nn.Module, ABC):
 
     Spec: ClassVar[type[HeadSpec]] = TaskHeadSpec
     task: ClassVar[str]
-    """Whose data it is trained with: `classification`, `video`, `segmentation`, `detection`."""
+    """Whose data it is trained with: `classification`, `video`, `segmentation`, `detection`, `features`."""
+    taught: ClassVar[bool] = False
+    """Whether its targets are its own outputs, a tensor, of the backbone before it was tuned (`dyt.plain`), and no
+    labels are read. It is refused where that backbone is not kept."""
     divergence_refusal: ClassVar[str | None] = None
     """Why there is no `divergence`, in words; None where there is one."""
     shares_prefix: ClassVar[bool] = False

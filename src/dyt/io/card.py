@@ -18,6 +18,7 @@ from dyt.model.summary import component, share, trained_and_all
 
 PIPELINES = {
     "classification": "image-classification",
+    "features": "image-feature-extraction",
     "segmentation": "image-segmentation",
     "detection": "object-detection",
     "video": "video-classification",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dyt.assembly.allocation import site_rates
 from dyt.config.objective import ObjectiveSpec
 from dyt.config.schedules import Ramp, at
-from dyt.config.spec import NO_PRETRAINED, parse
+from dyt.config.spec import NO_PRETRAINED, NOT_TAUGHT, parse
 from dyt.core import context
 from dyt.core.execution import Executor
 from dyt.core.holding import runner
@@ -31,13 +31,16 @@ __all__ = ["TuningStep", "feature_distance", "mean_over_ranks"]
 
 
 class _Ran(NamedTuple):
-    """What the passes of a step, or of a part of one, gave: the dynamic one, the complete one, the teacher's routes."""
+    """What the passes of a step, or of a part of one, gave: the dynamic one, the complete one, the teacher's routes;
+    and what the outputs are trained with.
+    """
 
     routes: list[Route]
     logits: Any
     penalties: list[Tensor]
     complete: Any
     teacher: Sequence[Route | Tensor]
+    labels: Any
 
 
 def _held(model: nn.Module) -> DynamicModel:
@@ -88,6 +91,8 @@ class TuningStep(nn.Module):
         self.rates = site_rates(self.objective, (site.name for site in model.sites))
         if self.objective.teacher == "pretrained" and not model.spec.keeps_pretrained:
             raise DyTError(NO_PRETRAINED)
+        if model.head.taught and not model.spec.keeps_pretrained:
+            raise DyTError(f"head '{model.spec.head.type}': {NOT_TAUGHT}")
         reason = model.head.training_refusal(model.spec.head)
         if reason is not None:
             raise DyTError(reason)
@@ -102,7 +107,7 @@ class TuningStep(nn.Module):
     def forward(
         self,
         images: Tensor,
-        labels: Any,
+        labels: Any = None,
         progress: float | None = None,
         step: int | None = None,
         teacher: Sequence[Tensor] | None = None,
@@ -111,11 +116,12 @@ class TuningStep(nn.Module):
 
         Args:
             images: (B, C, H, W).
-            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with.
+            labels: (B,) int64, or soft (B, K); what else the head, or its `loss`, is trained with. None for a head that
+                is taught by the pretrained backbone (`Head.taught`), which reads none.
             progress: fraction of the training done, in [0, 1]; needed when the spec has schedules.
             step: number of the step, from 0, the same on all ranks; needed with `complete_every` above 1, and `spread`.
-            teacher: with `teacher: pretrained` what its pass of these images gave at each site, (M, C) float32
-                (`TeacherFeatures.rows`), so that it is not run again.
+            teacher: with `teacher: pretrained`, or a taught head, what its pass of these images gave (`teacher_rows`,
+                `TeacherFeatures.rows`), so that it is not run again.
 
         Returns:
             The loss (), and its parts, all () float32: `cls` (the head's loss), `complete`, `distill`, `features` and
@@ -205,6 +211,7 @@ class TuningStep(nn.Module):
         o, head = self.objective, self.model.head
         count, weight = turn.complete(image_count(images), o.complete_share)
         ran = self._run(images, now, self._due(step), count, teacher)
+        labels = ran.labels if head.taught else labels
         parts = {"cls": head.loss(ran.logits, labels)}
         zero = parts["cls"].new_zeros(())
         parts |= {"complete": zero, "distill": zero, "features": zero, "rate": zero, "active_rate": zero + 1}
@@ -239,15 +246,18 @@ class TuningStep(nn.Module):
         penalties: list[Tensor] = []
         complete: Any = None
         teacher: Sequence[Route | Tensor] = ()
+        labels: Any = None
         told = {"all": 1.0, "sampled": o.router_sample, "active": 0.0, "none": None}[o.router_gradient]
         with context.changed(self.model.key, progress=now, keep_tokens=features > 0, told=told):
             logits, routes = self._recorded(run, penalties=(penalties,), executor=self._executor())
             reads_complete = o.complete > 0 or o.distill > 0 or (features > 0 and o.teacher == "complete")
             if due and reads_complete and count:
                 complete, teacher = self._recorded(partial(run, count), complete=True)
-            if features > 0 and o.teacher == "pretrained":
-                teacher = self._pretrained(run, images) if given is None else given
-        return _Ran(routes, logits, penalties, complete, teacher)
+            by_pretrained = features > 0 and o.teacher == "pretrained"
+            if by_pretrained or head.taught:
+                taught, sites = self._pretrained(run, images) if given is None else self._kept(given, logits)
+                labels, teacher = taught, sites if by_pretrained else teacher
+        return _Ran(routes, logits, penalties, complete, teacher, labels)
 
     def _recorded(self, run: Callable[[], Any], **changes: Any) -> tuple[Any, list[Route]]:
         """What a pass gives with these changes of the forward context, and its routes."""
@@ -310,16 +320,23 @@ class TuningStep(nn.Module):
             raise DyTError(f"complete_every is {every}: pass step, the number of the training step, from 0")
         return step % every == 0
 
-    def _pretrained(self, run: Passes, images: Tensor) -> list[Route]:
-        """The routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
+    def _pretrained(self, run: Passes, images: Tensor) -> tuple[Any, list[Route]]:
+        """Outputs and routes of a pass with every token, no adapter, no reducer: what the backbone computed untuned.
 
-        Only the backbone is run where the head is more than its classifier: that would cost, and its batch norms would
-        take features into their statistics that are not the model's.
+        Only the backbone is run where the head is more than its classifier and not taught by this pass: that would
+        cost, and its batch norms would take features into their statistics that are not the model's.
         """
         head = self.model.head
-        features = run if head.shares_prefix else lambda: self.model.forward_features(head.frames(images))
+        whole = head.shares_prefix or head.taught
+        features = run if whole else lambda: self.model.forward_features(head.frames(images))
         with torch.no_grad():
-            return self._recorded(features, complete=True, plain=True)[1]
+            return self._recorded(features, complete=True, plain=True)
+
+    def _kept(self, given: Sequence[Tensor], outputs: Any) -> tuple[Any, Sequence[Tensor]]:
+        """As `_pretrained`, from what `teacher_rows` gave of these images."""
+        if not self.model.head.taught:
+            return None, given
+        return given[-1].reshape(outputs.shape), given[:-1]
 
     def _progress(self, progress: float | None) -> float:
         if progress is None:

@@ -23,17 +23,29 @@ IN_MEMORY = 2**28
 
 
 @torch.no_grad()
-def teacher_rows(model: DynamicModel, images: Any) -> list[Tensor]:
+def teacher_rows(model: DynamicModel, images: Any, features: bool = True) -> list[Tensor]:
     """For each site what the model without adapters and reducers, every token active, gives of images (B, 3, H, W).
+
+    Args:
+        model: the dynamic model.
+        images: as the head takes them.
+        features: whether sites are read at all, which only the term `features` needs.
 
     Returns:
         (M, C) float32 for each site: the class token that enters it, or the mean patch token where there is none; every
-        patch token where the head reads those.
+        patch token where the head reads those. Behind them, of a head that is taught by this pass, its outputs (M, C).
     """
     routes: list[Route] = []
-    with context.changed(model.key, complete=True, plain=True, keep_tokens=True, records=(routes,)):
-        model.forward_features(model.head.frames(images))
-    return [rows(route, model.head.reads_patches) for route in routes]
+    head = model.head
+    with context.changed(model.key, complete=True, plain=True, keep_tokens=features, records=(routes,)):
+        given = model(images) if head.taught else model.forward_features(head.frames(images))
+    found = [rows(route, head.reads_patches) for route in routes] if features else []
+    return [*found, as_rows(given)] if head.taught else found
+
+
+def as_rows(outputs: Tensor) -> Tensor:
+    """(M, C) float32: outputs (B, ..., C) of a head that is taught by the pretrained pass, as they are kept."""
+    return outputs.flatten(0, -2).float()
 
 
 class TeacherFeatures:

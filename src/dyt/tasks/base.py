@@ -102,6 +102,10 @@ class Task(ABC):
     """The head of a model for which none is named."""
     unit: ClassVar[str] = "image"
     """What one input is called in tables."""
+    recipe: ClassVar[str] = "default"
+    """The recipe of a run for which none is named."""
+    predicts: ClassVar[bool] = True
+    """Whether a model of it has something to say of a file (`dyt predict`)."""
     draws: ClassVar[bool] = False
     """Whether its answers are pictures, made by `draw`; words alone where not."""
     batch: ClassVar[int] = 64
@@ -155,6 +159,10 @@ class Task(ABC):
     def infer(self, model: DynamicModel, inputs: Any, spec: Any) -> Any:
         """The outputs for a batch at inference: one forward, or several that are put together (crops, views)."""
         return model(inputs)
+
+    def reference(self, model: DynamicModel, inputs: Any, targets: Any, spec: Any) -> Any:
+        """What a batch's outputs are measured by: its targets, or what the task makes of the inputs in their place."""
+        return targets
 
     def to(self, targets: Any, device: torch.device) -> Any:
         """A batch's targets on a device."""

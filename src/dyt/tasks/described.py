@@ -25,12 +25,14 @@ def described(spec: AnyDataSpec, preparation: Preparation, classes: Sequence[str
     """What a model is trained on that is given this data, so prepared, to tell these classes apart."""
     data = spec.model_dump(mode="json", exclude=set(PLACE)) | {"size": list(preparation.size)}
     how = RESIZES[str(data["augment"])] if spec.task == "classification" else {}
+    if spec.task == "features":  # prepared as the encoder itself says
+        how = {"crop_pct": preparation.crop_pct, "crop_mode": preparation.crop_mode}
     return DataConfig(
         input_size=(preparation.channels, *preparation.size),
-        interpolation=str(data.get("interpolation", "bilinear")),
+        interpolation=str(data.get("interpolation", "bilinear") or preparation.interpolation),
         mean=preparation.mean,
         std=preparation.std,
-        label_names=tuple(classes),
+        label_names=tuple(classes) or None,
         data=data,
         **how,
     )

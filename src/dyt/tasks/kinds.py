@@ -15,11 +15,12 @@ from dyt.tasks.base import Task
 from dyt.tasks.classification import Classification
 from dyt.tasks.data import DataSpec
 from dyt.tasks.detection import Detection, DetectionSpec
+from dyt.tasks.features import Features, FeaturesSpec
 from dyt.tasks.segmentation import Segmentation, SegmentationSpec
 from dyt.tasks.video import Video, VideoSpec
 
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (Classification(), Video(), Segmentation(), Detection())}
+    {task.name: task for task in (Classification(), Video(), Segmentation(), Detection(), Features())}
 )
 """By name; a head's `task` is one of them."""
 
@@ -40,7 +41,7 @@ def _plain(spec: Spec, info: SerializationInfo) -> dict[str, Any]:
     return spec.model_dump(mode=info.mode)
 
 
-_Specs: TypeAlias = DataSpec | VideoSpec | SegmentationSpec | DetectionSpec
+_Specs: TypeAlias = DataSpec | VideoSpec | SegmentationSpec | DetectionSpec | FeaturesSpec
 AnyDataSpec: TypeAlias = Annotated[
     _Specs,
     PlainValidator(_of_its_task, json_schema_input_type=_Specs),

@@ -59,12 +59,27 @@ def transform(spec: DataSpec, preparation: Preparation, training: bool) -> Calla
 
 
 class Images(Examples):
-    """A split of labelled images through the spec's transform."""
+    """A split of labelled images through the spec's transform, or another one.
 
-    def __init__(self, split: Split, spec: DataSpec, preparation: Preparation, training: bool) -> None:
+    Args:
+        split: the images.
+        spec: says `augment` and `cache`.
+        preparation: what the backbone wants of them.
+        training: whether they are prepared for training.
+        prepare: image -> (C, H, W); by default what `transform` makes of a DataSpec.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: Any,
+        preparation: Preparation,
+        training: bool,
+        prepare: Callable[[Picture], Tensor] | None = None,
+    ) -> None:
         super().__init__(split)
         self.spec, self.size, self.channels = spec, preparation.size, preparation.channels
-        self.prepare = transform(spec, preparation, training)
+        self.prepare = transform(spec, preparation, training) if prepare is None else prepare
         self.store: Tensor | None = None
 
     def example(self, position: int, seed: int) -> tuple[Tensor, int | Tensor]:
@@ -77,7 +92,7 @@ class Images(Examples):
 
     @property
     def fixed(self) -> bool:
-        return self.spec.augment == "none"
+        return bool(self.spec.augment == "none")
 
     @property
     def cached(self) -> bool:
@@ -88,7 +103,7 @@ class Images(Examples):
         if self.spec.augment != "none":
             return False
         fits = len(self) * self.channels * self.size[0] * self.size[1] <= CACHE_LIMIT
-        return fits if self.spec.cache is None else self.spec.cache
+        return fits if self.spec.cache is None else bool(self.spec.cache)
 
     def sample(self, i: int, seed: int = 0) -> Tensor:
         """(C, H, W)."""

@@ -17,11 +17,20 @@ from dyt.tasks.sizes import pair
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a backbone wants of its images: (H, W) in pixels, mean and standard deviation of each of its channels."""
+    """What a backbone wants of its images.
+
+    Attributes:
+        size: (H, W) in pixels.
+        mean, std: of each of its channels, in [0, 1].
+        interpolation, crop_pct, crop_mode: of its own resize at inference, in timm's words.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
 
     @staticmethod
     def of(backbone: nn.Module, size: int | Sequence[int] | None = None) -> Preparation:
@@ -32,7 +41,8 @@ class Preparation:
         """
         config: dict[str, Any] = resolve_data_config({}, model=backbone)  # type: ignore[no-untyped-call]
         mean, std = (_for_channels(config[name], channels(backbone)) for name in ("mean", "std"))
-        return Preparation(input_size(backbone) if size is None else pair(size), mean, std)
+        resize = (str(config["interpolation"]), float(config["crop_pct"]), str(config["crop_mode"]))
+        return Preparation(input_size(backbone) if size is None else pair(size), mean, std, *resize)
 
     @property
     def channels(self) -> int:

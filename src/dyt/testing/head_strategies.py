@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from dyt.registry import heads
 from dyt.testing.cases import CLASSES
 from dyt.testing.heads import SWIN, HeadCase
 from dyt.testing.schema import allowed
@@ -29,6 +30,7 @@ _DETECTOR = st.fixed_dictionaries(
 _FIELDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "classifier": st.just({}),
     "pixel": st.just({}),
+    "tokens": st.fixed_dictionaries({}, optional={"class_weight": st.sampled_from([0.5, 1.0])}),
     "query": st.fixed_dictionaries({}, optional={"attention_heads": st.sampled_from([None, 1, 2])}),
     "upernet": st.fixed_dictionaries(
         {"channels": st.sampled_from([4, 8])}, optional={"layers": st.sampled_from([None, [0, 0, 0, 0], [0, 0, 0, 1]])}
@@ -44,7 +46,8 @@ def headed(name: str) -> st.SearchStrategy[dict[str, Any]]:
     """Specs of one head that tells a few classes apart."""
     known = _FIELDS.get(name)
     drawn = allowed("heads", name) if known is None else known.map(lambda fields: {"type": name, **fields})
-    return drawn.map(lambda plain: plain | {"num_classes": CLASSES})
+    classes = 0 if heads.get(name).taught else CLASSES
+    return drawn.map(lambda plain: plain | {"num_classes": classes})
 
 
 @st.composite

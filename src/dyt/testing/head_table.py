@@ -20,6 +20,8 @@ from dyt.testing.strategies import DTYPES, chosen, companions, draws_at_inferenc
 def head_laws(name: str) -> list[Law]:
     """The laws that concern this head."""
     refused = registry.heads.get(name).divergence_refusal is not None
+    frozen: dict[str, Any] = {"tuner": None, "modules_to_save": [], "trainable": "adapters"}
+    kept = frozen if registry.heads.get(name).taught else {}  # by the backbone as it was
     objective = laws.OBJECTIVE | ({"distill": 0.0} if refused else {})
     adapter = {"type": "bottleneck", "dim": 4, "dropout": 0.0}
     common = {"dispatcher": companions("dispatchers"), "adapter": st.just(adapter), "objective": st.just(objective)}
@@ -34,6 +36,7 @@ def head_laws(name: str) -> list[Law]:
         lambda drawn: {
             **drawn[0],
             **drawn[1],
+            **kept,
             "head": drawn[2],
             "objective": drawn[0]["objective"] | ({"distill": 0.0} if refused else {}),
         }

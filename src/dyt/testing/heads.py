@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dyt.config.spec import DyTSpec, HeadSpec, parse
 from dyt.heads.base import Head
-from dyt.model.dynamic import DynamicModel, execution, forced
+from dyt.model.dynamic import DynamicModel, execution, forced, plain
 from dyt.registry import heads
 from dyt.testing.cases import MLPS, Case, Sample, leaves, masks, shaken, spec
 from dyt.testing.laws import Chosen, built, require
@@ -146,8 +146,11 @@ def inputs_do_not_meet(case: HeadCase, chosen: Chosen) -> None:
 
 def head_can_be_trained(case: HeadCase, chosen: Chosen) -> None:
     """Law 10: the loss is a finite () float32 that reaches adapters and head; the divergence is 0 of equal outputs."""
-    model, x, targets = shaken(built(case, chosen)).train(), case.images(), case.labels()
-    head = model.head
+    model, x = shaken(built(case, chosen)).train(), case.images()
+    head, targets = model.head, case.labels()
+    if head.taught:
+        with torch.no_grad(), plain(model):
+            targets = forward(model, x)
     frames = head.frames(x)
     seen = frames.ndim == 4 and frames.shape[1] == 3 and len(frames) % case.batch == 0
     require(seen, f"frames of inputs {tuple(x.shape)} are no images: {tuple(frames.shape)}")

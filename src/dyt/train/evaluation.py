@@ -102,7 +102,7 @@ def _evaluated(
     for inputs, targets in chain([first], iterator):
         with meter.watching() as spent:
             outputs = task.infer(model, inputs, spec)
-        measure.update(outputs, targets)
+        measure.update(outputs, task.reference(model, inputs, targets, spec))
         sums[0] += len(inputs)
         sums[1:] += spent()
         advance(len(inputs))

@@ -37,6 +37,7 @@ from dyt.train.progress import Bar, Signals
 from dyt.train.randomness import derived, epoch_batches
 from dyt.train.result import Result
 from dyt.train.spec import RunSpec
+from dyt.train.start import start_parts
 from dyt.train.state import CLASSES, MODEL, RESULT, Interrupted, RunDir, RunError, write_whole
 from dyt.train.surroundings import surroundings
 from dyt.train.targets import Targets
@@ -144,14 +145,8 @@ class _Run:
         """Resumes or begins, trains to the end, and concludes."""
         with self.signals.caught(), answering(self.train.timeout, self.keeper.kept), self._tracked():
             self._restore()
-            if self.done == 0 and self.train.router_start == "importance":
-                explained = self.inference.started(self.data.train, self.run.model.objective.asked_rate(0.0))
-                mean = sum(explained.values()) / max(len(explained), 1)
-                self.bar.say(f"routers started from importance: they tell {mean:.0%} of it")
-            if self.done == 0 and self.train.stand_in_start == "fitted":
-                told = self.inference.stood_in(self.data.train)
-                mean = sum(told.values()) / max(len(told), 1)
-                self.bar.say(f"stand-ins fitted to their branches: they tell {mean:.0%} of them")
+            if self.done == 0:
+                start_parts(self.inference, self.data.train, self.run.model.objective.asked_rate(0.0))
             if self.done < self.steps:
                 images = self.inference.images(self.data.train, training=True, again=self.train.epochs > 1)
                 self.kept = kept_teacher(self.inference, images, self.directory.path)
@@ -248,7 +243,8 @@ class _Run:
             self.inference.find_budgets(self.data.train)
         if self.accelerator.is_main_process:
             save(self.model, self.directory / MODEL, whole=self.whole)
-            write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
+            if self.data.classes:
+                write_whole(self.directory / CLASSES, "".join(f"{name}\n" for name in self.data.classes))
         head = {id(p) for p in self.model.head_parameters}
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         result = Result(

@@ -89,6 +89,24 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
     "one_rate": _ONE_RATE,
     "budgets": _DEFAULT,  # its name before it was the default
+    # An encoder made cheaper on images without labels: its final tokens, and those at every site, are held to its own.
+    "features": {
+        "model": {
+            **_DEFAULT["model"],
+            "head": {"type": "tokens"},
+            "adapter": {"type": "bottleneck", "dim": 32},
+            "stand_in": {"type": "low_rank", "dim": 64},
+            "objective": {**_DEFAULT["model"]["objective"], "features": 1.0, "teacher": "pretrained"},
+        },
+        "data": {"task": "features"},
+        "train": {
+            **_DEFAULT["train"],
+            "batch_size": 16,
+            "adapter_lr_scale": 2.0,
+            "stand_in_lr_scale": 1.0,
+            "router_start": "residual",
+        },
+    },
     # The paper on VTAB-1K (table 3 and its settings).
     "vtab1k": {
         "model": {"adapter": {"type": "bottleneck", "dim": 8}},

@@ -46,9 +46,10 @@ class TrainSpec(Spec):
     """Factor on the learning rate of dispatchers."""
     router_weight_decay: NotNegative | None = None
     """Weight decay of dispatchers. Null takes `weight_decay`."""
-    router_start: Literal["random", "importance"] = "random"
+    router_start: Literal["random", "importance", "residual"] = "random"
     """How routers start. `random`: truncated normal, as in the paper; `importance`: fitted to training images before
-    the first step, to what each token's branch is worth to the pretrained features, at the first target rate."""
+    the first step, to what each token's branch is worth to the pretrained features, at the first target rate;
+    `residual`: the same of what the branch gives beyond its stand-in, which is fitted first."""
     stand_in_start: Literal["zero", "fitted"] = "zero"
     """How stand-ins start. `zero`: they add nothing; `fitted`: as the linear map of their rank that is nearest to what
     the branch gives of a token in the pretrained model, on the images that start the routers; of `low_rank` alone."""
@@ -108,6 +109,8 @@ class TrainSpec(Spec):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs}); lower it, 0 for none"
             )
+        if self.router_start == "residual" and self.stand_in_start != "fitted":
+            raise ValueError("router_start: residual is of fitted stand-ins; set stand_in_start: fitted, or importance")
         if (self.mixup or self.cutmix) and self.batch_size % (2 * self.accumulate):
             raise ValueError("mixup and cutmix pair images: batch_size / accumulate must be even")
         return self

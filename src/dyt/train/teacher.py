@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dyt.config.schedules import ends
 from dyt.objective.teacher import TeacherFeatures, teacher_rows
+from dyt.registry import KINDS
 from dyt.tasks.base import Examples
 from dyt.train.inference import Inference
 from dyt.train.spec import RunSpec
@@ -30,6 +31,7 @@ def kept_teacher(inference: Inference, images: Examples, scratch: Path) -> Teach
         DyTError: no room for them.
     """
     run, model = inference.run, inference.model
+    features = _compared(run)
     if not _wanted(run, images):
         return None
     training, kept, size = model.training, None, inference.task.batch
@@ -40,7 +42,7 @@ def kept_teacher(inference: Inference, images: Examples, scratch: Path) -> Teach
         with inference.bar.task("reading the teacher", len(images)) as task:
             for positions, (found, _) in zip(plan, inference.batches(images, range(len(images)), size), strict=True):
                 with inference.accelerator.autocast():
-                    rows = teacher_rows(model, inference.normalized(found))
+                    rows = teacher_rows(model, inference.normalized(found), features)
                 if kept is None:
                     shapes = len(images), rows, len(positions)
                     if run.train.keep_teacher is None and TeacherFeatures.needed(*shapes) > LIMIT:
@@ -56,10 +58,16 @@ def kept_teacher(inference: Inference, images: Examples, scratch: Path) -> Teach
     return kept
 
 
+def _compared(run: RunSpec) -> bool:
+    """Whether features at the sites are compared with the pretrained backbone's."""
+    objective = run.model.objective
+    return objective.teacher == "pretrained" and max(ends(objective.features)) > 0
+
+
 def _wanted(run: RunSpec, images: Examples) -> bool:
     """Whether the run has such a teacher, whose features are used again and stay the same."""
-    train, objective = run.train, run.model.objective
-    used = objective.teacher == "pretrained" and max(ends(objective.features)) > 0
+    train = run.train
+    used = _compared(run) or KINDS["heads"].get(run.model.head.type).taught
     if train.keep_teacher is False or not used or train.epochs == 1:
         return False
     fixed = images.fixed and not train.mixup and not train.cutmix
