@@ -104,7 +104,10 @@ def test_a_field_is_described_by_its_path() -> None:
     (start,) = describe("objective.features.start", ROOTS)
     assert start.default == "required"
     (task,) = describe("data.task", ROOTS)
-    assert (task.allowed, task.default) == ("classification, video, segmentation, detection", "classification")
+    assert (task.allowed, task.default) == (
+        "classification, video, segmentation, detection, features",
+        "classification",
+    )
     (frames,) = describe("data.video.frames", ROOTS)
     assert frames.default == "8"
 
