@@ -19,7 +19,7 @@ def train(
         str | None,
         typer.Option(
             "--recipe",
-            help="default, budgets, features, vtab1k, images, k400, ssv2, segmentation or detection.",
+            help="default, one_rate, features, vtab1k, images, k400, ssv2, segmentation or detection.",
             show_default="the task's",
         ),
     ] = None,
