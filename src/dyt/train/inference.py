@@ -28,6 +28,8 @@ from dyt.train.workers import worker_count
 
 CALIBRATION_IMAGES = 1024
 """At most so many training images, or clips of so many frames in all, are looked at to set thresholds."""
+BUDGET_IMAGES = 256
+"""At most so many for the thresholds of many rates: some twenty passes over 1,024 cost half as much as the training."""
 START_IMAGES, START_BATCH = 256, 32
 """At most so many are looked at to start the routers; their graphs are kept, hence small batches."""
 
@@ -92,7 +94,7 @@ class Inference:
 
     def find_budgets(self, split: Split) -> None:
         """Finds the thresholds of all rates on images of the split, and keeps them with the model."""
-        with self._held(split, CALIBRATION_IMAGES // self.frames, self.task.batch, "calibrating budgets") as batches:
+        with self._held(split, BUDGET_IMAGES // self.frames, self.task.batch, "calibrating budgets") as batches:
             calibrate_budgets(self.model, batches)
 
     def started(self, split: Split, rate: float) -> dict[str, float]:
