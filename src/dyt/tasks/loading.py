@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -125,7 +125,7 @@ class Images(Examples):
         self.store = store
 
 
-def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers: int) -> Iterator[Any]:
+def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers: int) -> Generator[Any]:
     """Batches of (inputs, targets) for lists of (position, seed); cached examples need no worker.
 
     Raises:
@@ -138,7 +138,9 @@ def loader(examples: Examples, batches: Sequence[list[tuple[int, int]]], workers
         num_workers=0 if examples.cached else workers,
         worker_init_fn=deaf,
     )
-    return _raised(*started(lambda: iter(made)))
+    found = _raised(*started(lambda: iter(made)))
+    next(found)  # within `ended`, so that closing it ends the processes
+    return found
 
 
 class _Batches(Dataset[Any]):
@@ -156,8 +158,10 @@ class _Batches(Dataset[Any]):
             return error
 
 
-def _raised(batches: Iterator[Any], processes: Sequence[BaseProcess]) -> Iterator[Any]:
+def _raised(batches: Iterator[Any], processes: Sequence[BaseProcess]) -> Generator[Any]:
+    """None once, and then the batches."""
     with ended(processes):
+        yield None
         for batch in batches:
             if isinstance(batch, DyTError):
                 raise batch

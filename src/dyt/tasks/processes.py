@@ -16,6 +16,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+PATIENCE = 2.0
+"""Seconds that a loader process is given to end."""
+
+
 def started(begin: Callable[[], T]) -> tuple[T, list[BaseProcess]]:
     """What `begin` gives, and the processes that it started. Each of them must call `deaf` first."""
     before = set(multiprocessing.active_children())
@@ -28,12 +32,17 @@ def started(begin: Callable[[], T]) -> tuple[T, list[BaseProcess]]:
 
 @contextmanager
 def ended(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """Ends the processes when what is inside does not come to its end: torch waits five seconds for each."""
+    """Ends the processes when what is inside does not come to its end, and waits for that: torch waits five seconds for
+    each."""
     try:
         yield
     except BaseException:
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(PATIENCE)
+            if process.is_alive():  # in what no signal reaches, such as a read from a dead disk
+                process.kill()
         raise
 
 

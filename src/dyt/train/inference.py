@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class Inference:
         accelerator: Accelerator,
         bar: Bar,
         check: Callable[[], None],
-        awaited: Callable[[Iterator[Any], Callable[[], None]], Iterator[Any]],
+        awaited: Callable[[Generator[Any], Callable[[], None]], Generator[Any]],
     ) -> None:
         self.run, self.model, self.accelerator, self.bar, self.check = run, model, accelerator, bar, check
         self.awaited = awaited

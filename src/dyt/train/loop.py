@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +156,18 @@ class _Run:
             return self._conclude()
 
     def _epoch(self, images: Examples, task: Any) -> None:
-        t, epoch, begun = self.train, self.done // self.per_epoch, time.monotonic()
+        t, epoch = self.train, self.done // self.per_epoch
         first = self.done % self.per_epoch
         plan = list(
             epoch_batches(len(images), t.batch_size, t.seed, epoch, t.accumulate, self.rank, self.world, start=first)
         )
-        loaded = self._awaited(loader(images, plan, self.inference.workers), self._stop)
-        batches = self.batches.taught(loaded, plan, self.kept)
         self.step.train()
+        with closing(self._awaited(loader(images, plan, self.inference.workers), self._stop)) as loaded:
+            self._steps(self.batches.taught(loaded, plan, self.kept), epoch, first, task)
+
+    def _steps(self, batches: Iterator[Batch], epoch: int, first: int, task: Any) -> None:
+        """The steps of an epoch from its `first` on."""
+        t, begun = self.train, time.monotonic()
         for step in range(first, self.per_epoch):
             self.schedule.step_update(self.done)
             held = [next(batches) for _ in range(t.accumulate)]  # all, so that no wait is in the midst of a step
@@ -270,7 +274,7 @@ class _Run:
         """Whether any process was told to stop; all must ask, after each step. At an epoch's end losses are read."""
         return self.losses.stops(self.done, self.signals.noted, self.done % self.per_epoch == 0)
 
-    def _awaited(self, batches: Iterator[Any], stop: Callable[[], None]) -> Iterator[Any]:
+    def _awaited(self, batches: Generator[Any], stop: Callable[[], None]) -> Generator[Any]:
         """Batches, the wait for which a signal ends; of several processes all stop after the same step instead."""
         return self.signals.awaited(batches, stop) if self.world == 1 else batches
 

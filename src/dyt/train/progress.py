@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -108,26 +108,30 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def awaited(self, items: Iterator[T], stop: Callable[[], None]) -> Iterator[T]:
+    def awaited(self, items: Generator[T], stop: Callable[[], None]) -> Generator[T]:
         """The items; a signal ends the wait for one, which may be for a loader process that hangs in what it reads.
 
         Args:
+            items: are closed when this is, or when a signal ends it: loader processes end then, and not whenever what
+                holds them is collected.
             stop: is then called, and raises what ends the run.
         """
-        while True:
-            try:
-                self._waiting = not self.noted
-                if self.noted:
-                    raise _Stopped
-                item = next(items)
-            except StopIteration:
-                return
-            except _Stopped:
-                stop()
-                raise
-            finally:
-                self._waiting = False
-            yield item
+        with closing(items):
+            while True:
+                try:
+                    self._waiting = not self.noted
+                    if self.noted:
+                        raise _Stopped
+                    item = next(items)
+                except StopIteration:
+                    return
+                except _Stopped:
+                    items.close()
+                    stop()
+                    raise
+                finally:
+                    self._waiting = False
+                yield item
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.noted and number == signal.SIGINT:
