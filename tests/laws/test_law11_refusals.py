@@ -61,7 +61,8 @@ def alone(kind: str, name: str) -> dict[str, Any]:
     if kind != "heads":
         return {SLOTS[kind]: name}
     distill = 1.0 if KINDS["heads"].get(name).divergence_refusal is None else 0.0
-    head = {"type": name, "num_classes": CLASSES, **SMALL.get(name, {})}
+    classes = 0 if KINDS["heads"].get(name).taught else CLASSES
+    head = {"type": name, "num_classes": classes, **SMALL.get(name, {})}
     return {"head": head, "objective": {"distill": distill}}
 
 
