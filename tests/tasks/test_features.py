@@ -137,3 +137,20 @@ def test_neighbours_are_others_and_agree_where_they_are_the_same(monkeypatch: py
     single = Fidelity(torch.device("cpu"))
     single.update(ImageTokens(rows[:1], patches[:1]), ImageTokens(rows[:1], patches[:1]))
     assert single.compute()["neighbour_agreement"] is None
+
+
+def test_what_is_held_out_hardly_changes_with_a_new_file(tmp_path: Path) -> None:
+    """It is drawn by the images' paths in the folder, wherever that lies."""
+    for root in (tmp_path / "a", tmp_path / "b"):
+        for name in [f"{i % 4}/{i:03d}.png" for i in range(200)]:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4)).save(root / name)
+
+    def held(root: Path, **fields: int) -> set[str]:
+        return set(names(Features().open(spec(root, **fields)).test.paths, root))
+
+    before = held(tmp_path / "a")
+    assert len(before) == 20
+    assert held(tmp_path / "b") == before != held(tmp_path / "a", split_seed=1)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a" / "0" / "new.png")
+    assert len(held(tmp_path / "a") & before) >= 19

@@ -42,7 +42,8 @@ def test_a_run_needs_no_labels(trained: Path, images: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
     test = result["test"]
     assert (test["images"], test["accuracy"], set(test["metrics"])) == (3, None, METRICS)  # a tenth of 33
-    assert test["active_rate"] == pytest.approx(0.5, abs=0.1)
+    assert result["calibrated_rate"] == pytest.approx(0.5, abs=0.05)  # of the training images: three others tell little
+    assert 0 < test["active_rate"] < 1
     assert test["gmacs"] < test["gmacs_complete"]
     assert not (trained / "classes.txt").exists()
     assert json.loads(said("eval", str(trained), "--json")) == test

@@ -96,8 +96,9 @@ def _test(search: Search, found: Found, name: str, arm: str) -> dict[str, Any] |
     if (name, arm) not in found.chosen:
         return None
     point = found.chosen[name, arm]
-    outcomes = [found.tested.get((name, point, seed)) for seed in search.seeds]
-    results = [outcome.result for outcome in outcomes if outcome is not None and outcome.result is not None]
+    keys = [(name, point, seed) for seed in search.seeds]
+    outcomes = [found.tested[key] for key in keys if key in found.tested]
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
     if len(results) < len(search.seeds):
         return None
     tests = [result.test for result in results]
@@ -108,10 +109,10 @@ def _test(search: Search, found: Found, name: str, arm: str) -> dict[str, Any] |
         "arm": arm,
         "chosen": point.choice,
         "images": tests[0].images,
-        **_over_seeds([test.accuracy or 0.0 for test in tests]),
+        **_over_seeds([accuracy(outcome) for outcome in outcomes]),
         "active_rate": fmean(test.active_rate for test in tests),
         "gmacs": fmean(test.gmacs for test in tests),
-        "gmacs_dense": None if tests[0].gmacs_dense is None else tests[0].gmacs_dense,
+        "gmacs_dense": tests[0].gmacs_dense,
         "trainable_without_head": results[0].trainable_without_head,
         "minutes": sum(result.seconds for result in results) / 60,
     }

@@ -22,34 +22,39 @@ _VIDEO_TRAINING: dict[str, Any] = {
     "warmup_epochs": 2,
 }
 
+_HELD: dict[str, Any] = {
+    "rate": 0.5,
+    "rate_weight": 0.0,
+    "complete": 0.0,
+    "distill": 0.0,
+    "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
+    "control": "threshold",
+}
+"""Of the objective: one pass, whose rate thresholds hold."""
+_SHORT: dict[str, Any] = {
+    "epochs": 10,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_epochs": 1,
+    "adapter_lr_scale": 8.0,
+    "router_start": "importance",
+}
+"""Of the training: ten epochs from routers that know what tokens are worth."""
+
 # Short runs, and one file for all budgets: ten epochs of steps that skip (docs: short runs).
 _DEFAULT: dict[str, Any] = {
     "model": {
         "dispatcher": {"type": "learned", "noise": 0.0},
         "adapter": {"type": "bottleneck", "dim": 8},
         "stand_in": {"type": "low_rank", "dim": 8},
-        "objective": {
-            "rate": 0.5,
-            "rate_weight": 0.0,
-            "complete": 0.0,
-            "distill": 0.0,
-            "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
-            "spread": [0.25, 1.0],
-            "control": "threshold",
-            "router_gradient": "none",
-        },
+        "objective": {**_HELD, "spread": [0.25, 1.0], "router_gradient": "none"},
     },
     "data": {},
     "train": {
-        "epochs": 10,
+        **_SHORT,
         "batch_size": 32,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "warmup_epochs": 1,
-        "adapter_lr_scale": 8.0,
         "stand_in_lr_scale": 3.0,
-        "router_start": "importance",
         "stand_in_start": "fitted",
         "budgets": True,
     },
@@ -61,28 +66,13 @@ _ONE_RATE: dict[str, Any] = {
         "dispatcher": {"type": "learned", "noise": 0.0},
         "adapter": {"type": "bottleneck", "dim": 8},
         "objective": {
-            "rate": 0.5,
-            "rate_weight": 0.0,
-            "complete": 0.0,
-            "distill": 0.0,
+            **_HELD,
             "features": {"start": 20.0, "end": 2.0, "begin": 0.2, "until": 0.6, "shape": "exponential"},
             "teacher": "pretrained",
-            "asked": {"start": 0.8, "until": 0.4, "shape": "linear"},
-            "control": "threshold",
         },
     },
     "data": {},
-    "train": {
-        "epochs": 10,
-        "batch_size": 64,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "warmup_epochs": 1,
-        "adapter_lr_scale": 8.0,
-        "router_lr_scale": 0.1,
-        "router_start": "importance",
-    },
+    "train": {**_SHORT, "batch_size": 64, "router_lr_scale": 0.1},
 }
 
 _RECIPES: dict[str, dict[str, Any]] = {

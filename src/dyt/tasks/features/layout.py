@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from dyt.tasks.features.spec import FeaturesSpec
 from dyt.tasks.layouts import EXTENSIONS, DataError, Split, contents_of, files, read_lines, some
@@ -53,9 +52,15 @@ def _split(spec: FeaturesSpec, root: Path) -> tuple[list[Path], list[Path]]:
     if len(every) < 2:
         raise DataError(f"'{root}' has one image, of which none can be held out; give more, or data.test")
     count = min(max(round(spec.held_out * len(every)), 1), len(every) - 1)
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(spec.split_seed)).tolist()
-    held = set(order[:count])
-    return [p for i, p in enumerate(every) if i not in held], [p for i, p in enumerate(every) if i in held]
+
+    def drawn(
+        path: Path,
+    ) -> bytes:  # of the path alone: the same on every machine, and little else moves with a new file
+        below_root = Path(os.path.relpath(path, root)).as_posix()
+        return hashlib.sha256(f"{spec.split_seed} {below_root}".encode("utf-8", "surrogateescape")).digest()
+
+    held = set(sorted(every, key=drawn)[:count])
+    return [path for path in every if path not in held], [path for path in every if path in held]
 
 
 def found(root: Path, name: str) -> list[Path]:
